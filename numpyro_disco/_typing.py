@@ -1,0 +1,13 @@
+"""Type aliases shared by the whole package."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+Array: TypeAlias = jax.Array
+ArrayLike: TypeAlias = jax.Array | np.ndarray | float
+EnergyFn: TypeAlias = Callable[[Array], Array]
+"""An energy of one point: shape (D,) to shape ()."""
+Pytree: TypeAlias = Any

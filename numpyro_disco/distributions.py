@@ -1,0 +1,530 @@
+"""`EnergyDistribution`: an energy as a NumPyro distribution."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+from numpyro.distributions import Distribution, constraints
+from numpyro.distributions.util import validate_sample
+
+from numpyro_disco._checks import check_count, check_key, check_names, check_positive
+from numpyro_disco._checks import observed_values
+from numpyro_disco._typing import Array, ArrayLike, EnergyFn
+from numpyro_disco.energies import as_pytree_callable
+from numpyro_disco.reference import Reference
+from numpyro_disco.supports import standardized_vector
+from numpyro_disco.tempering import (
+    CONVERGED,
+    TemperedResult,
+    TemperingSettings,
+    status_message,
+    tempered_smc,
+)
+
+MIN_PARTICLES = 1024
+"""Particles of a tempered run that was asked for fewer draws than this."""
+
+
+@jax.custom_jvp
+def _not_latent(x: Array) -> Array:
+    """Identity on what an unknown normaliser depends on: differentiating through it raises."""
+    return x
+
+
+@_not_latent.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    raise ValueError(
+        "An `EnergyDistribution` was clamped to, tempered by, or built from something that is "
+        "being inferred (a latent site or a param). Its normaliser would depend on that unknown, "
+        "and `log_prob` leaves it out, so the result would be silently wrong. Keep one joint site "
+        '(`x = numpyro_disco.sample("x", prior)`) and let the model tie its coordinates to the '
+        "unknown through a likelihood. To differentiate an energy by its weights, use `energy`."
+    )
+
+
+def _constant(tree: Any) -> Any:
+    """`tree` with every floating leaf guarded by `_not_latent`."""
+    return jax.tree.map(
+        lambda leaf: _not_latent(leaf)
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        else leaf,
+        tree,
+    )
+
+
+class EnergyDistribution(Distribution):
+    r"""A density known by its energy, p(x) = exp(-E(x)) / Z over vectors of D numbers.
+
+    `log_prob` is **unnormalised**, -E(x), until `normalize` has estimated log Z; it is then
+    -E(x) - log Z, right up to the reported standard error. Samplers that need gradients only
+    (NUTS, HMC, SVI, `TemperedSMC`) need no Z, as long as Z depends on nothing that is inferred:
+    where it would, differentiating `log_prob` raises.
+
+    The weights of the energy are leaves of this distribution, which is a JAX pytree: it may be an
+    argument of a model or of a compiled function.
+
+    Args:
+        energy_fn: E, from one point (D,) in the user's units to a number of nats (). For weights
+            to be leaves, give a callable pytree: a flax or equinox module, or
+            `jax.tree_util.Partial(function, weights)`. Arrays in a plain function's closure are
+            constants. E + log q must be bounded below, q the reference: that is what makes
+            exp(-E) a density, and it is the user's to see to.
+        reference: a `GaussianReference` or `MixtureReference` q over the same D coordinates,
+            wide enough to cover the density: where tempering starts.
+        names: D distinct names of the coordinates; "0", "1", ... by default.
+        loc: where samplers start, shape (D,), user's units; the reference's mean by default.
+        scale: the unit in which samplers move, shape (D,); the reference's deviations by default.
+        noise_scale: the smoothing with which the energy was learned, in standardised units, or
+            None; `cool` needs it.
+        validate_args: NumPyro's switch for checks of values.
+
+    Raises:
+        ValueError: an energy that is not a single number or not finite where the reference
+            reaches, names that do not fit, or a reference that is already conditioned.
+
+    References:
+        Wedenig & Peharz 2025, equation 4: clamping coordinates of an energy leaves the
+        conditional's energy.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from numpyro_disco import EnergyDistribution, GaussianReference
+        >>> q = GaussianReference(jnp.zeros(2), 9 * jnp.eye(2))
+        >>> p = EnergyDistribution(lambda x: 0.5 * (x @ x), q, names=("a", "b"))
+        >>> p.log_prob(jnp.ones((7, 2))).shape
+        (7,)
+        >>> p.clamp({"a": 0.5}).sample(jax.random.key(0), (3,)).shape
+        (3, 2)
+    """
+
+    arg_constraints = {}
+    pytree_data_fields = (
+        "energy_fn",
+        "_reference",
+        "loc",
+        "scale",
+        "inverse_temperature",
+        "values",
+        "log_normalizer",
+        "log_normalizer_error",
+        "noise_scale",
+    )
+    pytree_aux_fields = ("names", "observed")
+
+    names: tuple[str, ...]
+    """Names of the coordinates."""
+    observed: tuple[bool, ...]
+    """Which coordinates are clamped."""
+    log_normalizer: Array | None
+    """log Z as `normalize` estimated it, or None."""
+    log_normalizer_error: Array | None
+    """Standard error of `log_normalizer`, across independent runs."""
+
+    def __init__(
+        self,
+        energy_fn: EnergyFn,
+        reference: Reference,
+        *,
+        names: Any = None,
+        loc: ArrayLike | None = None,
+        scale: ArrayLike | None = None,
+        noise_scale: float | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        if not isinstance(reference, Reference):
+            raise ValueError(
+                "Expected a `GaussianReference` or a `MixtureReference` for `reference`; got "
+                f"{type(reference).__name__}."
+            )
+        if reference.observed is not None or reference.batch_shape != ():
+            raise ValueError(
+                "Expected one unconditioned `reference` over all coordinates; got one with batch "
+                f"shape {reference.batch_shape}. Clamp the distribution instead, with `clamp`."
+            )
+        if not callable(energy_fn):
+            raise ValueError(f"Expected a function for `energy_fn`; got {energy_fn!r}.")
+        (dimension,) = reference.event_shape
+        self.names = check_names(names, dimension)
+        self.energy_fn = as_pytree_callable(energy_fn)
+        self._reference = reference
+        self.loc = jnp.asarray(reference.mean if loc is None else loc)
+        self.scale = jnp.asarray(jnp.sqrt(reference.variance) if scale is None else scale)
+        for argument, value in (("loc", self.loc), ("scale", self.scale)):
+            if value.shape != (dimension,):
+                raise ValueError(
+                    f"Expected shape ({dimension},) for `{argument}`; got {value.shape}."
+                )
+        self.inverse_temperature = jnp.ones((), self.loc.dtype)
+        self.values = None
+        self.observed = (False,) * dimension
+        self.log_normalizer = self.log_normalizer_error = None
+        if noise_scale is not None:
+            noise_scale = jnp.asarray(check_positive(noise_scale, "noise_scale"), self.loc.dtype)
+        self.noise_scale = noise_scale
+        self._check_energy()
+        super().__init__((), (dimension,), validate_args=validate_args)
+
+    def _check_energy(self) -> None:
+        """Try the energy where the reference reaches."""
+        (dimension,) = self._reference.event_shape
+        out = jax.eval_shape(self.energy_fn, self.loc)
+        if not isinstance(out, jax.ShapeDtypeStruct) or out.shape != ():
+            raise ValueError(
+                f"Expected `energy_fn` to return one number for a point of shape ({dimension},); "
+                f"got {out}. Sum over coordinates, or return an array of shape ()."
+            )
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(
+            (self.energy_fn, self._reference, self.loc)
+        )):
+            return
+        draws = self._reference.sample(jax.random.key(0), (64,))
+        points = jnp.concatenate([self._reference.mean[None], draws])
+        energies = np.asarray(jax.vmap(self.energy_fn)(points))
+        bad = np.isnan(energies) | (energies == -np.inf)
+        if bad.any() or np.isinf(energies).all():
+            index = int(np.argmax(bad)) if bad.any() else 0
+            raise ValueError(
+                f"Expected a finite energy from `energy_fn` where the reference reaches; got "
+                f"{energies[index]} at x = {np.asarray(points[index]).tolist()} "
+                f"({int(bad.sum())} of {len(bad)} trial points are NaN or -infinity). Mend the "
+                "energy there, return +infinity for points of zero density, or narrow the "
+                "reference."
+            )
+
+    # -- the density ----------------------------------------------------------------------------
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """All of D-space, or the clamped subspace; unconstrained coordinates are standardised."""
+        return standardized_vector(self.loc, self.scale, self.values, self.observed)
+
+    @property
+    def reference(self) -> Reference:
+        """The sampleable density q: of the free coordinates given the clamped ones, if any."""
+        if self.values is None:
+            return self._reference
+        return self._reference.condition(self.values, np.asarray(self.observed))
+
+    def energy(self, x: ArrayLike) -> Array:
+        """E(x) in nats, up to a constant: shape (..., D) to (...)."""
+        x = self._points(x)
+        return self.inverse_temperature * jnp.vectorize(self.energy_fn, signature="(d)->()")(x)
+
+    def score(self, x: ArrayLike) -> Array:
+        """-grad E(x), shape (..., D), exact; zero for clamped coordinates."""
+        x = self._points(x)
+        gradient = jnp.vectorize(jax.grad(self.energy_fn), signature="(d)->(d)")(x)
+        return -self.inverse_temperature * jnp.where(np.asarray(self.observed), 0.0, gradient)
+
+    @validate_sample
+    def log_prob(self, value: ArrayLike) -> Array:
+        """-E(x), less log Z once `normalize` has run: shape (..., D) to (...).
+
+        Up to an additive constant before `normalize`. Of a clamped distribution: the density of
+        the free coordinates.
+        """
+        guarded = _constant(self)
+        log_prob = -guarded.energy(value)
+        return log_prob if self.log_normalizer is None else log_prob - guarded.log_normalizer
+
+    def _points(self, x: ArrayLike) -> Array:
+        """Points (..., D), clamped coordinates set to their values."""
+        x = jnp.asarray(x)
+        if x.ndim == 0 or x.shape[-1] != len(self.names):
+            raise ValueError(
+                f"Expected points with a last axis of {len(self.names)}, one entry for each of "
+                f"{self.names}; got shape {x.shape}."
+            )
+        if self.values is None:
+            return x
+        return jnp.where(np.asarray(self.observed), self.values, x)
+
+    # -- relatives ------------------------------------------------------------------------------
+
+    def _replace(self, **fields: Any) -> Self:
+        new = copy.copy(self)
+        for name, value in fields.items():
+            setattr(new, name, value)
+        return new
+
+    def clamp(self, observed: Mapping[str, ArrayLike] | ArrayLike) -> Self:
+        """The conditional given some coordinates, as a distribution on the same (D,) event.
+
+        Its support is the clamped subspace: NUTS moves in the free coordinates only, and whole
+        vectors come back. Exact as a density up to its constant, which depends on the clamped
+        values; so values must not be inferred.
+
+        Args:
+            observed: mapping from names to numbers, or to arrays of one batch shape, which becomes
+                the batch shape of the result; or an array (..., D) with NaN for what is free. The
+                same coordinates must be observed in every row.
+
+        Returns:
+            An `EnergyDistribution`, not normalised.
+
+        Raises:
+            ValueError: unknown names, shapes that do not fit, all coordinates observed, or rows
+                that observe different coordinates.
+        """
+        values, mask = observed_values(observed, self.names)
+        if isinstance(mask, jax.core.Tracer):
+            raise ValueError(
+                "Expected a concrete array for `observed`, whose NaN say what is free; got a "
+                "traced one. Clamp by a mapping from names to values."
+            )
+        pattern = mask.reshape(-1, len(self.names))
+        if (pattern != pattern[:1]).any():
+            raise ValueError(
+                "Expected the same coordinates to be `observed` in every row of one clamped "
+                "distribution. For rows with different holes use `sample_conditional`, or "
+                "`numpyro_disco.sample(name, prior, obs=rows)` inside a model."
+            )
+        new = pattern[0] if len(pattern) else np.zeros(len(self.names), bool)
+        if not new.any():
+            return self
+        together = new | np.asarray(self.observed)
+        if together.all():
+            raise ValueError(
+                f"Expected at least one free coordinate; `observed` clamps all of {self.names}."
+            )
+        values = jnp.asarray(values, self.loc.dtype)
+        if self.values is not None:
+            values = jnp.where(new, values, self.values)
+        distribution = self._replace(
+            values=values,
+            observed=tuple(bool(o) for o in together),
+            log_normalizer=None,
+            log_normalizer_error=None,
+        )
+        distribution._batch_shape = values.shape[:-1]
+        return distribution
+
+    def temper(self, inverse_temperature: float) -> Self:
+        """p^b / Z_b, with the reference tempered alike: flatter for b < 1, sharper for b > 1.
+
+        Args:
+            inverse_temperature: b > 0.
+
+        Returns:
+            An `EnergyDistribution`, not normalised.
+        """
+        if not isinstance(inverse_temperature, jax.core.Tracer):
+            inverse_temperature = check_positive(inverse_temperature, "inverse_temperature")
+        return self._replace(
+            inverse_temperature=self.inverse_temperature * inverse_temperature,
+            _reference=self._reference.temper(inverse_temperature),
+            log_normalizer=None,
+            log_normalizer_error=None,
+        )
+
+    def cool(self, noise_scale: float) -> Self:
+        """Sample as if the smoothing had been `noise_scale`: `temper((sigma_0 / noise_scale)^2)`.
+
+        The score (m(x) - x) / sigma_0^2 is read with a smaller sigma_0, which multiplies it by the
+        ratio of the squares. A heuristic: it sharpens every scale of the density alike, not only
+        what the smoothing blurred, and it favours heavy modes. Not the data smoothed by less.
+
+        Args:
+            noise_scale: standardised units, at most the one of training.
+
+        Returns:
+            An `EnergyDistribution`, not normalised.
+
+        References:
+            Wedenig & Peharz 2025, section D.1.
+        """
+        if self.noise_scale is None:
+            raise ValueError(
+                "This distribution does not know the smoothing it was learned with, so it cannot "
+                "be cooled. Give `noise_scale` when you make it, or use `temper`."
+            )
+        noise_scale = check_positive(noise_scale, "noise_scale")
+        learned = float(self.noise_scale)
+        if noise_scale > learned * (1 + 1e-6):
+            raise ValueError(
+                f"Expected `noise_scale` of at most {learned:.4g}, with which this distribution "
+                f"was learned; got {noise_scale}. To flatten a density use `temper`."
+            )
+        cooled = self.temper((learned / noise_scale) ** 2)
+        return cooled._replace(noise_scale=jnp.asarray(noise_scale, self.loc.dtype))
+
+    # -- draws ----------------------------------------------------------------------------------
+
+    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draws by tempered SMC from the reference, shape sample_shape + batch_shape + (D,).
+
+        Asymptotically exact as particles grow; at least 1024 are used whatever the shape, so ask
+        for many draws at once. Draws of one call share their particles and are not independent of
+        each other in the way that draws of a closed-form distribution are.
+
+        Raises:
+            RuntimeError: the particles did not reach the density. Inside a compiled function,
+                where nothing can be raised, draws are NaN instead.
+        """
+        if key is None:
+            raise ValueError("Expected a random key; got None. Wrap the model in `seed`.")
+        num_samples = int(np.prod(sample_shape, dtype=int))
+        settings = TemperingSettings(num_particles=max(num_samples, MIN_PARTICLES))
+        values, observed = self._clamped()
+        flat_values = jnp.broadcast_to(values, self.shape()).reshape(-1, len(self.names))
+        keys = jax.random.split(key, len(flat_values))
+        masks = jnp.broadcast_to(observed, flat_values.shape)
+        draws, result = draw_conditionals(
+            keys, self._unclamped(), flat_values, masks, num_samples, settings
+        )
+        draws = poisoned(draws, result, axis=1)
+        return draws.reshape(*sample_shape, *self.batch_shape, len(self.names))
+
+    def normalize(self, rng_key: Array, *, num_particles: int = 1024, num_runs: int = 16) -> Self:
+        """Estimate log Z by tempered SMC from the reference, whose own log Z is 0.
+
+        Each run's estimate of Z is consistent as particles grow; their mean is taken, and the
+        standard error comes from their spread, so it is honest about what one run would hide.
+
+        Args:
+            rng_key: random key.
+            num_particles: particles of each run.
+            num_runs: independent runs, at least 2.
+
+        Returns:
+            The same distribution with `log_normalizer` and `log_normalizer_error` set, shape
+            batch_shape each, and `log_prob` normalised.
+
+        Raises:
+            RuntimeError: the particles did not reach the density.
+        """
+        rng_key = check_key(rng_key)
+        check_count(num_runs, "num_runs", minimum=2)
+        settings = TemperingSettings(num_particles=num_particles)
+        values, observed = self._clamped()
+        flat_values = jnp.broadcast_to(values, self.shape()).reshape(-1, len(self.names))
+        num_rows = len(flat_values)
+        repeated = jnp.repeat(flat_values, num_runs, axis=0)
+        masks = jnp.broadcast_to(observed, repeated.shape)
+        keys = jax.random.split(rng_key, len(repeated))
+        _, result = draw_conditionals(keys, self._unclamped(), repeated, masks, 1, settings)
+        estimates = poisoned(result.log_normalizer, result, axis=0).reshape(num_rows, num_runs)
+        log_mean = logsumexp(estimates, axis=1) - jnp.log(num_runs)
+        # The standard error of log(mean Z) is that of mean Z relative to it, to first order.
+        relative = jnp.exp(estimates - log_mean[:, None])
+        error = relative.std(axis=1, ddof=1) / jnp.sqrt(num_runs)
+        return self._replace(
+            log_normalizer=log_mean.reshape(self.batch_shape),
+            log_normalizer_error=error.reshape(self.batch_shape),
+        )
+
+    def _clamped(self) -> tuple[Array, Array]:
+        values = jnp.zeros(self.event_shape, self.loc.dtype) if self.values is None else self.values
+        return values, jnp.asarray(self.observed)
+
+    def _unclamped(self) -> Self:
+        distribution = self._replace(
+            values=None,
+            observed=(False,) * len(self.names),
+            log_normalizer=None,
+            log_normalizer_error=None,
+        )
+        distribution._batch_shape = ()
+        return distribution
+
+    def temper_from_reference(
+        self, rng_key: Array, values: Array, observed: Array, settings: TemperingSettings
+    ) -> TemperedResult:
+        """One tempered run for the conditional given `values` where `observed`.
+
+        Args:
+            rng_key: random key.
+            values: shape (D,), ignored where free.
+            observed: boolean array (D,), traced or not.
+            settings: see `TemperingSettings`.
+
+        Returns:
+            A `TemperedResult` whose positions are points in the user's units; its `log_normalizer`
+            is the log of the integral of exp(-E) over the free coordinates.
+        """
+        reference = self._reference.condition(values, observed)
+        free = (~observed).astype(self.loc.dtype)
+
+        def point(u: Array) -> Array:
+            return jnp.where(observed, values, self.loc + self.scale * u)
+
+        def draw_base(key: Array) -> Array:
+            return jnp.where(observed, 0.0, (reference.sample(key) - self.loc) / self.scale)
+
+        def log_densities(u: Array) -> tuple[Array, Array]:
+            # Both densities are over x: the constant Jacobian of u to x would cancel.
+            x = point(u)
+            return reference.log_prob(x), -self.inverse_temperature * self.energy_fn(x)
+
+        result = tempered_smc(rng_key, draw_base, log_densities, settings, free=free)
+        return result._replace(position=jax.vmap(point)(result.position))
+
+
+@partial(jax.jit, static_argnames=("num_samples", "settings", "batch_size"))
+def draw_conditionals(
+    rng_keys: Array,
+    prior: EnergyDistribution,
+    values: Array,
+    observed: Array,
+    num_samples: int,
+    settings: TemperingSettings,
+    batch_size: int = 64,
+) -> tuple[Array, TemperedResult]:
+    """Draws of many conditionals of one unclamped prior, as one compiled program.
+
+    Args:
+        rng_keys: one key for each row, shape (rows,).
+        prior: an unclamped `EnergyDistribution`.
+        values: array (rows, D).
+        observed: boolean array (rows, D); other holes do not compile again.
+        num_samples: draws for each row, at most `settings.num_particles`.
+        settings: see `TemperingSettings`.
+        batch_size: rows that are run side by side; bounds memory.
+
+    Returns:
+        Draws (num_samples, rows, D) in the user's units, and each row's `TemperedResult` without
+        its particles.
+    """
+
+    def one(row: tuple[Array, Array, Array]) -> tuple[Array, TemperedResult]:
+        key, value, seen = row
+        run_key, pick_key = jax.random.split(key)
+        result = prior.temper_from_reference(run_key, value, seen, settings)
+        # Any subset taken without looking is as equally weighted as the whole.
+        pick = jax.random.permutation(pick_key, settings.num_particles)[:num_samples]
+        nothing = jnp.zeros(())
+        summary = result._replace(position=nothing, log_base=nothing, log_target=nothing)
+        return result.position[pick], summary
+
+    draws, results = jax.lax.map(
+        one, (rng_keys, values, observed), batch_size=min(batch_size, len(values))
+    )
+    return jnp.swapaxes(draws, 0, 1), results
+
+
+def poisoned(array: Array, result: TemperedResult, axis: int) -> Array:
+    """`array`, if every run along `axis` converged; else an error, or NaN where it is traced."""
+    if not isinstance(result.status, jax.core.Tracer):
+        status = np.asarray(result.status)
+        failed = np.flatnonzero(status != CONVERGED)
+        if len(failed):
+            first = int(failed[0])
+            steps = int(result.num_steps[first])
+            column = np.asarray(result.history.inverse_temperature[first])
+            reached = float(column[steps - 1]) if steps else 0.0
+            raise RuntimeError(
+                f"Tempered sampling failed for {len(failed)} of {len(status)} conditionals (rows "
+                f"{failed[:5].tolist()}{'...' if len(failed) > 5 else ''}): "
+                + status_message(int(status[first]), reached, steps)
+            )
+        return array
+    shape = [1] * array.ndim
+    shape[axis] = -1
+    return jnp.where((result.status == CONVERGED).reshape(shape), array, jnp.nan)

@@ -1,0 +1,55 @@
+"""Figures. matplotlib, the `plots` extra, is imported where it is used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpyro_disco.training import FitResult
+
+
+def _axes(axes: Any, columns: int) -> Any:
+    """`axes`, or new ones."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise ImportError(
+            "Figures need matplotlib, which is not installed. Install the extra: "
+            "pip install 'numpyro_disco[plots]'."
+        ) from None
+    if axes is None:
+        _, axes = plt.subplots(1, columns, figsize=(5 * columns, 3.5), layout="constrained")
+    axes = np.ravel(np.asarray(axes, dtype=object))
+    if len(axes) != columns:
+        raise ValueError(f"Expected {columns} matplotlib `axes`; got {len(axes)}.")
+    return axes
+
+
+def plot_history(fit: FitResult, axes: Any = None) -> Any:
+    """The training loss, and the held-out loss with the step that was kept.
+
+    Args:
+        fit: result of `numpyro_disco.fit`.
+        axes: two matplotlib axes; new ones by default.
+
+    Returns:
+        Array of the two axes.
+    """
+    axes = _axes(axes, 2)
+    history = fit.history
+    axes[0].plot(history.step, history.loss)
+    axes[0].set(xlabel="step", ylabel="DISCO loss", yscale="log", title="training rows")
+    low = history.held_out_loss - 2 * history.held_out_error
+    high = history.held_out_loss + 2 * history.held_out_error
+    axes[1].plot(history.step, history.held_out_loss)
+    axes[1].fill_between(history.step, low, high, alpha=0.2)
+    axes[1].axvline(fit.best_step, color="black", linestyle=":", label=f"kept: {fit.best_step}")
+    axes[1].set(
+        xlabel="step",
+        ylabel="denoising loss - that of the zero score",
+        title="held-out rows, with 2 standard errors",
+    )
+    axes[1].legend()
+    return axes

@@ -1,0 +1,117 @@
+"""The posterior over training rows at the smallest noise level: the target of the DISCO loss.
+
+For a point x and rows r_1, ..., r_N, the clean row behind x, seen through noise of standard
+deviation sigma_0, is row i with probability in proportion to N(x; r_i, sigma_0^2 I) (Wedenig &
+Peharz 2025, equation 8 and the text after it). Its mean m(x) gives the exact score of the rows
+smoothed by sigma_0, (m(x) - x) / sigma_0^2, and its normaliser gives their exact log density.
+
+Rows are read in chunks with a running maximum, so memory does not grow with N.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from numpyro_disco._typing import Array
+from numpyro_disco.reference import LOG_2_PI
+
+
+class RowPosterior(NamedTuple):
+    """What the posterior over training rows says of some points."""
+
+    mean: Array
+    """Posterior mean of the clean row, shape (B, D)."""
+    draw: Array
+    """One draw of the clean row from the posterior, shape (B, D)."""
+    log_density: Array
+    """Log density of the rows smoothed by sigma_0 at each point, shape (B,)."""
+
+
+class _Running(NamedTuple):
+    maximum: Array
+    total: Array
+    weighted: Array
+    draw: Array
+
+
+def row_posterior(
+    rng_key: Array,
+    points: Array,
+    rows: Array,
+    noise_scale: float | Array,
+    *,
+    chunk_size: int = 512,
+) -> RowPosterior:
+    """The exact posterior over all training rows behind each point.
+
+    Exact up to rounding: every row counts. The draw is made on the same pass over the rows: a draw
+    within each chunk replaces the one before with the chunk's share of the mass so far.
+
+    Args:
+        rng_key: random key for the draws.
+        points: array (B, D).
+        rows: training rows, array (N, D), in the same units as `points`.
+        noise_scale: sigma_0, in those units.
+        chunk_size: how many rows are compared with all points at a time; B * chunk_size numbers
+            are held at once.
+
+    Returns:
+        A `RowPosterior`.
+
+    References:
+        Wedenig & Peharz 2025, section 3, "DISCO Training".
+    """
+    num_rows, dimension = rows.shape
+    chunk_size = min(chunk_size, num_rows)
+    num_chunks = -(-num_rows // chunk_size)
+    padding = num_chunks * chunk_size - num_rows
+    # Distances are invariant to a shift; a centred origin keeps the expanded square accurate.
+    center = rows.mean(axis=0)
+    points, rows = points - center, rows - center
+    chunks = jnp.pad(rows, ((0, padding), (0, 0))).reshape(num_chunks, chunk_size, dimension)
+    valid = (jnp.arange(num_chunks * chunk_size) < num_rows).reshape(num_chunks, chunk_size)
+    precision = 1 / jnp.asarray(noise_scale, points.dtype) ** 2
+    num_points = points.shape[0]
+
+    def read(running: _Running, chunk: tuple[Array, Array, Array]) -> tuple[_Running, None]:
+        key, block, real = chunk
+        # -|x - r|^2 / 2 without the term in x alone, which is the same for every row.
+        inner = jnp.matmul(points, block.T, precision=jax.lax.Precision.HIGHEST)
+        logits = precision * (inner - 0.5 * (block**2).sum(-1))
+        logits = jnp.where(real, logits, -jnp.inf)
+        maximum = jnp.maximum(running.maximum, logits.max(axis=1))
+        shrink = jnp.exp(running.maximum - maximum)
+        weights = jnp.exp(logits - maximum[:, None])
+        replace_key, pick_key = jax.random.split(key)
+        # A draw within the block, kept with the probability of the block against all before it.
+        total = running.total * shrink + weights.sum(axis=1)
+        cumulative = jnp.cumsum(weights, axis=1)
+        threshold = jax.random.uniform(pick_key, (num_points, 1)) * cumulative[:, -1:]
+        pick = (cumulative <= threshold).sum(axis=1).clip(max=chunk_size - 1)
+        replace = jax.random.uniform(replace_key, (num_points,)) * total < weights.sum(axis=1)
+        draw = jnp.where(replace[:, None], block[pick], running.draw)
+        weighted = running.weighted * shrink[:, None] + jnp.matmul(
+            weights, block, precision=jax.lax.Precision.HIGHEST
+        )
+        return _Running(maximum, total, weighted, draw), None
+
+    start = _Running(
+        jnp.full(num_points, -jnp.inf, points.dtype),
+        jnp.zeros(num_points, points.dtype),
+        jnp.zeros_like(points),
+        jnp.zeros_like(points),
+    )
+    keys = jax.random.split(rng_key, num_chunks)
+    running, _ = jax.lax.scan(read, start, (keys, chunks, valid))
+    log_density = (
+        running.maximum
+        + jnp.log(running.total)
+        - 0.5 * precision * (points**2).sum(-1)
+        - jnp.log(num_rows)
+        - 0.5 * dimension * (LOG_2_PI - jnp.log(precision))
+    )
+    mean = running.weighted / running.total[:, None]
+    return RowPosterior(mean + center, running.draw + center, log_density)

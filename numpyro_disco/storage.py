@@ -1,0 +1,227 @@
+"""Saving and loading a learned prior: arrays and a readable description, no code, no pickle.
+
+A saved prior is one zip file of NumPy arrays (an .npz, which NumPy itself opens) with one more
+member, `description.json`: what the arrays are, and in which version of the format. Loading reads
+numbers and text only; nothing in a file can run.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from numpyro_disco._typing import Pytree
+from numpyro_disco.distributions import EnergyDistribution
+from numpyro_disco.energies import LearnedEnergy
+from numpyro_disco.networks import EnergyNetwork
+from numpyro_disco.reference import GaussianReference, MixtureReference, Reference
+
+FORMAT = "numpyro_disco.prior"
+FORMAT_VERSION = 1
+_OPTIONAL = ("values", "log_normalizer", "log_normalizer_error", "noise_scale")
+
+
+class LoadError(ValueError):
+    """A file that does not hold a prior that this version can read; the message says why."""
+
+
+def save(path: str | os.PathLike[str], prior: EnergyDistribution) -> None:
+    """Write a learned prior to one file.
+
+    The file is written whole under another name first and then moved into place, so an earlier
+    file at `path` survives whatever goes wrong.
+
+    Args:
+        path: where to; conventionally "name.npz".
+        prior: the distribution of a fit, clamped, tempered or normalised as it may be.
+
+    Raises:
+        ValueError: a distribution around an energy function of the user's own, whose code cannot
+            be saved as data.
+        OSError: the file cannot be written.
+    """
+    if not isinstance(prior, EnergyDistribution):
+        hint = " Save its `distribution`." if hasattr(prior, "distribution") else ""
+        raise ValueError(
+            f"Expected an `EnergyDistribution` for `prior`; got {type(prior).__name__}.{hint}"
+        )
+    energy = prior.energy_fn
+    if not isinstance(energy, LearnedEnergy):
+        raise ValueError(
+            "Only priors made by `fit` can be saved: this one is around an energy function of your "
+            "own, and code is not data. Save the arrays of your function, and make the "
+            "distribution anew from them."
+        )
+    arrays: dict[str, Any] = {
+        "energy.loc": energy.loc,
+        "energy.scale": energy.scale,
+        "loc": prior.loc,
+        "scale": prior.scale,
+        "inverse_temperature": prior.inverse_temperature,
+    }
+    for field in _OPTIONAL:
+        if getattr(prior, field) is not None:
+            arrays[field] = getattr(prior, field)
+    kinds = {}
+    for prefix, reference in (("energy.reference", energy.reference), ("reference", prior._reference)):
+        kinds[prefix] = type(reference).__name__
+        for field in _reference_fields(kinds[prefix]):
+            arrays[f"{prefix}.{field}"] = getattr(reference, field)
+    for place, leaf in jax.tree_util.tree_leaves_with_path(energy.weights):
+        arrays["weights" + jax.tree_util.keystr(place)] = leaf
+    description = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "names": list(prior.names),
+        "observed": list(prior.observed),
+        "references": kinds,
+        "network": nnx.merge(energy.graph, energy.weights).settings,
+        "arrays": {name: list(np.shape(array)) for name, array in arrays.items()},
+    }
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("description.json", json.dumps(description, indent=2))
+            for name, array in arrays.items():
+                buffer = io.BytesIO()
+                np.save(buffer, np.asarray(array), allow_pickle=False)
+                archive.writestr(f"{name}.npy", buffer.getvalue())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load(path: str | os.PathLike[str]) -> EnergyDistribution:
+    """Read a prior that `save` wrote. Nothing in the file is executed.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The `EnergyDistribution`, equal to the one saved.
+
+    Raises:
+        FileNotFoundError: no file there.
+        LoadError: a file that is truncated or damaged, that is something else, or that a newer
+            version of this package wrote; the message says which.
+    """
+    path = Path(path)
+    description, arrays = _read(path)
+    try:
+        return _rebuild(description, arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise LoadError(
+            f"'{path}' is damaged: its description and its arrays do not fit together ({error})."
+        ) from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The description and the arrays, or a `LoadError` that says what the file is instead."""
+    foreign = f"'{path}' is not a prior saved by numpyro_disco"
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if not start:
+        raise LoadError(f"'{path}' is empty: it was truncated. Save the prior again.")
+    if start[:2] != b"PK":
+        raise LoadError(f"{foreign}: it is not a zip file of arrays.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = set(archive.namelist())
+            if "description.json" not in members:
+                raise LoadError(f"{foreign}: it is an archive without `description.json`.")
+            try:
+                description = json.loads(archive.read("description.json"))
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                raise LoadError(f"'{path}' is damaged: its description is not JSON.") from None
+            if not isinstance(description, dict) or description.get("format") != FORMAT:
+                raise LoadError(f"{foreign}: its description is of something else.")
+            version = description.get("format_version")
+            if not isinstance(version, int) or version > FORMAT_VERSION:
+                raise LoadError(
+                    f"'{path}' has format version {version}; this numpyro_disco reads up to "
+                    f"{FORMAT_VERSION}. Upgrade numpyro_disco."
+                )
+            arrays = {}
+            for name, shape in description.get("arrays", {}).items():
+                if f"{name}.npy" not in members:
+                    raise LoadError(f"'{path}' is damaged: the array {name!r} is missing.")
+                buffer = io.BytesIO(archive.read(f"{name}.npy"))
+                arrays[name] = np.load(buffer, allow_pickle=False)
+                if list(arrays[name].shape) != shape:
+                    raise LoadError(
+                        f"'{path}' is damaged: the array {name!r} has shape {arrays[name].shape}, "
+                        f"its description says {tuple(shape)}."
+                    )
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise LoadError(
+            f"'{path}' is truncated or damaged ({error}). Save the prior again."
+        ) from error
+    except ValueError as error:
+        if isinstance(error, LoadError):
+            raise
+        raise LoadError(f"'{path}' is damaged: {error}.") from error
+    return description, arrays
+
+
+def _rebuild(description: dict[str, Any], arrays: dict[str, np.ndarray]) -> EnergyDistribution:
+    network = EnergyNetwork(**description["network"], rngs=nnx.Rngs(0))
+    graph, fresh = nnx.split(network)
+    kinds = description["references"]
+
+    def weight(place: Any, leaf: Pytree) -> Any:
+        array = arrays["weights" + jax.tree_util.keystr(place)]
+        if array.shape != leaf.shape:
+            raise ValueError(f"weight {jax.tree_util.keystr(place)} has shape {array.shape}")
+        return jnp.asarray(array)
+
+    energy = LearnedEnergy(
+        weights=jax.tree_util.tree_map_with_path(weight, fresh),
+        reference=_reference(kinds["energy.reference"], "energy.reference", arrays),
+        loc=jnp.asarray(arrays["energy.loc"]),
+        scale=jnp.asarray(arrays["energy.scale"]),
+        graph=graph,
+    )
+    prior = EnergyDistribution(
+        energy,
+        _reference(kinds["reference"], "reference", arrays),
+        names=tuple(description["names"]),
+        loc=arrays["loc"],
+        scale=arrays["scale"],
+    )
+    optional = {f: jnp.asarray(arrays[f]) if f in arrays else None for f in _OPTIONAL}
+    prior = prior._replace(
+        observed=tuple(bool(o) for o in description["observed"]),
+        inverse_temperature=jnp.asarray(arrays["inverse_temperature"]),
+        **optional,
+    )
+    if prior.values is not None:
+        prior._batch_shape = prior.values.shape[:-1]
+    return prior
+
+
+def _reference_fields(kind: str) -> tuple[str, ...]:
+    fields = {
+        "GaussianReference": ("mean_", "covariance"),
+        "MixtureReference": ("log_weights", "means", "covariances"),
+    }
+    return fields[kind]
+
+
+def _reference(kind: str, prefix: str, arrays: dict[str, np.ndarray]) -> Reference:
+    fields = [arrays[f"{prefix}.{field}"] for field in _reference_fields(kind)]
+    if kind == "GaussianReference":
+        return GaussianReference(*fields)
+    log_weights, means, covariances = fields
+    return MixtureReference(np.exp(log_weights), means, covariances)
