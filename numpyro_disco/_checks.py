@@ -193,17 +193,17 @@ def observed_values(
             raise ValueError(
                 f"Expected entries of one batch shape in `{argument}`; got the shapes {shapes}."
             ) from None
+        traced = {p for p, column in given.items() if isinstance(column, jax.core.Tracer)}
         free = np.full(shape, np.nan)
         columns = [given.get(place, free) for place in range(dimension)]
-        traced = {p for p, column in given.items() if isinstance(column, jax.core.Tracer)}
+        table: Any = (jnp if traced else np).stack(
+            [(jnp if traced else np).broadcast_to(column, shape) for column in columns], axis=-1
+        )
         seen = [
             np.full(shape, True) if place in traced else np.broadcast_to(~np.isnan(column), shape)
             for place, column in enumerate(columns)
         ]
-        stack = jnp.stack if traced else np.stack
-        table = stack([jnp.broadcast_to(c, shape) if traced else np.broadcast_to(c, shape)
-                       for c in columns], axis=-1)
-        mask = np.stack(seen, axis=-1)
+        mask: Any = np.stack(seen, axis=-1)
     else:
         table = _numbers(observed, argument)
         mask = ~jnp.isnan(table) if isinstance(table, jax.core.Tracer) else ~np.isnan(table)

@@ -10,12 +10,8 @@ import numpy as np
 
 from numpyro_disco._checks import check_count, check_key, observed_values
 from numpyro_disco._typing import Array
-from numpyro_disco.distributions import (
-    MIN_PARTICLES,
-    EnergyDistribution,
-    draw_conditionals,
-    poisoned,
-)
+from numpyro_disco.distributions import EnergyDistribution
+from numpyro_disco.sampling import MIN_PARTICLES, draw_conditionals, poisoned
 from numpyro_disco.tempering import TemperingSettings
 
 
@@ -68,7 +64,7 @@ def sample_conditional(
         )
     values, mask = observed_values(observed, prior.names)
     values = jnp.asarray(values, prior.loc.dtype)
-    if any(prior.observed):
+    if prior.values is not None:
         clamped = np.asarray(prior.observed)
         values, mask = jnp.where(clamped & ~mask, prior.values, values), mask | clamped
     if values.ndim > 2:
@@ -78,7 +74,7 @@ def sample_conditional(
         return jnp.zeros((num_samples, 0, len(prior.names)), values.dtype)
     draws, result = draw_conditionals(
         jax.random.split(rng_key, len(rows)),
-        prior._unclamped(),
+        prior._scaled_energy(),
         rows,
         masks,
         num_samples,

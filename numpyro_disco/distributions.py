@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Self
 
 import jax
@@ -14,22 +13,19 @@ from jax.scipy.special import logsumexp
 from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.util import validate_sample
 
-from numpyro_disco._checks import check_count, check_key, check_names, check_positive
-from numpyro_disco._checks import observed_values
+from numpyro_disco._checks import (
+    check_count,
+    check_key,
+    check_names,
+    check_positive,
+    observed_values,
+)
 from numpyro_disco._typing import Array, ArrayLike, EnergyFn
 from numpyro_disco.energies import as_pytree_callable
 from numpyro_disco.reference import Reference
-from numpyro_disco.supports import standardized_vector
-from numpyro_disco.tempering import (
-    CONVERGED,
-    TemperedResult,
-    TemperingSettings,
-    status_message,
-    tempered_smc,
-)
-
-MIN_PARTICLES = 1024
-"""Particles of a tempered run that was asked for fewer draws than this."""
+from numpyro_disco.sampling import MIN_PARTICLES, ScaledEnergy, draw_conditionals, poisoned
+from numpyro_disco.supports import StandardizedVector
+from numpyro_disco.tempering import TemperingSettings
 
 
 @jax.custom_jvp
@@ -52,9 +48,9 @@ def _(primals: Any, tangents: Any) -> Any:
 def _constant(tree: Any) -> Any:
     """`tree` with every floating leaf guarded by `_not_latent`."""
     return jax.tree.map(
-        lambda leaf: _not_latent(leaf)
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        else leaf,
+        lambda leaf: (
+            _not_latent(leaf) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
+        ),
         tree,
     )
 
@@ -104,7 +100,7 @@ class EnergyDistribution(Distribution):
         (3, 2)
     """
 
-    arg_constraints = {}
+    arg_constraints: dict[str, Any] = {}
     pytree_data_fields = (
         "energy_fn",
         "_reference",
@@ -162,12 +158,14 @@ class EnergyDistribution(Distribution):
                     f"Expected shape ({dimension},) for `{argument}`; got {value.shape}."
                 )
         self.inverse_temperature = jnp.ones((), self.loc.dtype)
-        self.values = None
+        self.values: Array | None = None
         self.observed = (False,) * dimension
         self.log_normalizer = self.log_normalizer_error = None
-        if noise_scale is not None:
-            noise_scale = jnp.asarray(check_positive(noise_scale, "noise_scale"), self.loc.dtype)
-        self.noise_scale = noise_scale
+        self.noise_scale = (
+            None
+            if noise_scale is None
+            else jnp.asarray(check_positive(noise_scale, "noise_scale"), self.loc.dtype)
+        )
         self._check_energy()
         super().__init__((), (dimension,), validate_args=validate_args)
 
@@ -180,9 +178,10 @@ class EnergyDistribution(Distribution):
                 f"Expected `energy_fn` to return one number for a point of shape ({dimension},); "
                 f"got {out}. Sum over coordinates, or return an array of shape ()."
             )
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(
-            (self.energy_fn, self._reference, self.loc)
-        )):
+        if any(
+            isinstance(leaf, jax.core.Tracer)
+            for leaf in jax.tree.leaves((self.energy_fn, self._reference, self.loc))
+        ):
             return
         draws = self._reference.sample(jax.random.key(0), (64,))
         points = jnp.concatenate([self._reference.mean[None], draws])
@@ -203,7 +202,7 @@ class EnergyDistribution(Distribution):
     @property
     def support(self) -> constraints.Constraint:
         """All of D-space, or the clamped subspace; unconstrained coordinates are standardised."""
-        return standardized_vector(self.loc, self.scale, self.values, self.observed)
+        return StandardizedVector(self.loc, self.scale, self.values, self.observed)
 
     @property
     def reference(self) -> Reference:
@@ -372,12 +371,10 @@ class EnergyDistribution(Distribution):
             raise ValueError("Expected a random key; got None. Wrap the model in `seed`.")
         num_samples = int(np.prod(sample_shape, dtype=int))
         settings = TemperingSettings(num_particles=max(num_samples, MIN_PARTICLES))
-        values, observed = self._clamped()
-        flat_values = jnp.broadcast_to(values, self.shape()).reshape(-1, len(self.names))
-        keys = jax.random.split(key, len(flat_values))
-        masks = jnp.broadcast_to(observed, flat_values.shape)
+        values, masks = self._rows()
+        keys = jax.random.split(key, len(values))
         draws, result = draw_conditionals(
-            keys, self._unclamped(), flat_values, masks, num_samples, settings
+            keys, self._scaled_energy(), values, masks, num_samples, settings
         )
         draws = poisoned(draws, result, axis=1)
         return draws.reshape(*sample_shape, *self.batch_shape, len(self.names))
@@ -403,14 +400,10 @@ class EnergyDistribution(Distribution):
         rng_key = check_key(rng_key)
         check_count(num_runs, "num_runs", minimum=2)
         settings = TemperingSettings(num_particles=num_particles)
-        values, observed = self._clamped()
-        flat_values = jnp.broadcast_to(values, self.shape()).reshape(-1, len(self.names))
-        num_rows = len(flat_values)
-        repeated = jnp.repeat(flat_values, num_runs, axis=0)
-        masks = jnp.broadcast_to(observed, repeated.shape)
-        keys = jax.random.split(rng_key, len(repeated))
-        _, result = draw_conditionals(keys, self._unclamped(), repeated, masks, 1, settings)
-        estimates = poisoned(result.log_normalizer, result, axis=0).reshape(num_rows, num_runs)
+        values, masks = (jnp.repeat(rows, num_runs, axis=0) for rows in self._rows())
+        keys = jax.random.split(rng_key, len(values))
+        _, result = draw_conditionals(keys, self._scaled_energy(), values, masks, 1, settings)
+        estimates = poisoned(result.log_normalizer, result, axis=0).reshape(-1, num_runs)
         log_mean = logsumexp(estimates, axis=1) - jnp.log(num_runs)
         # The standard error of log(mean Z) is that of mean Z relative to it, to first order.
         relative = jnp.exp(estimates - log_mean[:, None])
@@ -420,111 +413,14 @@ class EnergyDistribution(Distribution):
             log_normalizer_error=error.reshape(self.batch_shape),
         )
 
-    def _clamped(self) -> tuple[Array, Array]:
-        values = jnp.zeros(self.event_shape, self.loc.dtype) if self.values is None else self.values
-        return values, jnp.asarray(self.observed)
-
-    def _unclamped(self) -> Self:
-        distribution = self._replace(
-            values=None,
-            observed=(False,) * len(self.names),
-            log_normalizer=None,
-            log_normalizer_error=None,
+    def _scaled_energy(self) -> ScaledEnergy:
+        """The joint energy, whatever is clamped."""
+        return ScaledEnergy(
+            self.energy_fn, self.inverse_temperature, self._reference, self.loc, self.scale
         )
-        distribution._batch_shape = ()
-        return distribution
 
-    def temper_from_reference(
-        self, rng_key: Array, values: Array, observed: Array, settings: TemperingSettings
-    ) -> TemperedResult:
-        """One tempered run for the conditional given `values` where `observed`.
-
-        Args:
-            rng_key: random key.
-            values: shape (D,), ignored where free.
-            observed: boolean array (D,), traced or not.
-            settings: see `TemperingSettings`.
-
-        Returns:
-            A `TemperedResult` whose positions are points in the user's units; its `log_normalizer`
-            is the log of the integral of exp(-E) over the free coordinates.
-        """
-        reference = self._reference.condition(values, observed)
-        free = (~observed).astype(self.loc.dtype)
-
-        def point(u: Array) -> Array:
-            return jnp.where(observed, values, self.loc + self.scale * u)
-
-        def draw_base(key: Array) -> Array:
-            return jnp.where(observed, 0.0, (reference.sample(key) - self.loc) / self.scale)
-
-        def log_densities(u: Array) -> tuple[Array, Array]:
-            # Both densities are over x: the constant Jacobian of u to x would cancel.
-            x = point(u)
-            return reference.log_prob(x), -self.inverse_temperature * self.energy_fn(x)
-
-        result = tempered_smc(rng_key, draw_base, log_densities, settings, free=free)
-        return result._replace(position=jax.vmap(point)(result.position))
-
-
-@partial(jax.jit, static_argnames=("num_samples", "settings", "batch_size"))
-def draw_conditionals(
-    rng_keys: Array,
-    prior: EnergyDistribution,
-    values: Array,
-    observed: Array,
-    num_samples: int,
-    settings: TemperingSettings,
-    batch_size: int = 64,
-) -> tuple[Array, TemperedResult]:
-    """Draws of many conditionals of one unclamped prior, as one compiled program.
-
-    Args:
-        rng_keys: one key for each row, shape (rows,).
-        prior: an unclamped `EnergyDistribution`.
-        values: array (rows, D).
-        observed: boolean array (rows, D); other holes do not compile again.
-        num_samples: draws for each row, at most `settings.num_particles`.
-        settings: see `TemperingSettings`.
-        batch_size: rows that are run side by side; bounds memory.
-
-    Returns:
-        Draws (num_samples, rows, D) in the user's units, and each row's `TemperedResult` without
-        its particles.
-    """
-
-    def one(row: tuple[Array, Array, Array]) -> tuple[Array, TemperedResult]:
-        key, value, seen = row
-        run_key, pick_key = jax.random.split(key)
-        result = prior.temper_from_reference(run_key, value, seen, settings)
-        # Any subset taken without looking is as equally weighted as the whole.
-        pick = jax.random.permutation(pick_key, settings.num_particles)[:num_samples]
-        nothing = jnp.zeros(())
-        summary = result._replace(position=nothing, log_base=nothing, log_target=nothing)
-        return result.position[pick], summary
-
-    draws, results = jax.lax.map(
-        one, (rng_keys, values, observed), batch_size=min(batch_size, len(values))
-    )
-    return jnp.swapaxes(draws, 0, 1), results
-
-
-def poisoned(array: Array, result: TemperedResult, axis: int) -> Array:
-    """`array`, if every run along `axis` converged; else an error, or NaN where it is traced."""
-    if not isinstance(result.status, jax.core.Tracer):
-        status = np.asarray(result.status)
-        failed = np.flatnonzero(status != CONVERGED)
-        if len(failed):
-            first = int(failed[0])
-            steps = int(result.num_steps[first])
-            column = np.asarray(result.history.inverse_temperature[first])
-            reached = float(column[steps - 1]) if steps else 0.0
-            raise RuntimeError(
-                f"Tempered sampling failed for {len(failed)} of {len(status)} conditionals (rows "
-                f"{failed[:5].tolist()}{'...' if len(failed) > 5 else ''}): "
-                + status_message(int(status[first]), reached, steps)
-            )
-        return array
-    shape = [1] * array.ndim
-    shape[axis] = -1
-    return jnp.where((result.status == CONVERGED).reshape(shape), array, jnp.nan)
+    def _rows(self) -> tuple[Array, Array]:
+        """Clamped values and which they are, one row for each entry of the batch: (rows, D)."""
+        values = jnp.zeros(self.event_shape, self.loc.dtype) if self.values is None else self.values
+        rows = jnp.broadcast_to(values, self.shape()).reshape(-1, len(self.names))
+        return rows, jnp.broadcast_to(np.asarray(self.observed), rows.shape)

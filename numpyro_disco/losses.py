@@ -8,7 +8,6 @@ s(x) = (m(x) - x) / sigma_0^2.
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 
 from numpyro_disco._typing import Array, EnergyFn
 

@@ -186,7 +186,7 @@ class GaussianReference(Reference):
         ()
     """
 
-    arg_constraints = {}
+    arg_constraints: dict[str, Any] = {}
     pytree_data_fields = ("mean_", "covariance", "scale_tril", "whitener", "observed")
 
     def __init__(
@@ -236,9 +236,7 @@ class GaussianReference(Reference):
     @validate_sample
     def log_prob(self, value: ArrayLike) -> Array:
         """Log density of the free coordinates, shape value.shape[:-1]."""
-        return _gaussian_log_prob(
-            jnp.asarray(value), self.mean_, self.whitener, self._free
-        )
+        return _gaussian_log_prob(jnp.asarray(value), self.mean_, self.whitener, self._free)
 
     def _condition(
         self, values: ArrayLike, observed: ArrayLike | None
@@ -281,7 +279,7 @@ class MixtureReference(Reference):
         (5, 1)
     """
 
-    arg_constraints = {}
+    arg_constraints: dict[str, Any] = {}
     pytree_data_fields = (
         "log_weights",
         "means",
@@ -377,9 +375,7 @@ class MixtureReference(Reference):
         """Independent draws, shape sample_shape + batch_shape + (D,)."""
         component_key, noise_key = jax.random.split(key)
         shape = self.shape(sample_shape)
-        log_weights = jnp.broadcast_to(
-            self.log_weights, (*shape[:-1], self.log_weights.shape[-1])
-        )
+        log_weights = jnp.broadcast_to(self.log_weights, (*shape[:-1], self.log_weights.shape[-1]))
         component = jax.random.categorical(component_key, log_weights)
         means = jnp.broadcast_to(self.means, (*shape[:-1], *self.means.shape[-2:]))
         mean = jnp.take_along_axis(means, component[..., None, None], axis=-2)[..., 0, :]

@@ -22,7 +22,7 @@ from numpyro_disco._checks import observed_values
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.distributions import EnergyDistribution
 from numpyro_disco.reference import Reference
-from numpyro_disco.supports import standardized_real, standardized_vector
+from numpyro_disco.supports import StandardizedReal, StandardizedVector
 
 
 class Coordinate(Distribution):
@@ -33,7 +33,7 @@ class Coordinate(Distribution):
         index: which coordinate.
     """
 
-    arg_constraints = {}
+    arg_constraints: dict[str, Any] = {}
     pytree_data_fields = ("prior",)
     pytree_aux_fields = ("index",)
 
@@ -49,7 +49,7 @@ class Coordinate(Distribution):
     @property
     def support(self) -> constraints.Constraint:
         """The real line; the unconstrained coordinate is standardised."""
-        return standardized_real(self.prior.loc[self.index], self.prior.scale[self.index])
+        return StandardizedReal(self.prior.loc[self.index], self.prior.scale[self.index])
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
         """A coordinate cannot be drawn before the others: see the error for what can be done."""
@@ -77,7 +77,7 @@ class Holes(Distribution):
         observed: concrete boolean array (..., D), true where an entry is there.
     """
 
-    arg_constraints = {}
+    arg_constraints: dict[str, Any] = {}
     pytree_data_fields = ("prior", "values")
     pytree_aux_fields = ("holes", "shape_of_table")
 
@@ -96,7 +96,7 @@ class Holes(Distribution):
         """All real vectors; unconstrained coordinates are standardised column by column."""
         columns = self._columns
         nothing = (False,) * len(columns)
-        return standardized_vector(self.prior.loc[columns], self.prior.scale[columns], None, nothing)
+        return StandardizedVector(self.prior.loc[columns], self.prior.scale[columns], None, nothing)
 
     def complete(self, value: ArrayLike) -> Array:
         """The table with its holes filled by `value`: shape (..., holes) to (..., *table)."""
@@ -129,7 +129,7 @@ class Holes(Distribution):
 class HolesReference(Distribution):
     """Conditionals of the reference for the holes of a table, as one vector."""
 
-    arg_constraints = {}
+    arg_constraints: dict[str, Any] = {}
     pytree_data_fields = ("parent",)
 
     def __init__(self, parent: Holes) -> None:
@@ -144,9 +144,8 @@ class HolesReference(Distribution):
     @property
     def _rows(self) -> Reference:
         parent = self.parent
-        observed = np.ones(int(np.prod(parent.shape_of_table)), bool)
-        observed[list(parent.holes)] = False
-        observed = observed.reshape(parent.shape_of_table)
+        observed = np.ones(parent.shape_of_table, bool)
+        observed.flat[list(parent.holes)] = False
         return parent.prior._reference.condition(parent.values, observed)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
@@ -246,8 +245,10 @@ def _check_handlers(name: str, prior: EnergyDistribution) -> None:
     for handler in _PYRO_STACK:
         data = getattr(handler, "data", None)
         for site in data if isinstance(data, dict) else ():
-            if isinstance(site, str) and site not in known and (
-                site == name or site.startswith(f"{name}.")
+            if (
+                isinstance(site, str)
+                and site not in known
+                and (site == name or site.startswith(f"{name}."))
             ):
                 raise ValueError(
                     f"`{type(handler).__name__}` names {site!r}, which is not a site of {name!r}: "
@@ -278,5 +279,3 @@ def _sample_holes(name: str, prior: EnergyDistribution, obs: ArrayLike) -> Array
             "table are independent already."
         )
     return holes.complete(missing)
-
-

@@ -9,37 +9,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
-from jax.flatten_util import ravel_pytree
 from jax.scipy.special import logsumexp
-from numpyro import handlers
 from numpyro.diagnostics import print_summary
-from numpyro.distributions import Distribution, biject_to
-from numpyro.infer import MCMC, init_to_uniform
+from numpyro.infer import MCMC
 from numpyro.infer.mcmc import MCMCKernel
-from numpyro.infer.util import _unconstrain_reparam, constrain_fn, helpful_support_errors
+from numpyro.infer.util import constrain_fn
 from tqdm.auto import tqdm
 
 from numpyro_disco._checks import check_count, check_key
 from numpyro_disco._typing import Array, Pytree
-from numpyro_disco.distributions import EnergyDistribution
-from numpyro_disco.reference import Reference
-from numpyro_disco.sites import Coordinate, Holes
+from numpyro_disco.models import prepare_model
 from numpyro_disco.tempering import (
     CONVERGED,
-    DrawBase,
-    LogDensities,
     TemperedHistory,
     TemperedResult,
     TemperingSettings,
     status_message,
     tempered_smc,
-)
-
-WRAPPERS = (
-    numpyro.distributions.ExpandedDistribution,
-    numpyro.distributions.Independent,
-    numpyro.distributions.MaskedDistribution,
 )
 
 
@@ -290,9 +276,7 @@ class TemperedSMC(MCMC):
 
         def whole(rng_keys: Array, arrays: list[Any]) -> tuple[Pytree, TemperedResult]:
             values = iter(arrays)
-            filled = [
-                next(values) if d else leaf for leaf, d in zip(fixed, dynamic, strict=True)
-            ]
+            filled = [next(values) if d else leaf for leaf, d in zip(fixed, dynamic, strict=True)]
             return self._run_chains(rng_keys, *jax.tree.unflatten(structure, filled))
 
         key = (structure, fixed, tuple(dynamic), self.progress_bar)
@@ -337,177 +321,3 @@ def _is_numeric(leaf: Any) -> bool:
     return isinstance(leaf, float | jax.Array | np.generic) or (
         isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf"
     )
-
-
-class PreparedModel:
-    """A NumPyro model as a base that can be drawn and two log densities over a flat vector."""
-
-    def __init__(
-        self,
-        model: Callable,
-        latent: tuple[str, ...],
-        unravel: Callable[[Array], dict[str, Array]],
-        draw_base: DrawBase,
-        log_densities: LogDensities,
-    ) -> None:
-        self.model, self.latent, self.unravel = model, latent, unravel
-        self.draw_base, self.log_densities = draw_base, log_densities
-
-
-def prepare_model(model: Callable, args: tuple, kwargs: dict) -> PreparedModel:
-    """Read a model once and split its log joint into base and target.
-
-    Args:
-        model: a NumPyro model.
-        args: its arguments.
-        kwargs: its keyword arguments.
-
-    Returns:
-        A `PreparedModel` over the model's unconstrained latent sites.
-
-    Raises:
-        ValueError: no latent site, a discrete one, or one without a base that can be drawn.
-    """
-    # A key of its own for whatever the model draws that is not a latent site: the same each time.
-    seeded = handlers.seed(model, jax.random.key(0))
-    shape_model = handlers.substitute(seeded, substitute_fn=init_to_uniform)
-    structure = handlers.trace(shape_model).get_trace(*args, **kwargs)
-    latent = []
-    for name, site in structure.items():
-        if site["type"] == "plate" and len(site["value"]) != site["args"][0]:
-            raise ValueError(
-                f"Plate {name!r} subsamples {len(site['value'])} of {site['args'][0]} rows; "
-                "TemperedSMC needs the whole likelihood. Leave `subsample_size` out."
-            )
-        if site["type"] != "sample" or site["is_observed"]:
-            continue
-        if site["fn"].support is not None and site["fn"].support.is_discrete:
-            raise ValueError(
-                f"Site {name!r} is a discrete latent, which HMC cannot move. Sum it out of the "
-                "model, for instance with a mixture distribution."
-            )
-        latent.append(name)
-    if not latent:
-        raise ValueError("The model has no latent site: nothing is left to draw.")
-    groups = _groups(structure)
-    prototype = {name: _unconstrained(structure[name]) for name in latent}
-    _, unravel = ravel_pytree(prototype)
-
-    def draw_base(rng_key: Array) -> Array:
-        group_key, model_key = jax.random.split(rng_key)
-        drawn: dict[str, Array] = {}
-        for index, group in enumerate(groups):
-            x = group.reference(structure).sample(jax.random.fold_in(group_key, index))
-            drawn |= {site: x[..., place] for site, place in group.free.items()}
-
-        def substitute_fn(site: dict) -> Any:
-            if site["name"] in drawn:
-                return drawn[site["name"]]
-            if site["type"] != "sample" or site["is_observed"]:
-                return None
-            try:
-                return _base(site["fn"]).sample(
-                    site["kwargs"]["rng_key"], site["kwargs"]["sample_shape"]
-                )
-            except NotImplementedError:
-                raise ValueError(
-                    f"Site {site['name']!r} has no base that can be drawn: "
-                    f"{type(site['fn']).__name__} has no `sample`. Give it a proper prior."
-                ) from None
-
-        drawing = handlers.substitute(
-            handlers.seed(model, model_key), substitute_fn=substitute_fn
-        )
-        trace = handlers.trace(drawing).get_trace(*args, **kwargs)
-        return ravel_pytree({name: _unconstrained(trace[name]) for name in latent})[0]
-
-    def log_densities(u: Array) -> tuple[Array, Array]:
-        substituted = handlers.substitute(
-            seeded, substitute_fn=partial(_unconstrain_reparam, unravel(u))
-        )
-        trace = handlers.trace(substituted).get_trace(*args, **kwargs)
-        log_base, log_target = jnp.zeros((), u.dtype), jnp.zeros((), u.dtype)
-        for name, site in trace.items():
-            if site["type"] != "sample":
-                continue
-            log_prob = site["fn"].log_prob(site["value"])
-            scale = 1.0 if site["scale"] is None else site["scale"]
-            log_target += jnp.sum(scale * log_prob)
-            if name in prototype:
-                if not isinstance(_unwrapped(site["fn"]), Coordinate):
-                    log_base += jnp.sum(_base(site["fn"]).log_prob(site["value"]))
-            elif name.startswith("_") and name.removesuffix("_log_det")[1:] in prototype:
-                log_base += jnp.sum(log_prob)
-        for group in groups:
-            log_base += jnp.sum(group.reference(trace).log_prob(group.point(trace)))
-        return log_base, log_target
-
-    return PreparedModel(seeded, tuple(latent), unravel, draw_base, log_densities)
-
-
-def _unwrapped(fn: Distribution) -> Distribution:
-    while isinstance(fn, WRAPPERS):
-        fn = fn.base_dist
-    return fn
-
-
-def _base(fn: Distribution) -> Distribution:
-    """What a latent site starts from: its prior, or the reference of a learned prior.
-
-    Masks and scales belong to the target alone: the base has to be a density that can be drawn.
-    """
-    if isinstance(fn, numpyro.distributions.MaskedDistribution):
-        return _base(fn.base_dist)
-    if isinstance(fn, numpyro.distributions.ExpandedDistribution):
-        return _base(fn.base_dist).expand(fn.batch_shape)
-    if isinstance(fn, numpyro.distributions.Independent):
-        return _base(fn.base_dist).to_event(fn.reinterpreted_batch_ndims)
-    if isinstance(fn, EnergyDistribution | Holes):
-        return fn.reference
-    return fn
-
-
-def _unconstrained(site: dict) -> Array:
-    with helpful_support_errors(site):
-        return biject_to(site["fn"].support).inv(site["value"])
-
-
-class _Group:
-    """The coordinate sites of one `numpyro_disco.sample`, which start together."""
-
-    def __init__(self, prior: EnergyDistribution) -> None:
-        self.prior = prior
-        self.sites: dict[int, str] = {}
-        self.free: dict[str, int] = {}
-
-    @property
-    def _observed(self) -> np.ndarray:
-        observed = np.ones(len(self.prior.names), bool)
-        observed[list(self.free.values())] = False
-        return observed
-
-    def point(self, trace: dict) -> Array:
-        """The vector at these sites, plate axes first."""
-        values = [
-            trace[self.sites[i]]["value"] if i in self.sites else self.prior.values[..., i]
-            for i in range(len(self.prior.names))
-        ]
-        return jnp.stack(jnp.broadcast_arrays(*values), axis=-1)
-
-    def reference(self, trace: dict) -> Reference:
-        """The reference of the free coordinates given the others, one for each plate member."""
-        prior: Any = self.prior
-        return prior._reference.condition(self.point(trace), self._observed)
-
-
-def _groups(structure: dict) -> list[_Group]:
-    groups: dict[str, _Group] = {}
-    for name, site in structure.items():
-        fn = _unwrapped(site["fn"]) if site["type"] == "sample" else None
-        if isinstance(fn, Coordinate):
-            prefix = name.removesuffix(f".{fn.name}")
-            group = groups.setdefault(prefix, _Group(fn.prior))
-            group.sites[fn.index] = name
-            if not site["is_observed"]:
-                group.free[name] = fn.index
-    return [group for group in groups.values() if group.free]

@@ -73,7 +73,10 @@ def save(path: str | os.PathLike[str], prior: EnergyDistribution) -> None:
         if getattr(prior, field) is not None:
             arrays[field] = getattr(prior, field)
     kinds = {}
-    for prefix, reference in (("energy.reference", energy.reference), ("reference", prior._reference)):
+    for prefix, reference in (
+        ("energy.reference", energy.reference),
+        ("reference", prior._reference),
+    ):
         kinds[prefix] = type(reference).__name__
         for field in _reference_fields(kinds[prefix]):
             arrays[f"{prefix}.{field}"] = getattr(reference, field)

@@ -228,6 +228,11 @@ def _spread(position: Array, free: Array, dense: bool) -> Array:
     return deviation[:, None] * jnp.linalg.cholesky(correlation)
 
 
+def _accept_probability(log_accept: Array) -> Array:
+    """Metropolis: min(1, exp(log_accept)), and 0 where that is not a number."""
+    return jnp.where(jnp.isnan(log_accept), 0.0, jnp.exp(jnp.minimum(log_accept, 0.0)))
+
+
 def _hmc_move(
     rng_key: Array,
     particles: _Particles,
@@ -273,10 +278,9 @@ def _hmc_move(
     log_accept = (end_density - 0.5 * (velocity**2).sum(-1)) - (
         start_density - 0.5 * (momentum**2).sum(-1)
     )
-    # A trajectory that ends where the density or a gradient is not a number is refused.
-    finite = jnp.isfinite(end_density) & jnp.isfinite(proposal.position).all(-1)
-    probability = jnp.where(finite, jnp.exp(jnp.minimum(log_accept, 0.0)), 0.0)
-    probability = jnp.where(jnp.isnan(probability), 0.0, probability)
+    # A trajectory that ends where the path or its gradient is not a number is refused.
+    finite = jnp.isfinite(end_density) & jnp.isfinite(proposal.gradient).all(-1)
+    probability = _accept_probability(jnp.where(finite, log_accept, -jnp.inf))
     accept = jax.random.uniform(accept_key, probability.shape) < probability
     moved = jax.tree.map(
         lambda new, old: jnp.where(accept.reshape((-1,) + (1,) * (new.ndim - 1)), new, old),
@@ -378,7 +382,15 @@ def tempered_smc(
         if report is not None:
             report(b)
         return _State(
-            particles, b, log_normalizer, step_size, probability, num_steps, status, rng_key, history
+            particles,
+            b,
+            log_normalizer,
+            step_size,
+            probability,
+            num_steps,
+            status,
+            rng_key,
+            history,
         )
 
     state = jax.lax.while_loop(lambda state: state.status == RUNNING, step, state)

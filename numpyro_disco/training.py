@@ -49,7 +49,8 @@ class TrainingSettings:
         ema_decay: of the running average of weights that is kept.
         width: units of each hidden layer.
         num_blocks: residual blocks of two layers each.
-        num_octaves: frequencies of the sine and cosine features.
+        num_octaves: frequencies of the sine and cosine features; by default enough for waves of
+            about the length of noise_scale, and no more.
         held_out_fraction: share of the rows that are not trained on and judge the result.
     """
 
@@ -60,13 +61,12 @@ class TrainingSettings:
     num_steps: int = 3000
     batch_size: int = 1024
     reuse: int = 4
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     ema_decay: float = 0.999
     width: int = 128
-    num_blocks: int = 4
-    num_octaves: int = 5
+    num_blocks: int = 2
+    num_octaves: int | None = None
     held_out_fraction: float = 0.1
-    gain: float = 1.0
 
     def __post_init__(self) -> None:
         geometric_noise_scales(self.noise_scale, self.max_noise_scale, self.num_noise_scales)
@@ -74,13 +74,21 @@ class TrainingSettings:
             raise ValueError(f"Expected 'mean' or 'draw' for `target`; got {self.target!r}.")
         for name in ("num_steps", "batch_size", "reuse", "width", "num_blocks"):
             check_count(getattr(self, name), name)
-        check_count(self.num_octaves, "num_octaves", minimum=0)
+        if self.num_octaves is not None:
+            check_count(self.num_octaves, "num_octaves", minimum=0)
         check_positive(self.learning_rate, "learning_rate")
         for name in ("ema_decay", "held_out_fraction"):
             if not 0 < check_positive(getattr(self, name), name) < 1:
                 raise ValueError(
                     f"Expected a number between 0 and 1 for `{name}`; got {getattr(self, name)}."
                 )
+
+    @property
+    def octaves(self) -> int:
+        """Frequencies pi/4 times 1, 2, 4, ... up to about 1 / (2 noise_scale)."""
+        if self.num_octaves is not None:
+            return self.num_octaves
+        return max(1, 1 + round(np.log2(2 / (np.pi * self.noise_scale))))
 
     @property
     def num_rounds(self) -> int:
@@ -118,7 +126,8 @@ class FitResult:
         history: what training saw; `plot_history` draws it.
         settings: with which it was trained.
         best_step: the step whose weights the distribution holds: the last one whose held-out loss
-            was the lowest, give or take one standard error of the difference. Zero means that the network did not improve on its reference.
+            was the lowest, give or take one standard error of the difference. Zero means that the
+            network did not improve on its start.
         interrupted: whether training stopped before `settings.num_steps`; `fit(..., resume=)` goes
             on from there.
     """
@@ -227,8 +236,7 @@ def fit(
         dimension,
         width=options.width,
         num_blocks=options.num_blocks,
-        num_octaves=options.num_octaves,
-        gain=options.gain if hasattr(options,"gain") else 1 / options.noise_scale,
+        num_octaves=options.octaves,
         linear=linear,
         rngs=nnx.Rngs(network_key),
     )
@@ -281,7 +289,7 @@ def fit(
                 error = float((held - baseline).std() / np.sqrt(len(held)))
                 history.append((int(carry.step), loss, held_mean, error))
                 # Later weights are kept unless they are worse than the lowest by more than chance:
-                # they have seen more of the space far from the rows, which this loss does not judge.
+                # they have seen more of the space far from rows, which this loss does not judge.
                 worse = held - lowest
                 if worse.mean() <= worse.std() / np.sqrt(len(worse)):
                     best, best_step = carry.average, int(carry.step)
