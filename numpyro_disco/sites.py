@@ -239,21 +239,22 @@ def site_values(name: str, prior: EnergyDistribution, x: ArrayLike) -> dict[str,
 
 
 def _check_handlers(name: str, prior: EnergyDistribution) -> None:
-    """Refuse handlers that mean a coordinate of this site and miss it: NumPyro would not say."""
+    """Refuse an observation of a coordinate that does not exist: NumPyro would ignore it.
+
+    Only `condition` and `do` say what a user observes; `substitute` also carries what NumPyro
+    itself puts there, parameters of guides and deterministic sites among them.
+    """
     free = [c for c, clamped in zip(prior.names, prior.observed, strict=True) if not clamped]
-    known = {f"{name}.{coordinate}" for coordinate in free} | {f"{name}.log_prob"}
+    known = {f"{name}.{coordinate}" for coordinate in free}
     for handler in _PYRO_STACK:
-        data = getattr(handler, "data", None)
-        for site in data if isinstance(data, dict) else ():
-            if (
-                isinstance(site, str)
-                and site not in known
-                and (site == name or site.startswith(f"{name}."))
-            ):
+        if not isinstance(handler, numpyro.handlers.condition | numpyro.handlers.do):
+            continue
+        for site in handler.data or ():
+            if site not in known and (site == name or site.startswith(f"{name}.")):
                 raise ValueError(
                     f"`{type(handler).__name__}` names {site!r}, which is not a site of {name!r}: "
-                    f"its sites are {sorted(known - {f'{name}.log_prob'})}, one for each free "
-                    "coordinate."
+                    f"its sites are {sorted(known)}, one for each free coordinate. If it is a site "
+                    f"of your own, give it a name that does not start with '{name}.'."
                 )
 
 

@@ -242,11 +242,14 @@ def fit(
     )
     graph, weights = nnx.split(network)
     template = LearnedEnergy(weights, reference, jnp.asarray(loc), jnp.asarray(scale), graph)
-    fingerprint = (names, num_rows, graph, dataclasses.replace(options, num_steps=1))
+    # What must be the same for a run to be gone on with; of the rows, their means and deviations.
+    key_data = np.asarray(jax.random.key_data(rng_key)).tolist()
+    same_run = dataclasses.replace(options, num_steps=1)
+    fingerprint = (names, num_rows, key_data, loc.tolist(), scale.tolist(), graph, same_run)
     if resume is not None and resume._fingerprint != fingerprint:
         raise ValueError(
-            "Expected `resume` to come from the same columns, number of rows and settings (all but "
-            "`num_steps`); they differ. Start anew without `resume`."
+            "Expected `resume` to come from the same key, data and settings (all but `num_steps`); "
+            "they differ. Start anew without `resume`."
         )
     optimizer = _optimizer(options)
     if resume is None:
