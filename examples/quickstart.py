@@ -169,7 +169,7 @@ def main(args):
         print(f"no figures: {error}")
     else:
         plot_conditional(
-            output / "conditional.png", mcmc.get_samples(), smc.get_samples(), ("bp", "ltg")
+            output / "conditional.png", mcmc.get_samples(), smc.get_samples(), ("sex", "hdl")
         )
         print("\nhistory.png, conditional.png and prior.npz are in examples/output")
     print(f"done in {time.perf_counter() - start:.0f} s")

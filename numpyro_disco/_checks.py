@@ -50,7 +50,13 @@ def check_key(rng_key: Any) -> jax.Array:
             "`jax.random.key(0)`."
         )
     if not jax.dtypes.issubdtype(rng_key.dtype, jax.dtypes.prng_key):
-        rng_key = jax.random.wrap_key_data(rng_key)
+        try:
+            rng_key = jax.random.wrap_key_data(rng_key)
+        except TypeError:
+            raise ValueError(
+                f"Expected a random key for `rng_key`; got an array of {rng_key.dtype} of shape "
+                f"{rng_key.shape}. Make one with `jax.random.key(0)`."
+            ) from None
     if rng_key.shape != ():
         raise ValueError(
             f"Expected one random key for `rng_key`; got an array of keys of shape {rng_key.shape}."
@@ -107,6 +113,10 @@ def columns_of(data: Any, argument: str = "data") -> tuple[np.ndarray, tuple[str
     """
     names: tuple[str, ...] | None = None
     if isinstance(data, Mapping):
+        if len({str(name) for name in data}) < len(data):
+            raise ValueError(
+                f"Expected distinct names in `{argument}`; got {list(data)}. Rename the columns."
+            )
         columns = {str(name): np.asarray(column) for name, column in data.items()}
         lengths = {name: column.shape for name, column in columns.items()}
         if len(set(lengths.values())) != 1 or any(len(shape) != 1 for shape in lengths.values()):

@@ -173,10 +173,11 @@ class EnergyDistribution(Distribution):
         """Try the energy where the reference reaches."""
         (dimension,) = self._reference.event_shape
         out = jax.eval_shape(self.energy_fn, self.loc)
-        if not isinstance(out, jax.ShapeDtypeStruct) or out.shape != ():
+        single = isinstance(out, jax.ShapeDtypeStruct) and out.shape == ()
+        if not (single and jnp.issubdtype(out.dtype, jnp.floating)):
             raise ValueError(
                 f"Expected `energy_fn` to return one number for a point of shape ({dimension},); "
-                f"got {out}. Sum over coordinates, or return an array of shape ()."
+                f"got {out}. Sum over coordinates, and return a floating-point array of shape ()."
             )
         if any(
             isinstance(leaf, jax.core.Tracer)

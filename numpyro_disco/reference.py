@@ -158,6 +158,28 @@ class Reference(Distribution):
         return jnp.where(seen, values, 0.0), seen & ~already, seen | already
 
 
+def _check_mean(mean: Array, argument: str) -> None:
+    if not isinstance(mean, jax.core.Tracer) and not np.isfinite(np.asarray(mean)).all():
+        raise ValueError(f"Expected finite numbers for `{argument}`; got {mean}.")
+
+
+def _check_observed(observed: Array | None, dimension: int) -> None:
+    if observed is not None and observed.shape[-1:] != (dimension,):
+        raise ValueError(f"Expected shape (..., {dimension}) for `observed`; got {observed.shape}.")
+
+
+def _check_symmetric(covariance: Array, argument: str) -> None:
+    if isinstance(covariance, jax.core.Tracer):
+        return
+    matrix = np.asarray(covariance)
+    gap = np.abs(matrix - np.swapaxes(matrix, -1, -2)).max(initial=0.0)
+    if gap > 1e-4 * np.abs(matrix).max(initial=0.0):
+        raise ValueError(
+            f"Expected a symmetric matrix for `{argument}`; it differs from its transpose by "
+            f"{gap:.3g}. Use (matrix + matrix.T) / 2 if that is rounding."
+        )
+
+
 def _check_covariance(cholesky: Array, argument: str) -> None:
     if not isinstance(cholesky, jax.core.Tracer) and not np.isfinite(np.asarray(cholesky)).all():
         raise ValueError(
@@ -206,8 +228,16 @@ class GaussianReference(Reference):
                 f"Expected shape (..., {dimension}, {dimension}) for `covariance`, to match `mean` "
                 f"of shape {mean.shape}; got {covariance.shape}."
             )
-        self.mean_, self.covariance = mean, covariance
         self.observed = None if observed is None else jnp.asarray(observed, bool)
+        _check_mean(mean, "mean")
+        if observed is None:
+            # `condition` gives `observed`, and the rounding of its result is not the user's doing.
+            _check_symmetric(covariance, "covariance")
+        _check_observed(self.observed, dimension)
+        if self.observed is not None:
+            free = (~self.observed).astype(covariance.dtype)
+            covariance = covariance * _outer(free, free)
+        self.mean_, self.covariance = mean, covariance
         self.scale_tril = _padded_cholesky(
             covariance, jnp.ones(dimension, bool) if self.observed is None else ~self.observed
         )
@@ -301,7 +331,9 @@ class MixtureReference(Reference):
         weights = _floating(weights)
         if not isinstance(weights, jax.core.Tracer):
             concrete = np.asarray(weights)
-            if not (np.isfinite(concrete).all() and (concrete >= 0).all() and concrete.any()):
+            if not (
+                np.isfinite(concrete).all() and (concrete >= 0).all() and concrete.any(-1).all()
+            ):
                 raise ValueError(f"Expected non-negative, finite `weights`; got {concrete}.")
         self._setup(jnp.log(weights), means, covariances, observed, validate_args)
 
@@ -327,9 +359,16 @@ class MixtureReference(Reference):
                 f"Expected shape (..., {num_components}, {dimension}, {dimension}) for "
                 f"`covariances`, to match `means` of shape {means.shape}; got {covariances.shape}."
             )
+        self.observed = None if observed is None else jnp.asarray(observed, bool)
+        _check_mean(means, "means")
+        if observed is None:
+            _check_symmetric(covariances, "covariances")
+        _check_observed(self.observed, dimension)
+        if self.observed is not None:
+            free = self._free_of(dimension).astype(covariances.dtype)
+            covariances = covariances * _outer(free, free)
         self.means, self.covariances = means, covariances
         self.log_weights = jax.nn.log_softmax(log_weights, axis=-1)
-        self.observed = None if observed is None else jnp.asarray(observed, bool)
         self.scale_trils = _padded_cholesky(covariances, self._free_of(dimension))
         _check_covariance(self.scale_trils, "covariances")
         self.whiteners = _whitener(self.scale_trils)

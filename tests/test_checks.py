@@ -1,0 +1,266 @@
+"""Checks of arguments: what they return, and what their messages say."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+from numpyro_disco import _checks as checks
+
+NAMES = ("z", "u", "g")
+
+
+def refuses(*parts):
+    """Expect a ValueError whose message holds every part, in this order."""
+    return pytest.raises(ValueError, match="(?s)" + ".*".join(re.escape(p) for p in parts))
+
+
+# --- numbers
+
+
+def test_positive():
+    for value in (2, 0.5, np.float32(0.5), jnp.float32(0.5)):
+        number = checks.check_positive(value, "width")
+        assert type(number) is float and number == value
+    for value in (0, -1.5, np.inf, np.nan, "wide", None):
+        with refuses("positive", "`width`", f"got {value!r}"):
+            checks.check_positive(value, "width")
+
+
+def test_count():
+    for value in (3, np.int64(3)):
+        number = checks.check_count(value, "num_rows")
+        assert type(number) is int and number == 3
+    assert checks.check_count(0, "num_rows", minimum=0) == 0
+    for value in (0, -1, 2.0, "3", True, None):
+        with refuses("at least 1", "`num_rows`", f"got {value!r}"):
+            checks.check_count(value, "num_rows")
+    with refuses("at least 5", "got 4"):
+        checks.check_count(4, "num_rows", minimum=5)
+
+
+def test_fraction():
+    assert checks.check_fraction(0.25, "decay") == 0.25
+    for value in (0, 1, 1.5, -0.1, np.nan, "half"):
+        with refuses("`decay`", f"got {value!r}"):
+            checks.check_fraction(value, "decay")
+
+
+# --- keys
+
+
+def test_key():
+    key = jax.random.key(3)
+    assert checks.check_key(key) is key
+    for legacy in (jax.random.PRNGKey(3), np.asarray(jax.random.PRNGKey(3))):
+        typed = checks.check_key(legacy)
+        assert typed.shape == ()
+        np.testing.assert_array_equal(jax.random.key_data(typed), jax.random.key_data(key))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        0,
+        None,
+        "key",
+        (0, 3),
+        np.uint32(3),
+        jnp.uint32(3),
+        jnp.zeros(2),
+        np.zeros(3, np.uint32),
+        np.zeros((), np.uint32),
+    ],
+    ids=repr,
+)
+def test_what_is_no_key(value):
+    with refuses("random key", "`rng_key`", "got"):
+        checks.check_key(value)
+
+
+def test_many_keys_are_not_one():
+    for keys in (jax.random.split(jax.random.key(0), 3), jnp.zeros((3, 2), jnp.uint32)):
+        with refuses("one random key", "`rng_key`", "shape (3,)"):
+            checks.check_key(keys)
+
+
+# --- names
+
+
+def test_names():
+    assert checks.check_names(None, 3) == ("0", "1", "2")
+    for names in (list(NAMES), NAMES, np.array(NAMES), pd.Index(NAMES)):
+        assert checks.check_names(names, 3) == NAMES
+    with refuses("3 names", "`names`", "single string 'zug'"):
+        checks.check_names("zug", 3)
+    for name in ("", "a/b", 3, None):
+        with refuses("`names`", f"got {name!r}", "Rename"):
+            checks.check_names(["z", name, "g"], 3)
+    with refuses("Expected 2 `names`", "got 3", "('z', 'u', 'g')"):
+        checks.check_names(NAMES, 2)
+    with refuses("distinct `names`", "['u']"):
+        checks.check_names(["u", "z", "u"], 3)
+
+
+def test_name_index():
+    assert [checks.name_index(name, NAMES, "observed") for name in NAMES] == [0, 1, 2]
+    for name in ("redshift", 0, None):
+        with refuses("`observed` names", repr(name), "not a coordinate", str(NAMES)):
+            checks.name_index(name, NAMES, "observed")
+
+
+# --- tables
+
+TABLE = np.arange(12.0).reshape(4, 3) ** 2
+
+
+def test_columns_of():
+    for data in (TABLE, TABLE.tolist(), TABLE.astype(int), jnp.asarray(TABLE)):
+        table, names = checks.columns_of(data)
+        assert table.dtype == np.float64 and names is None
+        np.testing.assert_array_equal(table, TABLE)
+    columns = dict(zip(NAMES, TABLE.T, strict=True))
+    for data in (columns, pd.DataFrame(columns)):
+        table, names = checks.columns_of(data)
+        assert table.dtype == np.float64 and names == NAMES
+        np.testing.assert_array_equal(table, TABLE)
+    _, names = checks.columns_of(pd.DataFrame(TABLE))
+    assert names == ("0", "1", "2")
+
+
+def test_columns_of_keeps_holes():
+    frame = pd.DataFrame({"z": [1.0, None], "u": [2, 3]})
+    table, _ = checks.columns_of(frame)
+    np.testing.assert_array_equal(table, [[1, 2], [np.nan, 3]])
+
+
+def test_columns_of_refuses():
+    for data in ({"z": [1, 2], "u": [1]}, {"z": [[1], [2]]}, {}, {"z": 3.0}):
+        with refuses("one length", "`rows`", "got the shapes"):
+            checks.columns_of(data, "rows")
+    for data in ([["a", "b"]], pd.DataFrame({"z": ["a", "b"]}), {"z": ["a", "b"]}):
+        with refuses("Expected numbers in `rows`", "got"):
+            checks.columns_of(data, "rows")
+
+
+def test_names_that_print_alike_lose_no_column():
+    # 1 and "1" are two columns: either both come back, or the caller hears of it.
+    for data in ({1: [1.0, 2.0], "1": [3.0, 4.0]}, pd.DataFrame({1: [1.0, 2.0], "1": [3.0, 4.0]})):
+        try:
+            table, _ = checks.columns_of(data)
+        except ValueError:
+            continue
+        np.testing.assert_array_equal(table, [[1, 3], [2, 4]])
+
+
+def rows(num_rows=20):
+    return np.random.default_rng(0).normal(size=(num_rows, 3)) * [1.0, 100.0, 1e-3] + [0, 1e3, 1]
+
+
+def test_rows_of():
+    table, names = checks.rows_of(rows(), None)
+    assert names == ("0", "1", "2")
+    np.testing.assert_array_equal(table, rows())
+    frame = pd.DataFrame(rows(), columns=list(NAMES))
+    assert checks.rows_of(frame, None)[1] == NAMES
+    assert checks.rows_of(frame, ["a", "b", "c"])[1] == ("a", "b", "c")
+    assert checks.rows_of(rows()[:, :1], ["z"])[0].shape == (20, 1)
+
+
+def test_rows_of_refuses():
+    for data in (rows()[:, 0], rows()[None], np.zeros((20, 0))):
+        with refuses("shape (N, D) for `data`", f"got shape {data.shape}"):
+            checks.rows_of(data, None)
+    with refuses("3 `names`", "got 2"):
+        checks.rows_of(rows(), ["a", "b"])
+    with refuses("at least 10 rows in `data`", "got 9"):
+        checks.rows_of(rows(9), None)
+    wide = np.random.default_rng(0).normal(size=(15, 14))
+    with refuses("at least 16 rows in `data`", "got 15"):
+        checks.rows_of(wide, None)
+
+
+def test_rows_of_refuses_what_is_not_finite():
+    data = rows()
+    data[3, 1], data[4, 1], data[4, 2] = np.nan, np.inf, -np.inf
+    with refuses("finite numbers in `data`", "2 of 20 rows", "['u', 'g']", "impute"):
+        checks.rows_of(data, NAMES)
+
+
+def test_rows_of_refuses_columns_that_say_nothing():
+    data = rows()
+    data[:, 1] = 1e6
+    with refuses("vary in `data`", "['u']", "constant"):
+        checks.rows_of(data, NAMES)
+    data[:, 1] = 0.0
+    with refuses("vary in `data`", "['u']"):
+        checks.rows_of(data, NAMES)
+    for sign in (1.0, -1.0):
+        data = rows()
+        data[:, 2] = 5.0 + sign * 3.0 * data[:, 0]
+        with refuses("`data`", "[('z', 'g')]", "copies"):
+            checks.rows_of(data, NAMES)
+
+
+# --- observed values
+
+
+def same(got, values, mask):
+    np.testing.assert_array_equal(got[0], values)
+    np.testing.assert_array_equal(got[1], mask)
+    assert got[1].dtype == bool
+
+
+def test_observed_mapping():
+    same(checks.observed_values({"u": 2.0}, NAMES), [0, 2, 0], [False, True, False])
+    same(checks.observed_values({}, NAMES), [0, 0, 0], [False] * 3)
+    # NaN is free, wherever it is.
+    got = checks.observed_values({"g": [1.0, np.nan], "z": 5}, NAMES)
+    same(got, [[5, 0, 1], [5, 0, 0]], [[True, False, True], [True, False, False]])
+
+
+def test_observed_array_and_frame():
+    table = np.array([[1.0, np.nan, 3.0], [np.nan, np.nan, np.nan]])
+    mask = [[True, False, True], [False] * 3]
+    same(checks.observed_values(table, NAMES), [[1, 0, 3], [0, 0, 0]], mask)
+    same(checks.observed_values(table[0], NAMES), [1, 0, 3], mask[0])
+    same(checks.observed_values([1, None, 3], NAMES), [1, 0, 3], mask[0])
+    # Columns of a frame are found by name; one that is missing is free.
+    frame = pd.DataFrame({"g": [3.0, np.nan], "z": [1.0, np.nan]})
+    same(checks.observed_values(frame, NAMES), [[1, 0, 3], [0, 0, 0]], mask)
+
+
+def test_observed_traced():
+    @jax.jit
+    def by_name(value):
+        values, mask = checks.observed_values({"u": value, "g": 3.0}, NAMES)
+        assert isinstance(mask, np.ndarray)  # which coordinates are held is known while tracing
+        np.testing.assert_array_equal(mask.reshape(-1, 3).all(0), [False, True, True])
+        return values
+
+    np.testing.assert_array_equal(by_name(2.0), [0, 2, 3])
+    np.testing.assert_array_equal(by_name(jnp.array([2.0, 4.0])), [[0, 2, 3], [0, 4, 3]])
+
+    whole = jax.jit(lambda table: checks.observed_values(table, NAMES))
+    same(whole(jnp.array([1.0, jnp.nan, 3.0])), [1, 0, 3], [True, False, True])
+
+
+def test_observed_refuses():
+    with refuses("`given` names 'redshift'", str(NAMES)):
+        checks.observed_values({"redshift": 1.0}, NAMES, "given")
+    with refuses("one batch shape in `given`", "'z': (2,)", "'u': (3,)"):
+        checks.observed_values({"z": [1, 2], "u": [1, 2, 3]}, NAMES, "given")
+    for value in (np.zeros(2), np.zeros((3, 2)), 1.0):
+        with refuses("last axis of 3 for `given`", str(NAMES), f"got shape {np.shape(value)}"):
+            checks.observed_values(value, NAMES, "given")
+    for value in ({"z": np.inf}, [np.nan, -np.inf, 0.0]):
+        with refuses("finite numbers", "`given`", "got infinity"):
+            checks.observed_values(value, NAMES, "given")
+    for value in ({"z": "low"}, ["a", "b", "c"]):
+        with refuses("Expected numbers in `given`", "got"):
+            checks.observed_values(value, NAMES, "given")
+    with refuses("last axis of 3 for `given`"):
+        jax.eval_shape(lambda x: checks.observed_values(x, NAMES, "given")[0], np.zeros(2))

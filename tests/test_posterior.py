@@ -1,0 +1,164 @@
+"""The posterior over training rows against brute force in float64."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from statistics_tools import assert_within
+
+from numpyro_disco.posterior import row_posterior
+
+NUM_ROWS, DIMENSION = 300, 3
+NOISE_SCALES = (0.01, 0.1, 0.5, 2.0)
+posterior = jax.jit(row_posterior, static_argnames="chunk_size")
+
+
+def make_rows():
+    """Two lopsided clusters and a far straggler, away from the origin."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(NUM_ROWS, DIMENSION)) * [1.0, 0.3, 0.5] + [1.0, -2.0, 0.5]
+    rows[: NUM_ROWS // 4] = rows[: NUM_ROWS // 4] * 0.2 + [2.0, 1.0, 0.0]
+    rows[-1] = [4.0, 3.0, -2.0]
+    return rows.astype(np.float32)
+
+
+ROWS = make_rows()
+
+
+def make_points(noise_scale):
+    """Near rows, among them, and at distance 10."""
+    rng = np.random.default_rng(1)
+    near = ROWS[rng.integers(NUM_ROWS, size=32)] + noise_scale * rng.normal(size=(32, DIMENSION))
+    among = ROWS[rng.integers(NUM_ROWS, size=24)] + rng.normal(size=(24, DIMENSION))
+    away = rng.normal(size=(8, DIMENSION))
+    away = ROWS.mean(0) + 10 * away / np.linalg.norm(away, axis=1, keepdims=True)
+    return np.concatenate([near, among, away]).astype(np.float32)
+
+
+def brute_force(points, rows, noise_scale):
+    """Probabilities (B, N), mean (B, D) and log density (B,), in float64 and written plainly."""
+    points, rows = np.asarray(points, np.float64), np.asarray(rows, np.float64)
+    noise_scale = np.float64(np.float32(noise_scale))
+    square = ((points[:, None] - rows) ** 2).sum(-1)
+    logits = -0.5 * square / noise_scale**2
+    top = logits.max(1, keepdims=True)
+    weights = np.exp(logits - top)
+    total = weights.sum(1, keepdims=True)
+    constant = np.log(len(rows)) + 0.5 * rows.shape[1] * np.log(2 * np.pi * noise_scale**2)
+    log_density = top[:, 0] + np.log(total[:, 0]) - constant
+    return weights / total, weights @ rows / total, log_density
+
+
+@pytest.mark.parametrize("chunk_size", [100, 128, 512], ids=["divides", "remainder", "one chunk"])
+def test_against_brute_force(chunk_size):
+    for noise_scale in NOISE_SCALES:
+        points = make_points(noise_scale)
+        probabilities, mean, log_density = brute_force(points, ROWS, noise_scale)
+        got = posterior(jax.random.key(0), points, ROWS, noise_scale, chunk_size=chunk_size)
+        # Logits are |x|^2 / sigma_0^2 in size and carry float32's relative error; so do the
+        # shares, and the mean moves by that error times the spread of the rows that compete.
+        reach = (np.abs(points - ROWS.mean(0)) ** 2).sum(1) + (ROWS.std(0) ** 2).sum()
+        rounding = 4 * np.finfo(np.float32).eps * (reach / noise_scale**2 + 10)
+        square = ((ROWS[None] - mean[:, None]) ** 2).sum(-1)
+        spread = np.sqrt((probabilities * square).sum(1))
+        mean_error = np.abs(np.asarray(got.mean, np.float64) - mean).max(1)
+        log_error = np.abs(np.asarray(got.log_density, np.float64) - log_density)
+        print(
+            f"noise {noise_scale}: mean off by {mean_error[:56].max():.1e} near, "
+            f"{mean_error[56:].max():.1e} far; log density by {log_error[:56].max():.1e} near, "
+            f"{log_error[56:].max():.1e} far"
+        )
+        assert (log_error <= rounding).all()
+        assert (mean_error <= rounding * spread + 2e-6).all()
+        # What training sees at ordinary distances, as plain numbers.
+        assert mean_error[:32].max() < 1e-4 and log_error[:32].max() < 0.02
+
+
+def test_the_score_is_the_gradient_of_the_log_density():
+    noise_scale, step = 0.3, 1e-5
+    points = make_points(noise_scale)[:56]
+    got = posterior(jax.random.key(0), points, ROWS, noise_scale, chunk_size=128)
+    score = (np.asarray(got.mean, np.float64) - points) / noise_scale**2
+    for axis in range(DIMENSION):
+        shift = step * np.eye(DIMENSION)[axis]
+        above, below = (brute_force(points + s, ROWS, noise_scale)[2] for s in (shift, -shift))
+        np.testing.assert_allclose(score[:, axis], (above - below) / (2 * step), atol=2e-3)
+
+    def log_density(x):
+        return row_posterior(jax.random.key(0), x, ROWS, noise_scale, chunk_size=128).log_density
+
+    gradient = jax.jit(jax.grad(lambda x: log_density(x).sum()))(points)
+    np.testing.assert_allclose(gradient, score, atol=2e-3)
+
+
+def test_a_single_row():
+    row = np.float32([[1.0, 2.0]])
+    points = np.float32([[0.0, 0.0], [1.0, 2.0]])
+    got = row_posterior(jax.random.key(0), points, row, 0.5)
+    np.testing.assert_array_equal(got.mean, np.repeat(row, 2, axis=0))
+    np.testing.assert_array_equal(got.draw, np.repeat(row, 2, axis=0))
+    np.testing.assert_allclose(got.log_density, brute_force(points, row, 0.5)[2], rtol=1e-6)
+
+
+# Few enough rows to count every one of them; the last stands far from the others.
+FEW = np.float32([[0.0, 0.0], [0.5, 0.2], [1.1, 0.1], [0.2, 0.9], [0.7, 1.4], [1.9, 0.3],
+                  [0.1, 2.0], [1.0, 1.0], [-0.6, 0.4], [9.0, 9.0]])  # fmt: skip
+PLACES = np.float32([[0.4, 0.3], [1.5, 0.8], [5.0, 4.0]])
+DRAWS = 20_000
+
+
+def check_frequencies(chosen):
+    """Indices (3, DRAWS) of the rows drawn at each place."""
+    exact = brute_force(PLACES, FEW, 0.7)[0]
+    frequencies = np.stack([np.bincount(c, minlength=len(FEW)) for c in chosen]) / DRAWS
+    error = np.sqrt(exact * (1 - exact) / DRAWS) + 0.1 / DRAWS
+    assert_within(frequencies, exact, error, resolution=0.02, label="frequencies")
+
+
+def index_of(draws):
+    distance = np.abs(np.asarray(draws)[:, None] - FEW).max(-1)
+    assert distance.min(1).max() < 1e-5, "a draw that is no row"
+    return distance.argmin(1).reshape(len(PLACES), DRAWS)
+
+
+@pytest.mark.parametrize("chunk_size", [3, 5, 10])
+def test_frequencies_of_draws(chunk_size):
+    points = np.repeat(PLACES, DRAWS, axis=0)
+    got = posterior(jax.random.key(1), points, FEW, 0.7, chunk_size=chunk_size)
+    check_frequencies(index_of(got.draw))
+
+
+def test_a_draw_blind_to_the_mass_of_chunks_fails():
+    # Right within a chunk, but every chunk replaces the one before with equal probability.
+    exact, rng = brute_force(PLACES, FEW, 0.7)[0], np.random.default_rng(0)
+    chosen = []
+    for probabilities in exact:
+        blocks = np.array_split(np.arange(len(FEW)), 2)
+        picks = [rng.choice(b, DRAWS, p=probabilities[b] / probabilities[b].sum()) for b in blocks]
+        chosen.append(np.where(rng.random(DRAWS) < 0.5, *picks))
+    with pytest.raises(AssertionError, match="is off"):
+        check_frequencies(np.array(chosen))
+
+
+def test_draws_follow_the_key_alone():
+    points = np.repeat(PLACES, DRAWS, axis=0)
+    draw = partial(posterior, points=points, rows=FEW, noise_scale=0.7, chunk_size=5)
+    one, same, other = (index_of(draw(jax.random.key(k)).draw) for k in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    # Two independent draws agree with probability sum p^2; the same key twice would always agree.
+    exact = (brute_force(PLACES, FEW, 0.7)[0] ** 2).sum(1)
+    error = np.sqrt(exact * (1 - exact) / DRAWS)
+    agreement = (one == other).mean(1)
+    assert_within(agreement, exact, error, resolution=0.02, label="agreement")
+    with pytest.raises(AssertionError, match="is off"):
+        assert_within((one == same).mean(1), exact, error, resolution=0.02, label="agreement")
+
+
+def test_dtype_is_that_of_the_points():
+    got = jax.eval_shape(
+        partial(row_posterior, chunk_size=4), jax.random.key(0), jnp.zeros((2, 2)), FEW, 0.1
+    )
+    assert {leaf.dtype for leaf in got} == {jnp.dtype("float32")}
+    assert got.mean.shape == got.draw.shape == (2, 2) and got.log_density.shape == (2,)
