@@ -55,6 +55,7 @@ def sample_conditional(
         (10, 2)
     """
     rng_key = check_key(rng_key)
+    _check_prior(prior)
     num_samples = check_count(num_samples, "num_samples")
     if num_particles is None:
         num_particles = max(num_samples, MIN_PARTICLES)
@@ -67,9 +68,10 @@ def sample_conditional(
     if prior.values is not None:
         clamped = np.asarray(prior.observed)
         values, mask = jnp.where(clamped & ~mask, prior.values, values), mask | clamped
+    values, mask = jnp.broadcast_arrays(values, mask)
     if values.ndim > 2:
         raise ValueError(f"Expected (D,) or (rows, D) for `observed`; got shape {values.shape}.")
-    rows, masks = jnp.atleast_2d(values), jnp.atleast_2d(jnp.asarray(mask))
+    rows, masks = jnp.atleast_2d(values), jnp.atleast_2d(mask)
     if len(rows) == 0:
         return jnp.zeros((num_samples, 0, len(prior.names)), values.dtype)
     draws, result = draw_conditionals(
@@ -123,6 +125,7 @@ def impute(
         >>> disco.impute(jax.random.key(0), prior, table, num_imputations=4).shape
         (4, 3, 2)
     """
+    _check_prior(prior)
     check_count(num_imputations, "num_imputations")
     values, mask = observed_values(table, prior.names, "table")
     if values.ndim != 2:
@@ -135,3 +138,11 @@ def impute(
         num_particles=num_particles,
         batch_size=batch_size,
     )
+
+
+def _check_prior(prior: Any) -> None:
+    if not isinstance(prior, EnergyDistribution):
+        hint = " Give its `distribution`." if hasattr(prior, "distribution") else ""
+        raise ValueError(
+            f"Expected an `EnergyDistribution` for `prior`; got {type(prior).__name__}.{hint}"
+        )

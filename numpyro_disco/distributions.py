@@ -61,7 +61,8 @@ class EnergyDistribution(Distribution):
     `log_prob` is **unnormalised**, -E(x), until `normalize` has estimated log Z; it is then
     -E(x) - log Z, right up to the reported standard error. Samplers that need gradients only
     (NUTS, HMC, SVI, `TemperedSMC`) need no Z, as long as Z depends on nothing that is inferred:
-    where it would, differentiating `log_prob` raises.
+    where it would, differentiating `log_prob` raises. (Kernels that take no gradient, such as AIES,
+    ESS and SA, differentiate nothing, so there it is up to the user.)
 
     The weights of the energy are leaves of this distribution, which is a JAX pytree: it may be an
     argument of a model or of a compiled function.
@@ -370,6 +371,7 @@ class EnergyDistribution(Distribution):
         """
         if key is None:
             raise ValueError("Expected a random key; got None. Wrap the model in `seed`.")
+        key = check_key(key)
         num_samples = int(np.prod(sample_shape, dtype=int))
         settings = TemperingSettings(num_particles=max(num_samples, MIN_PARTICLES))
         values, masks = self._rows()
@@ -378,7 +380,7 @@ class EnergyDistribution(Distribution):
             keys, self._scaled_energy(), values, masks, num_samples, settings
         )
         draws = poisoned(draws, result, axis=1)
-        return draws.reshape(*sample_shape, *self.batch_shape, len(self.names))
+        return draws.reshape(self.shape(sample_shape))
 
     def normalize(self, rng_key: Array, *, num_particles: int = 1024, num_runs: int = 16) -> Self:
         """Estimate log Z by tempered SMC from the reference, whose own log Z is 0.

@@ -116,9 +116,14 @@ def draw_conditionals(
         summary = result._replace(position=nothing, log_base=nothing, log_target=nothing)
         return result.position[pick], summary
 
-    draws, results = jax.lax.map(
-        one, (rng_keys, values, observed), batch_size=min(batch_size, len(values))
-    )
+    # Rows are padded to whole batches of about one size: a batch of another would compile anew.
+    num_rows = len(values)
+    num_batches = -(-num_rows // batch_size)
+    size = -(-num_rows // num_batches)
+    index = jnp.arange(num_batches * size) % num_rows
+    padded = jax.tree.map(lambda leaf: leaf[index], (rng_keys, values, observed))
+    draws, results = jax.lax.map(one, padded, batch_size=size)
+    draws, results = jax.tree.map(lambda leaf: leaf[:num_rows], (draws, results))
     return jnp.swapaxes(draws, 0, 1), results
 
 

@@ -206,7 +206,8 @@ def sample(name: str, prior: EnergyDistribution, *, obs: ArrayLike | None = None
             assert prior.values is not None
             values.append(prior.values[..., index])
         else:
-            values.append(numpyro.sample(f"{name}.{coordinate}", Coordinate(prior, index)))
+            site = f"{name}.{coordinate}"
+            values.append(numpyro.sample(site, Coordinate(prior, index), obs=_intervention(site)))
     x = jnp.stack(jnp.broadcast_arrays(*values), axis=-1)
     numpyro.factor(f"{name}.log_prob", prior.log_prob(x))
     return x
@@ -238,6 +239,18 @@ def site_values(name: str, prior: EnergyDistribution, x: ArrayLike) -> dict[str,
     }
 
 
+def _intervention(site: str) -> Any:
+    """The value that `do` gives a coordinate, which is then observed.
+
+    `do` leaves the site itself behind as a latent that nothing depends on. With a density of its
+    own that would do no harm; a coordinate has none, and a flat latent cannot be sampled.
+    """
+    for handler in _PYRO_STACK:
+        if isinstance(handler, numpyro.handlers.do) and site in (handler.data or ()):
+            return handler.data[site]
+    return None
+
+
 def _check_handlers(name: str, prior: EnergyDistribution) -> None:
     """Refuse an observation of a coordinate that does not exist: NumPyro would ignore it.
 
@@ -267,16 +280,15 @@ def _sample_holes(name: str, prior: EnergyDistribution, obs: ArrayLike) -> Array
         )
     if any(prior.observed):
         raise ValueError("Expected an unclamped prior with `obs`: put the values into the table.")
+    if any(isinstance(handler, numpyro.plate) for handler in _PYRO_STACK):
+        raise ValueError(
+            "Call `sample(..., obs=table)` outside of plates: the rows of the table are "
+            "independent already, and a plate would count each of them once for every member."
+        )
     values = jnp.asarray(values, prior.loc.dtype)
     if observed.all():
         numpyro.factor(f"{name}.log_prob", prior.log_prob(values).sum())
         return values
     holes = Holes(prior, values, observed)
     missing = numpyro.sample(f"{name}.missing", holes)
-    if jnp.shape(missing) != holes.event_shape:
-        raise ValueError(
-            f"Expected {len(holes.holes)} missing entries at {name!r}; got shape "
-            f"{jnp.shape(missing)}. Call `sample(..., obs=...)` outside of plates: the rows of the "
-            "table are independent already."
-        )
     return holes.complete(missing)

@@ -64,7 +64,7 @@ class TemperedSMC(MCMC):
     Args:
         model: any NumPyro model whose latent sites are continuous.
         num_particles: particles of each run.
-        num_chains: independent runs, side by side in one compiled program; two or more let R-hat
+        num_chains: independent runs, all in one compiled program; two or more let R-hat
             and the evidence's standard error say whether they agree.
         progress_bar: show the inverse temperature with tqdm.
         jit_model_args: compile for arrays and floats of the same shapes instead of for their
@@ -301,7 +301,10 @@ class TemperedSMC(MCMC):
                 rng_key, prepared.draw_base, prepared.log_densities, self.settings, report=report
             )
 
-        result = jax.vmap(one)(rng_keys, jnp.arange(self.num_chains))
+        # A CPU is kept busy by the particles of one run; run after run, none waits for the slowest.
+        abreast = 1 if jax.default_backend() == "cpu" else self.num_chains
+        runs = (rng_keys, jnp.arange(self.num_chains))
+        result = jax.lax.map(lambda run: one(*run), runs, batch_size=abreast)
         unravel = jax.vmap(jax.vmap(prepared.unravel))
         samples = constrain_fn(
             prepared.model,

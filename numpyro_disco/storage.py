@@ -10,8 +10,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,20 @@ from numpyro_disco.reference import GaussianReference, MixtureReference, Referen
 
 FORMAT = "numpyro_disco.prior"
 FORMAT_VERSION = 1
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+)
+"""What Python's own readers raise on bytes that are not what they say; NotImplementedError and
+RecursionError are RuntimeErrors."""
 _OPTIONAL = ("values", "log_normalizer", "log_normalizer_error", "noise_scale")
 
 
@@ -100,6 +116,10 @@ def save(path: str | os.PathLike[str], prior: EnergyDistribution) -> None:
                 buffer = io.BytesIO()
                 np.save(buffer, np.asarray(array), allow_pickle=False)
                 archive.writestr(f"{name}.npy", buffer.getvalue())
+        # `mkstemp` makes files that only their owner can read; a prior is as public as its folder.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -124,7 +144,7 @@ def load(path: str | os.PathLike[str]) -> EnergyDistribution:
     description, arrays = _read(path)
     try:
         return _rebuild(description, arrays)
-    except (KeyError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         raise LoadError(
             f"'{path}' is damaged: its description and its arrays do not fit together ({error})."
         ) from error
@@ -144,10 +164,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             members = set(archive.namelist())
             if "description.json" not in members:
                 raise LoadError(f"{foreign}: it is an archive without `description.json`.")
-            try:
-                description = json.loads(archive.read("description.json"))
-            except (json.JSONDecodeError, UnicodeDecodeError):
-                raise LoadError(f"'{path}' is damaged: its description is not JSON.") from None
+            description = json.loads(archive.read("description.json"))
             if not isinstance(description, dict) or description.get("format") != FORMAT:
                 raise LoadError(f"{foreign}: its description is of something else.")
             version = description.get("format_version")
@@ -157,7 +174,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                     f"{FORMAT_VERSION}. Upgrade numpyro_disco."
                 )
             arrays = {}
-            for name, shape in description.get("arrays", {}).items():
+            for name, shape in description["arrays"].items():
                 if f"{name}.npy" not in members:
                     raise LoadError(f"'{path}' is damaged: the array {name!r} is missing.")
                 buffer = io.BytesIO(archive.read(f"{name}.npy"))
@@ -165,21 +182,20 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 if list(arrays[name].shape) != shape:
                     raise LoadError(
                         f"'{path}' is damaged: the array {name!r} has shape {arrays[name].shape}, "
-                        f"its description says {tuple(shape)}."
+                        f"its description says {shape}."
                     )
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except LoadError:
+        raise
+    except DAMAGE as error:
         raise LoadError(
             f"'{path}' is truncated or damaged ({error}). Save the prior again."
         ) from error
-    except ValueError as error:
-        if isinstance(error, LoadError):
-            raise
-        raise LoadError(f"'{path}' is damaged: {error}.") from error
     return description, arrays
 
 
 def _rebuild(description: dict[str, Any], arrays: dict[str, np.ndarray]) -> EnergyDistribution:
-    network = EnergyNetwork(**description["network"], rngs=nnx.Rngs(0))
+    # Shapes only: sizes that a file claims are held against its arrays before any memory is taken.
+    network = nnx.eval_shape(lambda: EnergyNetwork(**description["network"], rngs=nnx.Rngs(0)))
     graph, fresh = nnx.split(network)
     kinds = description["references"]
 
@@ -196,21 +212,37 @@ def _rebuild(description: dict[str, Any], arrays: dict[str, np.ndarray]) -> Ener
         scale=jnp.asarray(arrays["energy.scale"]),
         graph=graph,
     )
+    names, observed = description["names"], description["observed"]
+    if not (isinstance(names, list) and isinstance(observed, list)):
+        raise ValueError("`names` and `observed` are not lists")
     prior = EnergyDistribution(
         energy,
         _reference(kinds["reference"], "reference", arrays),
-        names=tuple(description["names"]),
+        names=names,
         loc=arrays["loc"],
         scale=arrays["scale"],
     )
     optional = {f: jnp.asarray(arrays[f]) if f in arrays else None for f in _OPTIONAL}
+    values = optional["values"]
+    batch_shape = () if values is None else values.shape[:-1]
+    normalizer = {arrays[f].shape for f in _OPTIONAL if f.startswith("log_") and f in arrays}
+    if not (
+        len(observed) == len(names)
+        and all(isinstance(o, bool) for o in observed)
+        and not all(observed)
+        and any(observed) == (values is not None)
+        and (values is None or values.shape[-1:] == (len(names),))
+        and arrays["inverse_temperature"].shape == ()
+        and arrays["inverse_temperature"] > 0
+        and normalizer <= {batch_shape}
+    ):
+        raise ValueError("what is clamped, tempered or normalised does not fit the names")
     prior = prior._replace(
-        observed=tuple(bool(o) for o in description["observed"]),
+        observed=tuple(observed),
         inverse_temperature=jnp.asarray(arrays["inverse_temperature"]),
         **optional,
     )
-    if prior.values is not None:
-        prior._batch_shape = prior.values.shape[:-1]
+    prior._batch_shape = batch_shape
     return prior
 
 
@@ -227,4 +259,6 @@ def _reference(kind: str, prefix: str, arrays: dict[str, np.ndarray]) -> Referen
     if kind == "GaussianReference":
         return GaussianReference(*fields)
     log_weights, means, covariances = fields
-    return MixtureReference(np.exp(log_weights), means, covariances)
+    return MixtureReference._from_log_weights(
+        jnp.asarray(log_weights), jnp.asarray(means), jnp.asarray(covariances), None
+    )
