@@ -373,6 +373,8 @@ class EnergyDistribution(Distribution):
             raise ValueError("Expected a random key; got None. Wrap the model in `seed`.")
         key = check_key(key)
         num_samples = int(np.prod(sample_shape, dtype=int))
+        if num_samples == 0:
+            return jnp.zeros(self.shape(sample_shape), self.loc.dtype)
         settings = TemperingSettings(num_particles=max(num_samples, MIN_PARTICLES))
         values, masks = self._rows()
         keys = jax.random.split(key, len(values))

@@ -227,9 +227,16 @@ def fit(
     split_key, network_key, held_key, round_key = jax.random.split(rng_key, 4)
     order = np.asarray(jax.random.permutation(split_key, num_rows))
     num_held_out = max(1, int(round(options.held_out_fraction * num_rows)))
-    loc, scale = table.mean(axis=0), table.std(axis=0)
-    rows = ((table - loc) / scale).astype(jnp.result_type(float))
-    held_out, train = rows[order[:num_held_out]], rows[order[num_held_out:]]
+    held_out, train = table[order[:num_held_out]], table[order[num_held_out:]]
+    loc, scale = train.mean(axis=0), train.std(axis=0)
+    if not (scale > 1e-12 * np.abs(train).max(axis=0)).all():
+        constant = [names[i] for i in np.flatnonzero(scale <= 1e-12 * np.abs(train).max(axis=0))]
+        raise ValueError(
+            f"Expected columns of `data` that vary among the {len(train)} rows trained on; "
+            f"{constant} do not. Drop them, or make `held_out_fraction` smaller."
+        )
+    dtype = jnp.result_type(float)
+    held_out, train = (((part - loc) / scale).astype(dtype) for part in (held_out, train))
 
     reference, linear = _reference_and_start(reference, train, loc, scale, options.noise_scale)
     network = EnergyNetwork(
@@ -348,11 +355,10 @@ def _reference_and_start(
     train = np.asarray(train, np.float64)
     covariance = np.cov(train, rowvar=False).reshape(dimension, dimension)
     covariance = covariance + noise_scale**2 * np.eye(dimension)
-    mean = loc + scale * train.mean(axis=0)
     wide = REFERENCE_WIDTH**2 * covariance * scale[:, None] * scale
     precision_factor = np.linalg.cholesky(np.linalg.inv(covariance)).T
     linear = np.sqrt(1 - REFERENCE_WIDTH**-2) * precision_factor
-    return GaussianReference(jnp.asarray(mean), jnp.asarray(wide)), jnp.asarray(linear)
+    return GaussianReference(jnp.asarray(loc), jnp.asarray(wide)), jnp.asarray(linear)
 
 
 def _optimizer(options: TrainingSettings) -> optax.GradientTransformation:
