@@ -2,12 +2,12 @@
 
 from numpyro_disco.conditionals import impute, sample_conditional
 from numpyro_disco.distributions import EnergyDistribution
+from numpyro_disco.fitting import FitResult, fit
 from numpyro_disco.networks import EnergyNetwork
 from numpyro_disco.reference import GaussianReference, MixtureReference
 from numpyro_disco.sites import sample, site_values
 from numpyro_disco.smc import TemperedSMC
 from numpyro_disco.storage import LoadError, load, save
-from numpyro_disco.training import FitResult, fit
 
 __all__ = [
     "EnergyDistribution",

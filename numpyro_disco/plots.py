@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpyro_disco.training import FitResult
+    from numpyro_disco.fitting import FitResult
 
 
 def _axes(axes: Any, columns: int) -> Any:

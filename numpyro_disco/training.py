@@ -1,34 +1,29 @@
-"""`fit`: from rows of data to an `EnergyDistribution`."""
+"""Training a network: rounds of the DISCO loss, judged on held-out rows between them."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import warnings
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from tqdm.auto import tqdm
 
-from numpyro_disco._checks import check_count, check_key, check_positive, rows_of
+from numpyro_disco._checks import check_count, check_positive
 from numpyro_disco._typing import Array, Pytree
-from numpyro_disco.distributions import EnergyDistribution
 from numpyro_disco.energies import LearnedEnergy
 from numpyro_disco.losses import disco_loss, held_out_loss
-from numpyro_disco.networks import EnergyNetwork
 from numpyro_disco.noise import geometric_noise_scales
 from numpyro_disco.posterior import row_posterior
-from numpyro_disco.reference import GaussianReference, Reference
 
 STEPS_PER_ROUND = 50
 """Steps between two looks at the held-out rows; one compiled program makes them all."""
-REFERENCE_WIDTH = 2.0
-"""Standard deviations of the default reference, relative to those of the data."""
 MAX_HELD_OUT_POINTS = 4096
 
 
@@ -107,7 +102,11 @@ class History(NamedTuple):
     """Denoising score matching on held-out rows at sigma_0, up to a constant, shape (rounds,).
     The zero score has 0; lower is better."""
     held_out_error: np.ndarray
-    """Standard error over held-out points of `held_out_loss` less its first entry."""
+    """Standard error over held-out rows of `held_out_loss` less its first entry."""
+
+
+Judge: TypeAlias = Callable[[Pytree], np.ndarray]
+"""Weights to the held-out loss of each row, shape (rows,)."""
 
 
 class _Carry(NamedTuple):
@@ -117,248 +116,106 @@ class _Carry(NamedTuple):
     step: Array
 
 
-@dataclasses.dataclass(frozen=True)
-class FitResult:
-    """A learned prior and how it was learned.
+class Run(NamedTuple):
+    """Where training stands after a round: all that it takes to go on."""
 
-    Attributes:
-        distribution: the `EnergyDistribution`, in the user's units.
-        history: what training saw; `plot_history` draws it.
-        settings: with which it was trained.
-        best_step: the step whose weights the distribution holds: the last one whose held-out loss
-            was the lowest, give or take one standard error of the difference. Zero means that the
-            network did not improve on its start.
-        interrupted: whether training stopped before `settings.num_steps`; `fit(..., resume=)` goes
-            on from there.
-    """
-
-    distribution: EnergyDistribution
-    history: History
-    settings: TrainingSettings
+    carry: _Carry
+    best: Pytree
+    """Averaged weights of the step that is kept."""
     best_step: int
-    interrupted: bool
-    _carry: _Carry = dataclasses.field(repr=False)
-    _best: Pytree = dataclasses.field(repr=False)
-    _lowest: np.ndarray = dataclasses.field(repr=False)
-    _fingerprint: tuple = dataclasses.field(repr=False)
-
-    def plot_history(self, axes: Any = None) -> Any:
-        """Draw the losses by step. Needs matplotlib, the `plots` extra.
-
-        Args:
-            axes: matplotlib axes to draw in; new ones by default.
-
-        Returns:
-            The matplotlib axes.
-        """
-        from numpyro_disco.plots import plot_history
-
-        return plot_history(self, axes)
+    start: np.ndarray
+    """Loss of each held-out row before any step."""
+    lowest: np.ndarray
+    """Loss of each held-out row under the weights with the lowest mean so far."""
+    history: tuple[tuple[float, float, float, float], ...]
 
 
-def fit(
+def train(
     rng_key: Array,
-    data: Any,
+    energy: LearnedEnergy,
+    rows: np.ndarray,
+    held_out: np.ndarray,
+    options: TrainingSettings,
     *,
-    names: Any = None,
-    reference: Reference | None = None,
-    resume: FitResult | None = None,
+    run: Run | None = None,
     progress_bar: bool = True,
-    **settings: Any,
-) -> FitResult:
-    """Learn the joint density of the columns of `data` as one energy.
-
-    Rows are standardised; a network is trained with the DISCO loss against the exact posterior
-    over all training rows; the weights that do best on held-out rows are kept. **What is learned
-    is the density of the data smoothed** by Gaussian noise of standard deviation `noise_scale`, in
-    units of each column's own: conditionals drawn later are asymptotically exact for that density,
-    up to what the network has not learned. Score matching sees the shape of modes well and their
-    relative masses hardly; compare draws with the data.
-
-    The default reference is a Gaussian with the data's mean and `REFERENCE_WIDTH` times its
-    deviations, and training starts from the Gaussian that fits the data: with no step taken, that
-    is what is returned.
+) -> tuple[Run, bool]:
+    """Rounds of training until the last one or ctrl-C.
 
     Args:
-        rng_key: random key; the same key gives the same result on the same machine.
-        data: array (N, D), a DataFrame, or a dict of columns; finite numbers, N at least
-            max(10, D + 2), no constant columns and no copies.
-        names: D distinct names; by default those that `data` carries, or "0", "1", ...
-        reference: a reference of your own, in the user's units; training then starts from it.
-        resume: a result of `fit` with the same key, data and settings, to go on from. Going on from
-            an interrupted run ends where the uninterrupted one would have. A larger `num_steps`
-            goes on for longer, at the learning rate of the longer schedule.
+        rng_key: random key; the same key goes on with the same run.
+        energy: the energy with its first weights.
+        rows: standardised rows to train on, array (N, D).
+        held_out: standardised rows to judge by, array (M, D).
+        options: see `TrainingSettings`.
+        run: where to go on from; the start by default.
         progress_bar: show progress with tqdm.
-        **settings: fields of `TrainingSettings`, by name: `noise_scale`, `num_steps`, `width`, ...
 
     Returns:
-        A `FitResult`. Interrupted from the keyboard, it holds the best weights so far.
+        Where training stands, and whether it was interrupted.
 
     Raises:
-        ValueError: data that cannot be learned from, or settings that make no sense.
         FloatingPointError: the loss is not finite.
-
-    References:
-        Wedenig & Peharz 2025.
-
-    Example:
-        >>> import jax, numpy as np, numpyro_disco as disco
-        >>> rows = np.random.default_rng(0).normal(size=(200, 2))
-        >>> fit = disco.fit(jax.random.key(0), {"a": rows[:, 0], "b": rows[:, 1]}, width=16,
-        ...                 num_blocks=1, num_steps=50, batch_size=64, progress_bar=False)
-        >>> fit.distribution.names
-        ('a', 'b')
     """
-    rng_key = check_key(rng_key)
-    table, names = rows_of(data, names)
-    unknown = set(settings) - {field.name for field in dataclasses.fields(TrainingSettings)}
-    if unknown:
-        known = sorted(field.name for field in dataclasses.fields(TrainingSettings))
-        raise ValueError(f"Unknown settings {sorted(unknown)}; `fit` takes {known}.")
-    if resume is not None:
-        settings = {**dataclasses.asdict(resume.settings), **settings}
-    options = TrainingSettings(**settings)
-    num_rows, dimension = table.shape
-    if reference is not None and tuple(reference.event_shape) != (dimension,):
-        raise ValueError(
-            f"Expected a `reference` over {dimension} coordinates, as `data` has columns; got "
-            f"event shape {reference.event_shape}."
-        )
-    split_key, network_key, held_key, round_key = jax.random.split(rng_key, 4)
-    order = np.asarray(jax.random.permutation(split_key, num_rows))
-    num_held_out = max(1, int(round(options.held_out_fraction * num_rows)))
-    held_out, train = table[order[:num_held_out]], table[order[num_held_out:]]
-    loc, scale = train.mean(axis=0), train.std(axis=0)
-    if not (scale > 1e-12 * np.abs(train).max(axis=0)).all():
-        constant = [names[i] for i in np.flatnonzero(scale <= 1e-12 * np.abs(train).max(axis=0))]
-        raise ValueError(
-            f"Expected columns of `data` that vary among the {len(train)} rows trained on; "
-            f"{constant} do not. Drop them, or make `held_out_fraction` smaller."
-        )
-    dtype = jnp.result_type(float)
-    held_out, train = (((part - loc) / scale).astype(dtype) for part in (held_out, train))
-
-    reference, linear = _reference_and_start(reference, train, loc, scale, options.noise_scale)
-    network = EnergyNetwork(
-        dimension,
-        width=options.width,
-        num_blocks=options.num_blocks,
-        num_octaves=options.octaves,
-        linear=linear,
-        rngs=nnx.Rngs(network_key),
-    )
-    graph, weights = nnx.split(network)
-    template = LearnedEnergy(weights, reference, jnp.asarray(loc), jnp.asarray(scale), graph)
-    # What must be the same for a run to be gone on with; of the rows, their means and deviations.
-    key_data = np.asarray(jax.random.key_data(rng_key)).tolist()
-    same_run = dataclasses.replace(options, num_steps=1)
-    fingerprint = (names, num_rows, key_data, loc.tolist(), scale.tolist(), graph, same_run)
-    if resume is not None and resume._fingerprint != fingerprint:
-        raise ValueError(
-            "Expected `resume` to come from the same key, data and settings (all but `num_steps`); "
-            "they differ. Start anew without `resume`."
-        )
-    optimizer = _optimizer(options)
-    if resume is None:
-        carry = _Carry(weights, optimizer.init(weights), weights, jnp.zeros((), jnp.int32))
-        best = weights
-    else:
-        carry, best = resume._carry, resume._best
-
-    held_points, held_noise = _held_out_points(held_key, held_out)
-    judge = partial(
-        _held_out_losses, template=template, rows=held_points, noise=held_noise, options=options
-    )
-    baseline = np.asarray(judge(weights))
-    if resume is None:
-        history = [(0, np.nan, float(baseline.mean()), 0.0)]
-    else:
-        history = list(zip(*(column.tolist() for column in resume.history), strict=True))
-    best_step, lowest = (0, baseline) if resume is None else (resume.best_step, resume._lowest)
-    first_round = int(carry.step) // STEPS_PER_ROUND
-    train_rows = jnp.asarray(train)
-    interrupted = False
-    quiet = not progress_bar or "CI" in os.environ
-    with tqdm(
-        total=options.num_rounds * STEPS_PER_ROUND, initial=int(carry.step), disable=quiet
-    ) as bar:
+    judge_key, round_key = jax.random.split(rng_key)
+    judge = _judge(judge_key, held_out, energy, options)
+    if run is None:
+        run = _start(energy.weights, judge, options)
+    device_rows = jnp.asarray(rows)
+    num_steps, first = options.num_rounds * STEPS_PER_ROUND, int(run.carry.step)
+    hidden = not progress_bar or "CI" in os.environ
+    with tqdm(total=num_steps, initial=first, disable=hidden) as bar:
         try:
-            for index in range(first_round, options.num_rounds):
-                new_carry, loss = _train_round(
-                    carry, jax.random.fold_in(round_key, index), train_rows, template, options
-                )
-                held = np.asarray(judge(new_carry.average))
-                loss, held_mean = float(loss), float(held.mean())
-                if not (np.isfinite(loss) and np.isfinite(held_mean)):
-                    raise FloatingPointError(
-                        f"The loss is {loss} and the held-out loss {held_mean} after "
-                        f"{int(new_carry.step)} steps. Lower `learning_rate`, or raise "
-                        "`noise_scale`."
-                    )
-                carry = new_carry
-                error = float((held - baseline).std() / np.sqrt(len(held)))
-                history.append((int(carry.step), loss, held_mean, error))
-                # Later weights are kept unless they are worse than the lowest by more than chance:
-                # they have seen more of the space far from rows, which this loss does not judge.
-                worse = held - lowest
-                if worse.mean() <= worse.std() / np.sqrt(len(worse)):
-                    best, best_step = carry.average, int(carry.step)
-                if worse.mean() < 0:
-                    lowest = held
+            for index in range(first // STEPS_PER_ROUND, options.num_rounds):
+                key = jax.random.fold_in(round_key, index)
+                carry, loss = _train_round(run.carry, key, device_rows, energy, options)
+                run = _after_round(run, carry, float(loss), judge(carry.average))
                 bar.update(STEPS_PER_ROUND)
-                bar.set_postfix(loss=f"{loss:.4f}", held_out=f"{held_mean:.4f}", refresh=False)
+                _, loss, held, _ = run.history[-1]
+                bar.set_postfix(loss=f"{loss:.4f}", held_out=f"{held:.4f}", refresh=False)
         except KeyboardInterrupt:
-            interrupted = True
             warnings.warn(
-                f"Interrupted after {int(carry.step)} of {options.num_rounds * STEPS_PER_ROUND} "
-                f"steps; returning the weights of step {best_step}, the best so far. Go on with "
+                f"Interrupted after {int(run.carry.step)} of {num_steps} steps; returning the "
+                f"weights of step {run.best_step}, the best so far. Go on with "
                 "`fit(..., resume=result)`.",
-                stacklevel=2,
+                stacklevel=3,
             )
-    distribution = EnergyDistribution(
-        dataclasses.replace(template, weights=best),
-        reference,
-        names=names,
-        loc=template.loc,
-        scale=template.scale,
-        noise_scale=options.noise_scale,
-    )
-    columns = (np.asarray(column) for column in zip(*history, strict=True))
-    return FitResult(
-        distribution,
-        History(*columns),
-        options,
-        best_step,
-        interrupted,
-        carry,
-        best,
-        lowest,
-        fingerprint,
-    )
+            return run, True
+    return run, False
 
 
-def _reference_and_start(
-    reference: Reference | None,
-    train: np.ndarray,
-    loc: np.ndarray,
-    scale: np.ndarray,
-    noise_scale: float,
-) -> tuple[Reference, Array | None]:
-    """The reference, and the matrix A with which the network starts.
+def _start(weights: Pytree, judge: Judge, options: TrainingSettings) -> Run:
+    losses = judge(weights)
+    carry = _Carry(weights, _optimizer(options).init(weights), weights, jnp.zeros((), jnp.int32))
+    return Run(carry, weights, 0, losses, losses, ((0, np.nan, float(losses.mean()), 0.0),))
 
-    The Gaussian of the smoothed rows has precision C^-1 and the reference w^2 C, w its width, so
-    |A z|^2 / 2 with A^T A = (1 - 1/w^2) C^-1 turns the reference into that Gaussian.
+
+def _after_round(run: Run, carry: _Carry, loss: float, losses: np.ndarray) -> Run:
+    """The run with one more round in it.
+
+    Its weights are kept unless they are worse than the lowest by more than chance: later ones have
+    seen more of the space far from rows, which the held-out loss does not judge.
     """
-    if reference is not None:
-        return reference, None
-    dimension = train.shape[1]
-    train = np.asarray(train, np.float64)
-    covariance = np.cov(train, rowvar=False).reshape(dimension, dimension)
-    covariance = covariance + noise_scale**2 * np.eye(dimension)
-    wide = REFERENCE_WIDTH**2 * covariance * scale[:, None] * scale
-    precision_factor = np.linalg.cholesky(np.linalg.inv(covariance)).T
-    linear = np.sqrt(1 - REFERENCE_WIDTH**-2) * precision_factor
-    return GaussianReference(jnp.asarray(loc), jnp.asarray(wide)), jnp.asarray(linear)
+    step, held_out = int(carry.step), float(losses.mean())
+    if not (np.isfinite(loss) and np.isfinite(held_out)):
+        raise FloatingPointError(
+            f"The loss is {loss} and the held-out loss {held_out} after {step} steps. Lower "
+            "`learning_rate`, or raise `noise_scale`."
+        )
+    worse = losses - run.lowest
+    best, best_step = (
+        (carry.average, step) if worse.mean() <= _error(worse) else (run.best, run.best_step)
+    )
+    lowest = losses if worse.mean() < 0 else run.lowest
+    row = (step, loss, held_out, _error(losses - run.start))
+    return run._replace(
+        carry=carry, best=best, best_step=best_step, lowest=lowest, history=(*run.history, row)
+    )
+
+
+def _error(losses: np.ndarray) -> float:
+    """Standard error of the mean over held-out rows."""
+    return float(losses.std() / np.sqrt(len(losses)))
 
 
 def _optimizer(options: TrainingSettings) -> optax.GradientTransformation:
@@ -374,11 +231,14 @@ def _standardized_energy(template: LearnedEnergy, weights: Pytree) -> Any:
     return lambda z: energy(template.loc + template.scale * z)
 
 
-def _held_out_points(rng_key: Array, held_out: np.ndarray) -> tuple[Array, Array]:
-    """Held-out rows and the noise they are judged with, the same at every look."""
-    repeats = max(1, min(16, MAX_HELD_OUT_POINTS // len(held_out)))
-    rows = jnp.tile(jnp.asarray(held_out), (repeats, 1))[:MAX_HELD_OUT_POINTS]
-    return rows, jax.random.normal(rng_key, rows.shape, rows.dtype)
+def _judge(
+    rng_key: Array, held_out: np.ndarray, template: LearnedEnergy, options: TrainingSettings
+) -> Judge:
+    """Held-out loss of each row under given weights, with the same noise at every look."""
+    rows = jnp.asarray(held_out[:MAX_HELD_OUT_POINTS])
+    repeats = max(1, min(16, MAX_HELD_OUT_POINTS // len(rows)))
+    noise = jax.random.normal(rng_key, (*rows.shape[:1], repeats, *rows.shape[1:]), rows.dtype)
+    return lambda weights: np.asarray(_held_out_losses(weights, template, rows, noise, options))
 
 
 @partial(jax.jit, static_argnames="options")
@@ -389,14 +249,26 @@ def _held_out_losses(
     noise: Array,
     options: TrainingSettings,
 ) -> Array:
+    """Loss of each row, shape (rows,), averaged over its draws of the noise (rows, repeats, D)."""
     energy_fn = _standardized_energy(template, weights)
-    one = partial(held_out_loss, energy_fn, noise_scale=options.noise_scale)
-    return jax.lax.map(lambda pair: one(*pair), (rows, noise), batch_size=1024)
+
+    def one(pair: tuple[Array, Array]) -> Array:
+        row, epsilon = pair
+        return held_out_loss(energy_fn, row, epsilon, options.noise_scale)
+
+    repeated = jnp.broadcast_to(rows[:, None], noise.shape)
+    points = (repeated.reshape(-1, rows.shape[1]), noise.reshape(-1, rows.shape[1]))
+    losses = jax.lax.map(one, points, batch_size=min(1024, len(points[0])))
+    return losses.reshape(noise.shape[:2]).mean(axis=1)
 
 
 @partial(jax.jit, static_argnames="options")
 def _train_round(
-    carry: _Carry, rng_key: Array, rows: Array, template: LearnedEnergy, options: TrainingSettings
+    carry: _Carry,
+    rng_key: Array,
+    rows: Array,
+    template: LearnedEnergy,
+    options: TrainingSettings,
 ) -> tuple[_Carry, Array]:
     """STEPS_PER_ROUND steps on freshly drawn noisy points with exact targets."""
     pool_key, order_key = jax.random.split(rng_key)

@@ -100,7 +100,18 @@ def test_conditioned_model_under_a_plate_of_five():
 def test_conditioned_model_in_double_precision():
     """The same test in a process of its own: JAX's precision is settled when it starts."""
     test = f"{__file__}::test_conditioned_model_matches_closed_form"
-    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", test]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-s",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        test,
+    ]
     done = subprocess.run(
         command, env={**os.environ, "JAX_ENABLE_X64": "1"}, capture_output=True, text=True
     )
