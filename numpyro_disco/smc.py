@@ -134,7 +134,7 @@ class TemperedSMC(MCMC):
         with tqdm(
             total=1.0,
             disable=not self.progress_bar,
-            desc="inverse temperature",
+            desc="inverse temperature, mean of all runs",
             bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}]",
         ) as self._bar:
             try:
@@ -265,7 +265,7 @@ class TemperedSMC(MCMC):
     def _update(self, index: Any, inverse_temperature: Any) -> None:
         self._reached[int(index)] = float(inverse_temperature)
         if self._bar is not None:
-            self._bar.update(float(self._reached.min()) - self._bar.n)
+            self._bar.update(float(self._reached.mean()) - self._bar.n)
 
     def _program(self, args: tuple, kwargs: dict) -> tuple[Callable, list[Any]]:
         """The compiled run for arguments of this structure, and the arrays to call it with."""
