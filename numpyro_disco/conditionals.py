@@ -14,6 +14,9 @@ from numpyro_disco.distributions import EnergyDistribution
 from numpyro_disco.sampling import MIN_PARTICLES, draw_conditionals, poisoned
 from numpyro_disco.tempering import TemperingSettings
 
+MIN_IMPUTE_PARTICLES = 256
+"""Particles for a row of which fewer imputations are asked for."""
+
 
 def sample_conditional(
     rng_key: Array,
@@ -107,7 +110,8 @@ def impute(
         prior: the `EnergyDistribution`.
         table: array (rows, D) with NaN where missing, a DataFrame, or a dict of columns.
         num_imputations: how many completed copies.
-        num_particles: as for `sample_conditional`.
+        num_particles: particles of each row's run; by default `num_imputations`, and at least 256:
+            few draws of each row are kept.
         batch_size: as for `sample_conditional`.
 
     Returns:
@@ -130,6 +134,8 @@ def impute(
     values, mask = observed_values(table, prior.names, "table")
     if values.ndim != 2:
         raise ValueError(f"Expected shape (rows, D) for `table`; got {values.shape}.")
+    if num_particles is None:
+        num_particles = max(num_imputations, MIN_IMPUTE_PARTICLES)
     return sample_conditional(
         rng_key,
         prior,

@@ -29,9 +29,9 @@ class EnergyNetwork(nnx.Module):
     .. math:: f(z) = \tfrac12 |A z + g(z)|^2 + \tfrac12 |c + k(z)|^2 - \tfrac12 |c|^2
                      \ge -\tfrac12 |c|^2 .
 
-    g and k start at zero, so training starts from ``f = |A z|^2 / 2``: the energy of a Gaussian when A
-    says so, nothing when A = 0. The constant c gives the squared norm a gradient there, and room
-    to fall: a plain squared norm that starts at zero could only grow.
+    g and k start at zero, so training starts from ``f = |A z|^2 / 2``: the energy of a Gaussian
+    when A says so, nothing when A = 0. The constant c gives the squared norm a gradient there, and
+    room to fall: a plain squared norm that starts at zero could only grow.
 
     Each coordinate is also seen through sines and cosines of doubling frequency, without which a
     network is slow to learn structure on the scale of the smoothing (Tancik et al. 2020). They fade

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from numpyro_disco._checks import check_count, check_key
 from numpyro_disco._typing import Array, Pytree
-from numpyro_disco.models import prepare_model
+from numpyro_disco.models import TemperedModel, prepare_model
 from numpyro_disco.tempering import (
     CONVERGED,
     TemperedHistory,
@@ -107,7 +107,7 @@ class TemperedSMC(MCMC):
             jit_model_args=jit_model_args,
         )
         self.throw = throw
-        self._programs: dict[Any, Callable] = {}
+        self._programs: dict[Any, tuple[Callable, list[str]]] = {}
         self._summary: TemperedResult | None = None
         self._latent: tuple[str, ...] = ()
         self._bar: Any = None
@@ -129,7 +129,7 @@ class TemperedSMC(MCMC):
         """
         rng_keys = jax.random.split(check_key(rng_key), self.num_chains)
         self._args, self._kwargs = args, kwargs
-        program, arrays = self._program(args, kwargs)
+        program, arrays, latent = self._program(args, kwargs)
         self._reached[:] = 0
         with tqdm(
             total=1.0,
@@ -146,7 +146,7 @@ class TemperedSMC(MCMC):
                 )
                 raise
             jax.effects_barrier()
-        self._summary = result
+        self._summary, self._latent = result, tuple(latent)
         self._states = {
             self._sample_field: samples,
             # NumPyro's name for -log joint in unconstrained space; ArviZ shows it as "lp".
@@ -267,32 +267,34 @@ class TemperedSMC(MCMC):
         if self._bar is not None:
             self._bar.update(float(self._reached.mean()) - self._bar.n)
 
-    def _program(self, args: tuple, kwargs: dict) -> tuple[Callable, list[Any]]:
-        """The compiled run for arguments of this structure, and the arrays to call it with."""
+    def _program(self, args: tuple, kwargs: dict) -> tuple[Callable, list[Any], list[str]]:
+        """The compiled run for such arguments, its arrays, and, once it has run, its latent sites."""
         leaves, structure = jax.tree.flatten((args, kwargs))
         dynamic = [self._jit_model_args and _is_numeric(leaf) for leaf in leaves]
         arrays = [leaf for leaf, d in zip(leaves, dynamic, strict=True) if d]
         fixed = tuple(None if d else leaf for leaf, d in zip(leaves, dynamic, strict=True))
 
+        latent: list[str] = []
+
         def whole(rng_keys: Array, arrays: list[Any]) -> tuple[Pytree, TemperedResult]:
             values = iter(arrays)
             filled = [next(values) if d else leaf for leaf, d in zip(fixed, dynamic, strict=True)]
-            return self._run_chains(rng_keys, *jax.tree.unflatten(structure, filled))
+            args, kwargs = jax.tree.unflatten(structure, filled)
+            prepared = prepare_model(self.sampler.model, args, kwargs)
+            latent[:] = prepared.latent
+            return self._run_chains(rng_keys, prepared, args, kwargs)
 
         key = (structure, fixed, tuple(dynamic), self.progress_bar)
         try:
-            program = self._programs.setdefault(key, jax.jit(whole))
+            program, latent = self._programs.setdefault(key, (jax.jit(whole), latent))
         except TypeError:
             # Arguments that cannot be hashed (arrays, with `jit_model_args` off) compile each time.
             program = jax.jit(whole)
-        return program, arrays
+        return program, arrays, latent
 
     def _run_chains(
-        self, rng_keys: Array, args: tuple, kwargs: dict
+        self, rng_keys: Array, prepared: TemperedModel, args: tuple, kwargs: dict
     ) -> tuple[Pytree, TemperedResult]:
-        prepared = prepare_model(self.sampler.model, args, kwargs)
-        self._latent = prepared.latent
-
         def one(rng_key: Array, index: Array) -> TemperedResult:
             report = None
             if self.progress_bar:
