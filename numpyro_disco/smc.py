@@ -268,7 +268,7 @@ class TemperedSMC(MCMC):
             self._bar.update(float(self._reached.mean()) - self._bar.n)
 
     def _program(self, args: tuple, kwargs: dict) -> tuple[Callable, list[Any], list[str]]:
-        """The compiled run for such arguments, its arrays, and, once it has run, its latent sites."""
+        """The compiled run for such arguments, its arrays, and (once run) its latent sites."""
         leaves, structure = jax.tree.flatten((args, kwargs))
         dynamic = [self._jit_model_args and _is_numeric(leaf) for leaf in leaves]
         arrays = [leaf for leaf, d in zip(leaves, dynamic, strict=True) if d]
