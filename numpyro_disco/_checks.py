@@ -147,6 +147,8 @@ def rows_of(data: Any, names: Sequence[str] | None) -> tuple[np.ndarray, tuple[s
             "column use `data[:, None]`."
         )
     num_rows, dimension = table.shape
+    if names is not None and found is not None:
+        table = _in_order(table, check_names(names, dimension), found)
     names = check_names(names if names is not None else found, dimension)
     minimum = max(10, dimension + 2)
     if num_rows < minimum:
@@ -179,6 +181,19 @@ def rows_of(data: Any, names: Sequence[str] | None) -> tuple[np.ndarray, tuple[s
             "other up to shift and scale. Keep one of each pair: together they have no density."
         )
     return table, names
+
+
+def _in_order(table: np.ndarray, names: Sequence[str], found: Sequence[str]) -> np.ndarray:
+    """The columns in the order of `names`; names that share nothing with the data's rename them."""
+    if set(names) == set(found):
+        return table[:, [list(found).index(name) for name in names]]
+    shared = sorted(set(names) & set(found))
+    if shared:
+        raise ValueError(
+            f"Expected `names` to be those of the columns of `data` in some order, or all new; got "
+            f"{tuple(names)} for columns {tuple(found)}, which share {shared}. Rename the columns."
+        )
+    return table
 
 
 def observed_values(

@@ -29,12 +29,12 @@ from numpyro_disco.tempering import TemperingSettings
 
 
 @jax.custom_jvp
-def _not_latent(x: Array) -> Array:
+def not_latent(x: Array) -> Array:
     """Identity on what an unknown normaliser depends on: differentiating through it raises."""
     return x
 
 
-@_not_latent.defjvp
+@not_latent.defjvp
 def _(primals: Any, tangents: Any) -> Any:
     raise ValueError(
         "An `EnergyDistribution` was clamped to, tempered by, or built from something that is "
@@ -46,10 +46,10 @@ def _(primals: Any, tangents: Any) -> Any:
 
 
 def _constant(tree: Any) -> Any:
-    """`tree` with every floating leaf guarded by `_not_latent`."""
+    """`tree` with every floating leaf guarded by `not_latent`."""
     return jax.tree.map(
         lambda leaf: (
-            _not_latent(leaf) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
+            not_latent(leaf) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
         ),
         tree,
     )

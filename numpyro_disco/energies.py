@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from numpyro_disco._typing import Array, EnergyFn, Pytree
@@ -55,4 +56,11 @@ def as_pytree_callable(energy_fn: EnergyFn) -> EnergyFn:
     """
     if jax.tree_util.all_leaves([energy_fn]):
         return jax.tree_util.Partial(energy_fn)
+    for leaf in jax.tree.leaves(energy_fn):
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int):
+            raise ValueError(
+                f"Expected arrays as the leaves of `energy_fn`; got {leaf!r}. Keep what is no "
+                "array out of the tree: `jax.tree_util.Partial(function, weights)`, with the rest "
+                "in the function's closure."
+            )
     return energy_fn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import jax
@@ -121,7 +122,7 @@ def fit(
     if resume is not None:
         settings = {**dataclasses.asdict(resume.settings), **settings}
     options = TrainingSettings(**settings)
-    num_rows, dimension = table.shape
+    dimension = table.shape[1]
     if reference is not None and tuple(reference.event_shape) != (dimension,):
         raise ValueError(
             f"Expected a `reference` over {dimension} coordinates, as `data` has columns; got "
@@ -149,14 +150,15 @@ def fit(
         scale=energy.scale,
         noise_scale=options.noise_scale,
     )
-    # What must be the same for a run to be gone on with; of the rows, their means and deviations.
-    key_data = np.asarray(jax.random.key_data(rng_key)).tolist()
+    # What must be the same for a run to be gone on with: all but the number of steps.
+    arrays = [table, jax.random.key_data(rng_key), *jax.tree.leaves(reference)]
+    digest = hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in arrays)).hexdigest()
     same_run = dataclasses.replace(options, num_steps=1)
-    fingerprint = (names, num_rows, key_data, loc.tolist(), scale.tolist(), graph, same_run)
+    fingerprint = (names, digest, type(reference).__name__, graph, same_run)
     if resume is not None and resume._fingerprint != fingerprint:
         raise ValueError(
-            "Expected `resume` to come from the same key, data and settings (all but `num_steps`); "
-            "they differ. Start anew without `resume`."
+            "Expected `resume` to come from the same key, data, reference and settings (all but "
+            "`num_steps`); they differ. Start anew without `resume`."
         )
     run, interrupted = train(
         train_key,
@@ -194,12 +196,18 @@ def _split_and_standardize(
             "`held_out_fraction` smaller."
         )
     dtype = jnp.result_type(float)
-    return (
-        ((held_out - loc) / scale).astype(dtype),
-        ((train - loc) / scale).astype(dtype),
-        loc,
-        scale,
-    )
+    # The energy takes points in the user's units: they must tell apart what the smoothing does.
+    spacing = float(jnp.finfo(dtype).eps) * np.abs(train).max(axis=0) / scale
+    coarse = spacing > 0.1 * options.noise_scale
+    if coarse.any():
+        raise ValueError(
+            f"Expected columns of `data` that {dtype} can tell apart; "
+            f"{[names[i] for i in np.flatnonzero(coarse)]} lie so far from zero that rounding is "
+            f"{spacing.max():.2g} of their standard deviation. Subtract an origin from them, or "
+            "use double precision: `numpyro.enable_x64()`."
+        )
+    held_out, train = (((part - loc) / scale).astype(dtype) for part in (held_out, train))
+    return held_out, train, loc, scale
 
 
 def _reference_and_start(

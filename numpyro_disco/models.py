@@ -7,6 +7,7 @@ factors and the energies relative to their references, is the target's alone.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -87,6 +88,8 @@ def prepare_model(model: Callable, args: tuple, kwargs: dict) -> TemperedModel:
     groups = _groups(structure)
     prototype = {name: _unconstrained(structure[name]) for name in latent}
     _, unravel = ravel_pytree(prototype)
+    # NumPyro enters the Jacobian of a transformed site as a factor of this name.
+    log_dets = {f"_{name}_log_det" for name in latent}
 
     def draw_base(rng_key: Array) -> Array:
         group_key, model_key = jax.random.split(rng_key)
@@ -95,22 +98,22 @@ def prepare_model(model: Callable, args: tuple, kwargs: dict) -> TemperedModel:
             x = group.reference(structure).sample(jax.random.fold_in(group_key, index))
             drawn |= {site: x[..., place] for site, place in group.free.items()}
 
+        keys = (jax.random.fold_in(model_key, index) for index in itertools.count())
+
         def substitute_fn(site: dict) -> Any:
             if site["name"] in drawn:
                 return drawn[site["name"]]
             if site["type"] != "sample" or site["is_observed"]:
                 return None
             try:
-                return _base(site["fn"]).sample(
-                    site["kwargs"]["rng_key"], site["kwargs"]["sample_shape"]
-                )
+                return _base(site["fn"]).sample(next(keys), site["kwargs"]["sample_shape"])
             except NotImplementedError:
                 raise ValueError(
                     f"Site {site['name']!r} has no base that can be drawn: "
                     f"{type(site['fn']).__name__} has no `sample`. Give it a proper prior."
                 ) from None
 
-        drawing = handlers.substitute(handlers.seed(model, model_key), substitute_fn=substitute_fn)
+        drawing = handlers.substitute(seeded, substitute_fn=substitute_fn)
         trace = handlers.trace(drawing).get_trace(*args, **kwargs)
         return ravel_pytree({name: _unconstrained(trace[name]) for name in latent})[0]
 
@@ -129,7 +132,7 @@ def prepare_model(model: Callable, args: tuple, kwargs: dict) -> TemperedModel:
             if name in prototype:
                 if not isinstance(_unwrapped(site["fn"]), Coordinate):
                     log_base += jnp.sum(_base(site["fn"]).log_prob(site["value"]))
-            elif name.startswith("_") and name.removesuffix("_log_det")[1:] in prototype:
+            elif name in log_dets:
                 log_base += jnp.sum(log_prob)
         for group in groups:
             log_base += jnp.sum(group.reference(trace).log_prob(group.point(trace)))
@@ -155,6 +158,8 @@ def _base(fn: Distribution) -> Distribution:
         return _base(fn.base_dist).expand(fn.batch_shape)
     if isinstance(fn, numpyro.distributions.Independent):
         return _base(fn.base_dist).to_event(fn.reinterpreted_batch_ndims)
+    if isinstance(fn, numpyro.distributions.TransformedDistribution):
+        return numpyro.distributions.TransformedDistribution(_base(fn.base_dist), fn.transforms)
     if isinstance(fn, EnergyDistribution | Holes):
         return fn.reference
     return fn

@@ -8,6 +8,7 @@ forward, and the samplers that only need log densities take it in their stride.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from numpyro.primitives import _PYRO_STACK
 
 from numpyro_disco._checks import observed_values
 from numpyro_disco._typing import Array, ArrayLike
-from numpyro_disco.distributions import EnergyDistribution
+from numpyro_disco.distributions import EnergyDistribution, not_latent
 from numpyro_disco.reference import Reference
 from numpyro_disco.supports import StandardizedReal, StandardizedVector
 
@@ -49,7 +50,9 @@ class Coordinate(Distribution):
     @property
     def support(self) -> constraints.Constraint:
         """The real line; the unconstrained coordinate is standardised."""
-        return StandardizedReal(self.prior.loc[self.index], self.prior.scale[self.index])
+        # `scan` stacks leaves along new leading axes: the coordinate is a matter of the last axis.
+        loc, scale = self.prior.loc[..., self.index], self.prior.scale[..., self.index]
+        return StandardizedReal(loc, scale)
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
         """A coordinate cannot be drawn before the others: see the error for what can be done."""
@@ -96,7 +99,9 @@ class Holes(Distribution):
         """All real vectors; unconstrained coordinates are standardised column by column."""
         columns = self._columns
         nothing = (False,) * len(columns)
-        return StandardizedVector(self.prior.loc[columns], self.prior.scale[columns], None, nothing)
+        return StandardizedVector(
+            self.prior.loc[..., columns], self.prior.scale[..., columns], None, nothing
+        )
 
     def complete(self, value: ArrayLike) -> Array:
         """The table with its holes filled by `value`: shape (..., holes) to (..., *table)."""
@@ -199,15 +204,15 @@ def sample(name: str, prior: EnergyDistribution, *, obs: ArrayLike | None = None
         )
     if obs is not None:
         return _sample_holes(name, prior, obs)
-    _check_handlers(name, prior)
+    free = [c for c, clamped in zip(prior.names, prior.observed, strict=True) if not clamped]
+    _check_handlers(name, [f"{name}.{coordinate}" for coordinate in free])
     values: list[Any] = []
     for index, (coordinate, clamped) in enumerate(zip(prior.names, prior.observed, strict=True)):
         if clamped:
             assert prior.values is not None
             values.append(prior.values[..., index])
         else:
-            site = f"{name}.{coordinate}"
-            values.append(numpyro.sample(site, Coordinate(prior, index), obs=_intervention(site)))
+            values.append(_sample_coordinate(f"{name}.{coordinate}", Coordinate(prior, index)))
     x = jnp.stack(jnp.broadcast_arrays(*values), axis=-1)
     numpyro.factor(f"{name}.log_prob", prior.log_prob(x))
     return x
@@ -239,34 +244,48 @@ def site_values(name: str, prior: EnergyDistribution, x: ArrayLike) -> dict[str,
     }
 
 
-def _intervention(site: str) -> Any:
-    """The value that `do` gives a coordinate, which is then observed.
+def _sample_coordinate(site: str, coordinate: Coordinate) -> Any:
+    """The value of one coordinate's site, latent or given by `condition` or `do`."""
+    given = [(handler, scoped) for handler, scoped in _observers(site) if scoped in handler.data]
+    # `do` leaves the site itself behind as a latent that nothing depends on. With a density of its
+    # own that would do no harm; a coordinate has none, and a flat latent cannot be sampled.
+    done = [h.data[scoped] for h, scoped in given if isinstance(h, numpyro.handlers.do)]
+    value = numpyro.sample(site, coordinate, obs=done[0] if done else None)
+    if not given:
+        return value
+    plates = [handler for handler in _PYRO_STACK if isinstance(handler, numpyro.plate)]
+    if jnp.ndim(value) > len(coordinate.batch_shape) and not plates:
+        raise ValueError(
+            f"Expected one number for {site!r}; got an array of shape {jnp.shape(value)}. For many "
+            "vectors put `sample` into a plate of that size, or give it a table, `obs=`."
+        )
+    # A coordinate held at something inferred would need the normaliser of what is left.
+    return not_latent(jnp.asarray(value, coordinate.prior.loc.dtype))
 
-    `do` leaves the site itself behind as a latent that nothing depends on. With a density of its
-    own that would do no harm; a coordinate has none, and a flat latent cannot be sampled.
-    """
-    for handler in _PYRO_STACK:
-        if isinstance(handler, numpyro.handlers.do) and site in (handler.data or ()):
-            return handler.data[site]
-    return None
+
+def _observers(site: str) -> Iterator[tuple[Any, str]]:
+    """Handlers that say what is observed, innermost first, and what each of them calls `site`."""
+    for handler in reversed(_PYRO_STACK):
+        if isinstance(handler, numpyro.handlers.scope):
+            site = f"{handler.prefix}{handler.divider}{site}"
+        elif isinstance(handler, numpyro.handlers.condition | numpyro.handlers.do) and handler.data:
+            yield handler, site
 
 
-def _check_handlers(name: str, prior: EnergyDistribution) -> None:
-    """Refuse an observation of a coordinate that does not exist: NumPyro would ignore it.
+def _check_handlers(name: str, known: list[str]) -> None:
+    """Refuse an observation of a site that does not exist: NumPyro would ignore it.
 
     Only `condition` and `do` say what a user observes; `substitute` also carries what NumPyro
     itself puts there, parameters of guides and deterministic sites among them.
     """
-    free = [c for c, clamped in zip(prior.names, prior.observed, strict=True) if not clamped]
-    known = {f"{name}.{coordinate}" for coordinate in free}
-    for handler in _PYRO_STACK:
-        if not isinstance(handler, numpyro.handlers.condition | numpyro.handlers.do):
-            continue
-        for site in handler.data or ():
-            if site not in known and (site == name or site.startswith(f"{name}.")):
+    for handler, scoped in _observers(name):
+        prefix = scoped.removesuffix(name)
+        sites = {prefix + site for site in known}
+        for site in handler.data:
+            if site not in sites and (site == scoped or site.startswith(f"{scoped}.")):
                 raise ValueError(
                     f"`{type(handler).__name__}` names {site!r}, which is not a site of {name!r}: "
-                    f"its sites are {sorted(known)}, one for each free coordinate. If it is a site "
+                    f"its sites are {sorted(sites)}, one for each free coordinate. If it is a site "
                     f"of your own, give it a name that does not start with '{name}.'."
                 )
 
@@ -285,6 +304,7 @@ def _sample_holes(name: str, prior: EnergyDistribution, obs: ArrayLike) -> Array
             "Call `sample(..., obs=table)` outside of plates: the rows of the table are "
             "independent already, and a plate would count each of them once for every member."
         )
+    _check_handlers(name, [f"{name}.missing"])
     values = jnp.asarray(values, prior.loc.dtype)
     if observed.all():
         numpyro.factor(f"{name}.log_prob", prior.log_prob(values).sum())

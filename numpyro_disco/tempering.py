@@ -38,7 +38,9 @@ that of the target relative to the base's mass."""
 Report: TypeAlias = Callable[[Array], None]
 """Called on the device's side with the inverse temperature after each step."""
 
-RUNNING, CONVERGED, STUCK, NON_FINITE, COLLAPSED = range(5)
+RUNNING, CONVERGED, STUCK, NON_FINITE, COLLAPSED, FROZEN = range(6)
+LEAST_ACCEPTANCE = 0.01
+"""Mean acceptance of the last moves below which particles have only been copied, not moved."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,7 @@ class TemperedResult(NamedTuple):
     num_steps: Array
     """How many steps were taken from 0 to 1."""
     status: Array
-    """One of CONVERGED, STUCK, NON_FINITE, COLLAPSED."""
+    """One of CONVERGED, STUCK, NON_FINITE, COLLAPSED, FROZEN."""
     history: TemperedHistory
     """One row for each step."""
 
@@ -146,6 +148,12 @@ def status_message(status: int, inverse_temperature: float, num_steps: int) -> s
             f"every particle has weight zero at inverse temperature {inverse_temperature:.3g}: the "
             "log density is -infinity wherever the particles are. Widen the reference or the "
             "priors until they reach the region that the data allow, or take more particles."
+        )
+    if status == FROZEN:
+        return (
+            "inverse temperature 1 was reached, but the last moves were nearly all refused: "
+            "particles are copies of a few. Look for a gradient that is NaN where the density is "
+            "finite (a `where` around a square root or a logarithm), or take more `num_moves`."
         )
     return (
         f"after {num_steps} steps the inverse temperature is only {inverse_temperature:.3g}, not "
@@ -374,7 +382,8 @@ def tempered_smc(
             lambda column, value: column.at[state.num_steps].set(value), state.history, row
         )
         num_steps = state.num_steps + 1
-        status = jnp.where(b == 1, CONVERGED, RUNNING)
+        frozen = probability.mean() < LEAST_ACCEPTANCE
+        status = jnp.where(b == 1, jnp.where(frozen, FROZEN, CONVERGED), RUNNING)
         status = jnp.where(
             (status == RUNNING) & (num_steps == settings.max_temperatures), STUCK, status
         )

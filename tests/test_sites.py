@@ -602,3 +602,42 @@ def test_holes_of_a_gaussian_under_nuts():
     mcmc.run(KEY, prior_of(precision=np.linalg.inv(COVARIANCE * flip)))
     with pytest.raises(AssertionError, match="is off"):
         check()
+
+
+def test_a_coordinate_conditioned_on_a_latent_is_refused():
+    """The normaliser of the free coordinates would depend on it."""
+
+    def model():
+        a = numpyro.sample("a", dist.Normal(0.0, 1.0))
+        with handlers.condition(data={"x.a": a}):
+            disco.sample("x", gaussian_prior())
+
+    with pytest.raises(ValueError, match="is being inferred"):
+        initialize_model(jax.random.key(0), model)
+
+
+def test_many_values_for_one_vector_are_refused():
+    conditioned = handlers.condition(
+        lambda: disco.sample("x", gaussian_prior()), {"x.a": jnp.arange(3.0)}
+    )
+    with pytest.raises(ValueError, match="Expected one number for 'x.a'.*plate"):
+        initialize_model(jax.random.key(0), conditioned)
+
+
+def test_do_outside_of_a_scope_leaves_no_flat_latent_behind():
+    scoped = handlers.scope(lambda: disco.sample("x", gaussian_prior()), prefix="s")
+    done = handlers.do(scoped, {"s/x.a": 0.3})
+    latent = initialize_model(jax.random.key(0), done).param_info.z
+    assert set(latent) == {"s/x.b"}
+
+
+def test_condition_of_a_table_names_its_sites():
+    table = jnp.array([[0.5, jnp.nan]])
+    model = handlers.condition(lambda: disco.sample("x", gaussian_prior(), obs=table), {"x.b": 2.0})
+    with pytest.raises(ValueError, match="its sites are .'x.missing'"):
+        initialize_model(jax.random.key(0), model)
+
+
+def gaussian_prior():
+    reference = disco.GaussianReference(jnp.zeros(2), 9 * jnp.eye(2))
+    return disco.EnergyDistribution(lambda x: 0.5 * x @ x, reference, names=("a", "b"))

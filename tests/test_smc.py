@@ -13,6 +13,7 @@ from statistics_tools import assert_within, mean_and_error
 
 import numpyro_disco as disco
 from numpyro_disco import tempering
+from numpyro_disco.models import prepare_model
 
 RUNS = 20
 WEIGHTS, MEANS, DEVIATIONS = np.array([0.25, 0.75]), np.array([-2.5, 1.5]), np.array([0.4, 0.7])
@@ -238,7 +239,57 @@ def test_arviz_takes_a_clamped_mcmc_and_finds_no_nan():
     assert np.isfinite(summary.to_numpy(dtype=float)).all()
 
 
+def test_an_observed_site_that_looks_like_a_jacobian_is_not_in_the_base():
+    def model():
+        y = numpyro.sample("y", dist.Normal(0.0, 1.0))
+        numpyro.sample("_y", dist.Normal(y, 1.0), obs=2.0)
+
+    densities = prepare_model(model, (), {}).log_densities(jnp.array([0.7]))
+    base = norm.logpdf(0.7)
+    np.testing.assert_allclose(densities, (base, base + norm.logpdf(2.0, 0.7)), rtol=1e-5)
+
+
+def test_what_a_model_draws_beside_its_sites_is_the_same_in_base_and_density():
+    def model():
+        shift = 3 * jax.random.normal(numpyro.prng_key())
+        numpyro.sample("y", dist.Normal(shift, 0.1))
+
+    prepared = prepare_model(model, (), {})
+    draws = np.asarray(jax.vmap(prepared.draw_base)(jax.random.split(jax.random.key(0), 500)))
+    assert draws.std() < 0.2
+    base, target = jax.vmap(prepared.log_densities)(draws)
+    np.testing.assert_allclose(base, target)
+    # The mean log density of a Gaussian under itself is minus its entropy.
+    assert np.mean(base) == pytest.approx(-norm.entropy(scale=0.1), abs=0.2)
+
+
+def test_a_transformed_prior_starts_from_its_transformed_reference():
+    prior = skewed_prior()
+
+    def model():
+        shifted = dist.transforms.AffineTransform(jnp.array([1.0, 2.0]), jnp.array([2.0, 3.0]))
+        numpyro.sample("x", dist.TransformedDistribution(prior, shifted))
+
+    x = np.array([0.3, 0.4])
+    base = float(prior.reference.log_prob(x)) - np.log(6)
+    target = float(prior.log_prob(x)) - np.log(6)
+    prepared = prepare_model(model, (), {})
+    u = prepared.unravel(jnp.zeros(2))["x"] + jnp.array([1.6, 3.2])
+    np.testing.assert_allclose(prepared.log_densities(u), (base, target), rtol=1e-4)
+
+
 class TestErrors:
+    def test_moves_that_are_all_refused(self):
+        """A gradient that is NaN where the density is finite: particles would only be copied."""
+
+        def model():
+            mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+            trap = jnp.where(mu > 1e9, jnp.sqrt(mu - 1e9), 0.0)
+            numpyro.factor("sharp", -0.5 * ((mu - 1) / 0.1) ** 2 + trap)
+
+        with pytest.raises(RuntimeError, match="nearly all refused.*gradient that is NaN"):
+            run(model, num_particles=64, num_chains=2)
+
     def test_before_run(self):
         smc = disco.TemperedSMC(skewed_model)
         for call in (smc.get_samples, smc.get_extra_fields, smc.print_summary):

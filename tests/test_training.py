@@ -212,8 +212,21 @@ def test_where_no_step_helps_the_gaussian_start_is_kept():
 
 
 def test_draw_target_trains_too(few):
-    fit = disco.fit(jax.random.key(0), few, target="draw", **SMALL)
-    assert fit.history.loss[-1] < fit.history.loss[1]
+    settings = {**SMALL, "noise_scale": 0.3, "learning_rate": 5e-3}
+    history = disco.fit(jax.random.key(0), few, target="draw", **settings).history
+    drop = history.held_out_loss[0] - history.held_out_loss[-1]
+    assert drop > 5 * history.held_out_error[-1] > 0
+
+
+def test_names_put_columns_in_order_or_rename_them(few):
+    table = {"a": few[:, 0], "b": 100 + few[:, 1]}
+    settings = {**SMALL, "num_steps": 1}
+    swapped = disco.fit(jax.random.key(0), table, names=("b", "a"), **settings).distribution
+    assert swapped.names == ("b", "a") and swapped.loc[0] > 90
+    renamed = disco.fit(jax.random.key(0), table, names=("c", "d"), **settings).distribution
+    assert renamed.names == ("c", "d") and renamed.loc[1] > 90
+    with pytest.raises(ValueError, match=r"which share \['a'\]"):
+        disco.fit(jax.random.key(0), table, names=("c", "a"), **settings)
 
 
 def test_reference_of_ones_own(few):
@@ -271,6 +284,9 @@ class TestInterruption:
             disco.fit(jax.random.key(0), few[:500], resume=fit)
         with pytest.raises(ValueError, match="`resume`.*differ"):
             disco.fit(jax.random.key(1), few, resume=fit)
+        with pytest.raises(ValueError, match="`resume`.*differ"):
+            other = disco.GaussianReference(np.zeros(2), 9 * np.eye(2))
+            disco.fit(jax.random.key(0), few, resume=fit, reference=other)
 
 
 class TestProgress:
@@ -317,6 +333,10 @@ class TestBadData:
     def test_number_of_names(self, few):
         with pytest.raises(ValueError, match="Expected 2 `names`.*got 3"):
             self.fit(few, names=("a", "b", "c"))
+
+    def test_columns_too_far_from_zero_for_the_precision(self, few):
+        with pytest.raises(ValueError, match=r"\['0'\] lie so far from zero.*Subtract an origin"):
+            self.fit(few + np.array([2.46e6, 0.0]))
 
     def test_text(self):
         with pytest.raises(ValueError, match="numbers in `data`"):
