@@ -10,7 +10,7 @@ import numpy as np
 
 from numpyro_disco._checks import check_count, check_key, observed_values
 from numpyro_disco._typing import Array
-from numpyro_disco.distributions import EnergyDistribution
+from numpyro_disco.distributions import EnergyDistribution, check_prior
 from numpyro_disco.sampling import MIN_PARTICLES, draw_conditionals, poisoned
 from numpyro_disco.tempering import TemperingSettings
 
@@ -58,7 +58,7 @@ def sample_conditional(
         (10, 2)
     """
     rng_key = check_key(rng_key)
-    _check_prior(prior)
+    check_prior(prior, "Give its `distribution`.")
     num_samples = check_count(num_samples, "num_samples")
     if num_particles is None:
         num_particles = max(num_samples, MIN_PARTICLES)
@@ -129,7 +129,7 @@ def impute(
         >>> disco.impute(jax.random.key(0), prior, table, num_imputations=4).shape
         (4, 3, 2)
     """
-    _check_prior(prior)
+    check_prior(prior, "Give its `distribution`.")
     check_count(num_imputations, "num_imputations")
     values, mask = observed_values(table, prior.names, "table")
     if values.ndim != 2:
@@ -144,11 +144,3 @@ def impute(
         num_particles=num_particles,
         batch_size=batch_size,
     )
-
-
-def _check_prior(prior: Any) -> None:
-    if not isinstance(prior, EnergyDistribution):
-        hint = " Give its `distribution`." if hasattr(prior, "distribution") else ""
-        raise ValueError(
-            f"Expected an `EnergyDistribution` for `prior`; got {type(prior).__name__}.{hint}"
-        )

@@ -55,6 +55,15 @@ def _constant(tree: Any) -> Any:
     )
 
 
+def check_prior(prior: Any, remedy: str) -> None:
+    """Refuse what is no `EnergyDistribution`; of a fit, say with `remedy` what to do."""
+    if not isinstance(prior, EnergyDistribution):
+        hint = f" {remedy}" if hasattr(prior, "distribution") else ""
+        raise ValueError(
+            f"Expected an `EnergyDistribution` for `prior`; got {type(prior).__name__}.{hint}"
+        )
+
+
 class EnergyDistribution(Distribution):
     r"""A density known by its energy, p(x) = exp(-E(x)) / Z over vectors of D numbers.
 

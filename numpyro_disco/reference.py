@@ -163,9 +163,28 @@ def _check_mean(mean: Array, argument: str) -> None:
         raise ValueError(f"Expected finite numbers for `{argument}`; got {mean}.")
 
 
-def _check_observed(observed: Array | None, dimension: int) -> None:
-    if observed is not None and observed.shape[-1:] != (dimension,):
-        raise ValueError(f"Expected shape (..., {dimension}) for `observed`; got {observed.shape}.")
+def _held(observed: ArrayLike | None, dimension: int) -> Array | None:
+    """Which coordinates are held, as a boolean array (..., D), or None."""
+    if observed is None:
+        return None
+    held = jnp.asarray(observed, bool)
+    if held.shape[-1:] != (dimension,):
+        raise ValueError(f"Expected shape (..., {dimension}) for `observed`; got {held.shape}.")
+    return held
+
+
+def _factorize(
+    covariance: Array, free: Array, argument: str, *, given_by_user: bool
+) -> tuple[Array, Array, Array]:
+    """Covariance of the free coordinates, its padded Cholesky factor, and the factor's inverse."""
+    # A conditional's covariance is not held to symmetry: its rounding is not the user's doing.
+    if given_by_user:
+        _check_symmetric(covariance, argument)
+    keep = free.astype(covariance.dtype)
+    covariance = covariance * _outer(keep, keep)
+    cholesky = _padded_cholesky(covariance, free)
+    _check_covariance(cholesky, argument)
+    return covariance, cholesky, _whitener(cholesky)
 
 
 def _check_symmetric(covariance: Array, argument: str) -> None:
@@ -228,21 +247,13 @@ class GaussianReference(Reference):
                 f"Expected shape (..., {dimension}, {dimension}) for `covariance`, to match `mean` "
                 f"of shape {mean.shape}; got {covariance.shape}."
             )
-        self.observed = None if observed is None else jnp.asarray(observed, bool)
+        self.observed = _held(observed, dimension)
+        free = jnp.ones(dimension, bool) if self.observed is None else ~self.observed
         _check_mean(mean, "mean")
-        if observed is None:
-            # `condition` gives `observed`, and the rounding of its result is not the user's doing.
-            _check_symmetric(covariance, "covariance")
-        _check_observed(self.observed, dimension)
-        if self.observed is not None:
-            free = (~self.observed).astype(covariance.dtype)
-            covariance = covariance * _outer(free, free)
-        self.mean_, self.covariance = mean, covariance
-        self.scale_tril = _padded_cholesky(
-            covariance, jnp.ones(dimension, bool) if self.observed is None else ~self.observed
+        self.mean_ = mean
+        self.covariance, self.scale_tril, self.whitener = _factorize(
+            covariance, free, "covariance", given_by_user=observed is None
         )
-        _check_covariance(self.scale_tril, "covariance")
-        self.whitener = _whitener(self.scale_tril)
         batch_shape = jnp.broadcast_shapes(mean.shape[:-1], self.scale_tril.shape[:-2])
         super().__init__(batch_shape, (dimension,), validate_args=validate_args)
 
@@ -359,19 +370,13 @@ class MixtureReference(Reference):
                 f"Expected shape (..., {num_components}, {dimension}, {dimension}) for "
                 f"`covariances`, to match `means` of shape {means.shape}; got {covariances.shape}."
             )
-        self.observed = None if observed is None else jnp.asarray(observed, bool)
+        self.observed = _held(observed, dimension)
         _check_mean(means, "means")
-        if observed is None:
-            _check_symmetric(covariances, "covariances")
-        _check_observed(self.observed, dimension)
-        if self.observed is not None:
-            free = self._free_of(dimension).astype(covariances.dtype)
-            covariances = covariances * _outer(free, free)
-        self.means, self.covariances = means, covariances
+        self.means = means
         self.log_weights = jax.nn.log_softmax(log_weights, axis=-1)
-        self.scale_trils = _padded_cholesky(covariances, self._free_of(dimension))
-        _check_covariance(self.scale_trils, "covariances")
-        self.whiteners = _whitener(self.scale_trils)
+        self.covariances, self.scale_trils, self.whiteners = _factorize(
+            covariances, self._free_of(dimension), "covariances", given_by_user=observed is None
+        )
         batch_shape = jnp.broadcast_shapes(
             log_weights.shape[:-1], means.shape[:-2], self.scale_trils.shape[:-3]
         )

@@ -23,7 +23,7 @@ import numpy as np
 from flax import nnx
 
 from numpyro_disco._typing import Pytree
-from numpyro_disco.distributions import EnergyDistribution
+from numpyro_disco.distributions import EnergyDistribution, check_prior
 from numpyro_disco.energies import LearnedEnergy
 from numpyro_disco.networks import EnergyNetwork
 from numpyro_disco.reference import GaussianReference, MixtureReference, Reference
@@ -66,11 +66,7 @@ def save(path: str | os.PathLike[str], prior: EnergyDistribution) -> None:
             be saved as data.
         OSError: the file cannot be written.
     """
-    if not isinstance(prior, EnergyDistribution):
-        hint = " Save its `distribution`." if hasattr(prior, "distribution") else ""
-        raise ValueError(
-            f"Expected an `EnergyDistribution` for `prior`; got {type(prior).__name__}.{hint}"
-        )
+    check_prior(prior, "Save its `distribution`.")
     energy = prior.energy_fn
     if not isinstance(energy, LearnedEnergy):
         raise ValueError(
