@@ -12,7 +12,7 @@ from numpyro_disco._checks import check_count, check_key, observed_values
 from numpyro_disco._typing import Array
 from numpyro_disco.distributions import EnergyDistribution, check_prior
 from numpyro_disco.sampling import MIN_PARTICLES, draw_conditionals, poisoned
-from numpyro_disco.tempering import TemperingSettings
+from numpyro_disco.tempering_settings import TemperingSettings
 
 MIN_IMPUTE_PARTICLES = 256
 """Particles for a row of which fewer imputations are asked for."""

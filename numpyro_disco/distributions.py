@@ -25,7 +25,7 @@ from numpyro_disco.energies import as_pytree_callable
 from numpyro_disco.reference import Reference
 from numpyro_disco.sampling import MIN_PARTICLES, ScaledEnergy, draw_conditionals, poisoned
 from numpyro_disco.supports import StandardizedVector
-from numpyro_disco.tempering import TemperingSettings
+from numpyro_disco.tempering_settings import TemperingSettings
 
 
 @jax.custom_jvp

@@ -8,6 +8,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpyro_disco.fitting import FitResult
+    from numpyro_disco.tempering import TemperedHistory
 
 
 def _axes(axes: Any, columns: int) -> Any:
@@ -52,4 +53,30 @@ def plot_history(fit: FitResult, axes: Any = None) -> Any:
         title="held-out rows, with 2 standard errors",
     )
     axes[1].legend()
+    return axes
+
+
+def plot_tempering(history: TemperedHistory, axes: Any = None) -> Any:
+    """Each run's path from the base to the target, step by step.
+
+    Args:
+        history: of all runs, arrays (num_chains, steps).
+        axes: four matplotlib axes; new ones by default.
+
+    Returns:
+        Array of the four axes.
+    """
+    axes = _axes(axes, 4)
+    steps = np.arange(1, np.shape(history.inverse_temperature)[1] + 1)
+    columns = (
+        ("inverse temperature", history.inverse_temperature),
+        ("acceptance", history.acceptance),
+        ("distinct ancestors", history.unique_ancestors),
+        ("log normaliser", history.log_normalizer),
+    )
+    for axis, (label, column) in zip(axes, columns, strict=True):
+        axis.plot(steps, np.asarray(column).T, alpha=0.7)
+        axis.set(xlabel="step", ylabel=label)
+    axes[0].set(yscale="log")
+    axes[1].set(ylim=(0, 1))
     return axes

@@ -15,13 +15,8 @@ import numpy as np
 
 from numpyro_disco._typing import Array, EnergyFn
 from numpyro_disco.reference import Reference
-from numpyro_disco.tempering import (
-    CONVERGED,
-    TemperedResult,
-    TemperingSettings,
-    status_message,
-    tempered_smc,
-)
+from numpyro_disco.tempering import TemperedResult, tempered_smc
+from numpyro_disco.tempering_settings import CONVERGED, TemperingSettings, status_message
 
 MIN_PARTICLES = 1024
 """Particles of a tempered run that was asked for fewer draws than this."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,22 +12,31 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 from numpyro.diagnostics import print_summary
-from numpyro.infer import MCMC
+from numpyro.distributions import Distribution
+from numpyro.infer import MCMC, Predictive
 from numpyro.infer.mcmc import MCMCKernel
-from numpyro.infer.util import constrain_fn
 from tqdm.auto import tqdm
 
 from numpyro_disco._checks import check_count, check_key
-from numpyro_disco._typing import Array, Pytree
-from numpyro_disco.models import TemperedModel, prepare_model
-from numpyro_disco.tempering import (
+from numpyro_disco._typing import Array
+from numpyro_disco.models import BaseBlock, non_finite_sites, unconstrain_draws
+from numpyro_disco.reference import MixtureReference
+from numpyro_disco.runs import FinishedRuns, ModelRuns
+from numpyro_disco.tempering import TemperedHistory, TemperedResult
+from numpyro_disco.tempering_settings import (
     CONVERGED,
-    TemperedHistory,
-    TemperedResult,
+    DISAGREE,
+    NON_FINITE,
     TemperingSettings,
     status_message,
-    tempered_smc,
 )
+
+LARGEST_R_HAT = 1.1
+"""Across runs, of any coordinate, above which they have found different distributions."""
+NUM_GUIDE_DRAWS = 2000
+"""Draws of a guide to which a base is fitted."""
+BASE_WIDTH = 2.0
+"""Factor of the covariances that are fitted to earlier draws: a base has to be wider than them."""
 
 
 class _ModelHolder(MCMCKernel):
@@ -66,13 +76,22 @@ class TemperedSMC(MCMC):
         num_particles: particles of each run.
         num_chains: independent runs, all in one compiled program; two or more let R-hat
             and the evidence's standard error say whether they agree.
+        base: where sites start instead of their priors, by name: a distribution over a site's
+            values, or earlier draws of it, (num_draws, ...), such as `get_samples()` of another
+            sampler, to which a mixture is fitted, sites together; or a fitted guide and its
+            parameters, a pair, which is drawn for that. The evidence stays that of the model. A
+            base has to reach wherever the posterior does.
+        devices: JAX devices over which the particles of each run are spread, for instance
+            `jax.devices()`; also those of other processes under `jax.distributed`.
+        checkpoint: a file in which runs are kept between inverse temperatures. If it is there and
+            of the same run, `run` goes on from it, to the same numbers.
+        checkpoint_every: inverse temperatures from one writing of that file to the next.
         progress_bar: show the inverse temperature with tqdm.
         jit_model_args: compile for arrays and floats of the same shapes instead of for their
             values. Turn it off for a model that needs concrete arguments, such as a table whose
             NaN decide which sites there are.
         throw: raise if a run failed; else see `status`.
-        **settings: fields of `numpyro_disco.tempering.TemperingSettings`: `target_ess`,
-            `num_moves`, `max_leapfrog`, `target_accept`, `dense_mass`, `max_temperatures`.
+        **settings: fields of `numpyro_disco.tempering_settings.TemperingSettings`.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist, numpyro_disco as disco
@@ -91,6 +110,10 @@ class TemperedSMC(MCMC):
         *,
         num_particles: int = 1024,
         num_chains: int = 4,
+        base: Mapping[str, Any] | tuple[Callable, Any] | None = None,
+        devices: Sequence[jax.Device] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 10,
         progress_bar: bool = True,
         jit_model_args: bool = True,
         throw: bool = True,
@@ -107,9 +130,21 @@ class TemperedSMC(MCMC):
             jit_model_args=jit_model_args,
         )
         self.throw = throw
-        self._programs: dict[Any, tuple[Callable, list[str]]] = {}
-        self._summary: TemperedResult | None = None
-        self._latent: tuple[str, ...] = ()
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.checkpoint_every = check_count(checkpoint_every, "checkpoint_every")
+        if devices is not None and self.settings.num_chains % len(devices):
+            raise ValueError(
+                f"Expected a number of particles that {len(devices)} `devices` can share equally; "
+                f"got {self.settings.num_chains} (`num_particles` over `chain_length`)."
+            )
+        given, self._base_draws = _split_base(base)
+        self._block: BaseBlock | None = None
+        # Callbacks from several devices come in no order.
+        report = self._update if progress_bar and devices is None else None
+        self._runs = ModelRuns(
+            model, self.settings, self.num_chains, given, devices, jit_model_args, report
+        )
+        self._finished: FinishedRuns | None = None
         self._bar: Any = None
         self._reached = np.zeros(num_chains)
 
@@ -124,12 +159,13 @@ class TemperedSMC(MCMC):
             **kwargs: the model's.
 
         Raises:
-            ValueError: a latent site that cannot start a run, named, with the remedy.
-            RuntimeError: a run failed (unless `throw=False`).
+            ValueError: a latent site that cannot start a run, named, with the remedy; a checkpoint
+                that is of another run.
+            RuntimeError: a run failed, or runs disagree (unless `throw=False`).
         """
         rng_keys = jax.random.split(check_key(rng_key), self.num_chains)
         self._args, self._kwargs = args, kwargs
-        program, arrays, latent = self._program(args, kwargs)
+        block = self._base_block(args, kwargs)
         self._reached[:] = 0
         with tqdm(
             total=1.0,
@@ -138,7 +174,12 @@ class TemperedSMC(MCMC):
             bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}]",
         ) as self._bar:
             try:
-                samples, result = jax.block_until_ready(program(rng_keys, arrays))
+                if self.checkpoint is None:
+                    finished = self._runs.run(rng_keys, args, kwargs, block)
+                else:
+                    finished = self._runs.run_with_checkpoints(
+                        rng_keys, args, kwargs, block, self.checkpoint, self.checkpoint_every
+                    )
             except jax.errors.ConcretizationTypeError as error:
                 error.add_note(
                     "TemperedSMC compiles for the shapes of the model's arguments. If the model "
@@ -146,9 +187,10 @@ class TemperedSMC(MCMC):
                 )
                 raise
             jax.effects_barrier()
-        self._summary, self._latent = result, tuple(latent)
+        self._finished = finished
+        result = finished.result
         self._states = {
-            self._sample_field: samples,
+            self._sample_field: finished.draws,
             # NumPyro's name for -log joint in unconstrained space; ArviZ shows it as "lp".
             "potential_energy": -result.log_target,
             "accept_prob": result.acceptance,
@@ -156,17 +198,19 @@ class TemperedSMC(MCMC):
         self._states_flat = None
         failed = np.flatnonzero(self.status != CONVERGED)
         if self.throw and len(failed):
+            message = self.status_messages[failed[0]]
+            if self.status[failed[0]] == NON_FINITE:
+                message += non_finite_sites(self.sampler.model, args, kwargs)
             raise RuntimeError(
-                f"{len(failed)} of {self.num_chains} runs failed. Run {failed[0]}: "
-                + self.status_messages[failed[0]]
+                f"{len(failed)} of {self.num_chains} runs failed. Run {failed[0]}: {message}"
             )
 
     # -- results --------------------------------------------------------------------------------
 
     def _require_run(self) -> TemperedResult:
-        if self._summary is None:
+        if self._finished is None:
             raise RuntimeError("TemperedSMC has not run yet; call `run(rng_key, *model_args)`.")
-        return self._summary
+        return self._finished.result
 
     def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:
         """Equally weighted draws at b = 1, deterministic sites included.
@@ -209,8 +253,17 @@ class TemperedSMC(MCMC):
 
     @property
     def status(self) -> np.ndarray:
-        """One code for each run, `numpyro_disco.tempering.CONVERGED` or what went wrong."""
-        return np.asarray(self._require_run().status)
+        """One code for each run, `numpyro_disco.tempering_settings.CONVERGED` or what went wrong.
+
+        Runs that have all converged by themselves, but not to the same distribution (a coordinate
+        whose R-hat across runs is above 1.1), are all DISAGREE.
+        """
+        status = np.array(self._require_run().status)
+        assert self._finished is not None
+        apart = np.asarray(self._finished.r_hat) > LARGEST_R_HAT
+        if (status == CONVERGED).all() and apart.any():
+            status[:] = DISAGREE
+        return status
 
     @property
     def status_messages(self) -> list[str]:
@@ -240,7 +293,8 @@ class TemperedSMC(MCMC):
         """
         samples = self.get_samples(group_by_chain=True)
         if exclude_deterministic:
-            samples = {name: samples[name] for name in self._latent}
+            assert self._finished is not None
+            samples = {name: samples[name] for name in self._finished.latent}
         print_summary(samples, prob=prob)
         estimates = np.asarray(self.log_normalizer)
         mean = float(logsumexp(self.log_normalizer) - np.log(len(estimates)))
@@ -260,69 +314,81 @@ class TemperedSMC(MCMC):
         """Not a step of its own: every run tunes itself."""
         raise NotImplementedError("TemperedSMC tunes itself as it runs; call `run`.")
 
-    # -- the compiled program -------------------------------------------------------------------
+    def plot_history(self, axes: Any = None) -> Any:
+        """Draw each run's path: inverse temperature, acceptance, survivors, log normaliser.
+
+        Needs matplotlib, the `plots` extra.
+
+        Args:
+            axes: four matplotlib axes; new ones by default.
+
+        Returns:
+            Array of the four axes.
+        """
+        from numpyro_disco.plots import plot_tempering
+
+        return plot_tempering(self.history, axes)
 
     def _update(self, index: Any, inverse_temperature: Any) -> None:
         self._reached[int(index)] = float(inverse_temperature)
         if self._bar is not None:
             self._bar.update(float(self._reached.mean()) - self._bar.n)
 
-    def _program(self, args: tuple, kwargs: dict) -> tuple[Callable, list[Any], list[str]]:
-        """The compiled run for such arguments, its arrays, and (once run) its latent sites."""
-        leaves, structure = jax.tree.flatten((args, kwargs))
-        dynamic = [self._jit_model_args and _is_numeric(leaf) for leaf in leaves]
-        arrays = [leaf for leaf, d in zip(leaves, dynamic, strict=True) if d]
-        fixed = tuple(None if d else leaf for leaf, d in zip(leaves, dynamic, strict=True))
+    def _base_block(self, args: tuple, kwargs: dict) -> BaseBlock | None:
+        """The mixture that earlier draws make, if `base` holds some; it is fitted once."""
+        if not self._base_draws:
+            return None
+        if self._block is None:
+            names, draws = unconstrain_draws(self.sampler.model, args, kwargs, self._base_draws)
+            self._block = BaseBlock(names, fit_mixture(np.asarray(draws)))
+        return self._block
 
-        latent: list[str] = []
 
-        def whole(rng_keys: Array, arrays: list[Any]) -> tuple[Pytree, TemperedResult]:
-            values = iter(arrays)
-            filled = [next(values) if d else leaf for leaf, d in zip(fixed, dynamic, strict=True)]
-            args, kwargs = jax.tree.unflatten(structure, filled)
-            prepared = prepare_model(self.sampler.model, args, kwargs)
-            latent[:] = prepared.latent
-            return self._run_chains(rng_keys, prepared, args, kwargs)
-
-        key = (structure, fixed, tuple(dynamic), self.progress_bar)
-        try:
-            program, latent = self._programs.setdefault(key, (jax.jit(whole), latent))
-        except TypeError:
-            # Arguments that cannot be hashed (arrays, with `jit_model_args` off) compile each time.
-            program = jax.jit(whole)
-        return program, arrays, latent
-
-    def _run_chains(
-        self, rng_keys: Array, prepared: TemperedModel, args: tuple, kwargs: dict
-    ) -> tuple[Pytree, TemperedResult]:
-        def one(rng_key: Array, index: Array) -> TemperedResult:
-            report = None
-            if self.progress_bar:
-                report = partial(jax.debug.callback, self._update, index)
-            return tempered_smc(
-                rng_key, prepared.draw_base, prepared.log_densities, self.settings, report=report
-            )
-
-        # A CPU is kept busy by the particles of one run; run after run, none waits for the slowest.
-        abreast = 1 if jax.default_backend() == "cpu" else self.num_chains
-        runs = (rng_keys, jnp.arange(self.num_chains))
-        result = jax.lax.map(lambda run: one(*run), runs, batch_size=abreast)
-        unravel = jax.vmap(jax.vmap(prepared.unravel))
-        samples = constrain_fn(
-            prepared.model,
-            args,
-            kwargs,
-            unravel(result.position),
-            return_deterministic=True,
-            batch_ndims=2,
+def _split_base(base: Any) -> tuple[dict[str, Distribution], dict[str, Any]]:
+    """What `base` gives as distributions, and what as draws."""
+    if base is None:
+        return {}, {}
+    if isinstance(base, tuple) and len(base) == 2 and callable(base[0]):
+        guide, params = base
+        drawn = Predictive(guide, params=params, num_samples=NUM_GUIDE_DRAWS)(jax.random.key(0))
+        base = {name: draws for name, draws in drawn.items() if not name.startswith("_")}
+    if not isinstance(base, Mapping):
+        raise ValueError(
+            "Expected a mapping from names of sites to distributions or draws for `base`, or a "
+            f"pair (guide, params); got {type(base).__name__}."
         )
-        nothing = jnp.zeros(self.num_chains)
-        return samples, result._replace(position=nothing, log_base=nothing)
+    given = {name: value for name, value in base.items() if isinstance(value, Distribution)}
+    draws = {name: np.asarray(value) for name, value in base.items() if name not in given}
+    for name, value in draws.items():
+        if value.dtype.kind not in "fiu" or value.ndim == 0 or len(value) < 10:
+            raise ValueError(
+                f"Expected a distribution, or at least 10 draws, for {name!r} in `base`; got "
+                f"{type(base[name]).__name__} of shape {value.shape}."
+            )
+    return given, draws
 
 
-def _is_numeric(leaf: Any) -> bool:
-    if isinstance(leaf, bool | int | complex | str):
-        return False
-    return isinstance(leaf, float | jax.Array | np.generic) or (
-        isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf"
+def fit_mixture(draws: np.ndarray) -> MixtureReference:
+    """A Gaussian mixture for draws (num_draws, d): as many components as BIC finds, then widened.
+
+    Args:
+        draws: unconstrained draws.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    if not np.isfinite(draws).all():
+        raise ValueError("Expected finite draws in `base`, inside the support of their sites.")
+    loc, scale = draws.mean(0), draws.std(0)
+    scale = np.where(scale > 0, scale, 1.0)
+    standard = np.asarray((draws - loc) / scale, np.float64)
+    fits = [
+        GaussianMixture(k, random_state=0, reg_covar=1e-6).fit(standard)
+        for k in (1, 2, 4, 8)
+        if k == 1 or k * standard.shape[1] * 4 <= len(standard)
+    ]
+    best = min(fits, key=lambda fit: fit.bic(standard))
+    return MixtureReference(
+        best.weights_,
+        loc + scale * best.means_,
+        BASE_WIDTH * best.covariances_ * np.multiply.outer(scale, scale),
     )

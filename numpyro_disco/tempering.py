@@ -1,78 +1,63 @@
 """Tempered sequential Monte Carlo from a density that can be drawn to one that cannot.
 
 The path is p_b(u) proportional to base(u)^(1 - b) target(u)^b, b from 0 to 1, over a flat vector u.
-Each step raises b as far as the particles allow, weights them by (target / base)^(db), resamples,
-and moves them with Hamiltonian Monte Carlo that leaves p_b invariant. The last resampling and
-moves are at b = 1, so the particles that come out are equally weighted.
+Each step raises b as far as the particles allow, weights them by (target / base)^(db), resamples
+M of them, and moves these with a kernel that leaves p_b invariant. The states of the moves are the
+next particles, P of each chain (waste-free): N = M P. The last resampling and moves are at b = 1,
+so the particles that come out are equally weighted.
 
-What is exact: with a schedule fixed in advance the product of the mean weights is an unbiased
-estimate of Z_target / Z_base. Here the schedule and the moves are tuned from the particles
-themselves, which keeps the estimate consistent as particles grow and costs a bias of order
-1 / num_particles. What is asymptotic: the law of the draws.
+What is exact: with a schedule and moves fixed in advance the product of the mean weights is an
+unbiased estimate of Z_target / Z_base. Here the moves, and the schedule unless it is given, are
+tuned from the particles themselves, which keeps the estimate consistent as particles grow and
+costs a bias of order 1 / num_particles. What is asymptotic: the law of the draws.
 
-Everything here is a pure function of arrays and knows log densities only; a whole run, and all
-independent runs together, are one compiled program.
+Everything here is a pure function of arrays and knows log densities only: `init`, `step` and
+`result`, and `tempered_smc`, which is a whole run. Runs, and all independent runs together, are
+one compiled program.
 
 References:
-    Del Moral, Doucet & Jasra 2006; Chopin & Papaspiliopoulos 2020, chapter 17; Neal 2011 for HMC.
+    Del Moral, Doucet & Jasra 2006; Chopin & Papaspiliopoulos 2020, chapter 17; Dau & Chopin 2022
+    for waste-free particles; Zhou, Johansen & Aston 2016 for the conditional effective sample size.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
-from numpyro_disco._checks import check_count, check_fraction
 from numpyro_disco._typing import Array
-from numpyro_disco.resampling import log_mean_exp, systematic, weight_ess
+from numpyro_disco.kernels import (
+    Chains,
+    Kernel,
+    LogDensities,
+    Tuning,
+    in_batches,
+    initial_tuning,
+    log_path,
+    spread,
+)
+from numpyro_disco.proposals import fit_proposal
+from numpyro_disco.resampling import SCHEMES, log_mean_exp, weight_ess
+from numpyro_disco.tempering_settings import (
+    COLLAPSED,
+    CONVERGED,
+    FROZEN,
+    LEAST_ACCEPTANCE,
+    NON_FINITE,
+    RUNNING,
+    STUCK,
+    TemperingSettings,
+)
 
 DrawBase: TypeAlias = Callable[[Array], Array]
 """A random key to one draw u of the base, shape (d,)."""
-LogDensities: TypeAlias = Callable[[Array], tuple[Array, Array]]
-"""One u, shape (d,), to (log base, log target). The base must be normalised, or the evidence is
-that of the target relative to the base's mass."""
 Report: TypeAlias = Callable[[Array], None]
 """Called on the device's side with the inverse temperature after each step."""
-
-RUNNING, CONVERGED, STUCK, NON_FINITE, COLLAPSED, FROZEN = range(6)
-LEAST_ACCEPTANCE = 0.01
-"""Mean acceptance of the last moves below which particles have only been copied, not moved."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TemperingSettings:
-    """How a tempered run is made; checked when made.
-
-    Attributes:
-        num_particles: particles of one run.
-        target_ess: effective sample size of the weights that each step aims at, as a share of the
-            particles. Higher means more, smaller steps.
-        num_moves: Hamiltonian trajectories at each inverse temperature; twice as many at the last.
-        max_leapfrog: most gradients in a trajectory.
-        target_accept: acceptance rate that the step size is tuned towards.
-        dense_mass: whiten by the particles' covariance rather than by their standard deviations.
-        max_temperatures: most steps from 0 to 1 before the run gives up.
-    """
-
-    num_particles: int = 1024
-    target_ess: float = 0.5
-    num_moves: int = 4
-    max_leapfrog: int = 16
-    target_accept: float = 0.8
-    dense_mass: bool = False
-    max_temperatures: int = 200
-
-    def __post_init__(self) -> None:
-        check_count(self.num_particles, "num_particles", minimum=2)
-        check_fraction(self.target_ess, "target_ess")
-        check_count(self.num_moves, "num_moves")
-        check_count(self.max_leapfrog, "max_leapfrog")
-        check_fraction(self.target_accept, "target_accept")
-        check_count(self.max_temperatures, "max_temperatures")
 
 
 class TemperedHistory(NamedTuple):
@@ -82,29 +67,41 @@ class TemperedHistory(NamedTuple):
     """b after the step."""
     weight_ess: Array
     """Effective sample size of the step's weights."""
+    log_normalizer: Array
+    """Log of the estimated ratio of masses at b and at 0."""
     acceptance: Array
     """Mean acceptance probability of the step's last moves."""
     step_size: Array
-    """Leapfrog step in units of the particles' spread."""
+    """Common leapfrog step in units of the particles' spread."""
+    trajectory_length: Array
+    """Common length of a trajectory in the same units."""
+    correlation: Array
+    """Largest correlation of a chain's first kept state with its start."""
+    num_moves: Array
+    """Moves between two states that became particles."""
     unique_ancestors: Array
     """How many distinct particles survived the resampling."""
     num_gradients: Array
-    """Gradients for each particle."""
+    """Gradients that each of the chains took."""
 
 
 class TemperedResult(NamedTuple):
     """What a tempered run leaves."""
 
     position: Array
-    """Equally weighted particles at b = 1, shape (num_particles, d)."""
+    """Equally weighted particles at b = 1, shape (num_particles, d), those of a chain together."""
     log_base: Array
     """Log base at each particle, shape (num_particles,)."""
     log_target: Array
     """Log target at each particle, shape (num_particles,)."""
     acceptance: Array
-    """Acceptance probability of each particle's last move, shape (num_particles,)."""
+    """Acceptance probability of the move to each particle, shape (num_particles,)."""
     log_normalizer: Array
-    """Log of the estimated Z_target / Z_base, shape ()."""
+    """Log of the estimated Z_target / Z_base, shape (): of the two below, the better one."""
+    log_path_normalizer: Array
+    """The same from the path's weights alone."""
+    mixture_ess: Array
+    """Effective sample size of the weights of the mixture's draws; 0 if there were none."""
     num_steps: Array
     """How many steps were taken from 0 to 1."""
     status: Array
@@ -113,53 +110,30 @@ class TemperedResult(NamedTuple):
     """One row for each step."""
 
 
-class _Particles(NamedTuple):
+class Particles(NamedTuple):
+    """All particles; state by state (P), and in each the chains (M)."""
+
     position: Array
+    """Shape (P, M, d)."""
     log_base: Array
+    """Shape (P, M)."""
     log_target: Array
-    gradient: Array
-    """Of the path's log density at the current inverse temperature."""
+    """Shape (P, M)."""
+    acceptance: Array
+    """Of the move that led here, shape (P, M)."""
 
 
-class _State(NamedTuple):
-    particles: _Particles
+class State(NamedTuple):
+    """Everything that the next step needs: what a checkpoint holds."""
+
+    particles: Particles
     inverse_temperature: Array
     log_normalizer: Array
-    step_size: Array
-    acceptance: Array
+    tuning: Tuning
     num_steps: Array
     status: Array
     rng_key: Array
     history: TemperedHistory
-
-
-def status_message(status: int, inverse_temperature: float, num_steps: int) -> str:
-    """What went wrong in a run, and what to do about it."""
-    if status == CONVERGED:
-        return "converged: inverse temperature 1 was reached."
-    if status == NON_FINITE:
-        return (
-            "the log density is NaN or +infinity at draws of the base. Check the energy and the "
-            "model where their priors reach (a log of a negative number, an overflow), or narrow "
-            "the reference."
-        )
-    if status == COLLAPSED:
-        return (
-            f"every particle has weight zero at inverse temperature {inverse_temperature:.3g}: the "
-            "log density is -infinity wherever the particles are. Widen the reference or the "
-            "priors until they reach the region that the data allow, or take more particles."
-        )
-    if status == FROZEN:
-        return (
-            "inverse temperature 1 was reached, but the last moves were nearly all refused: "
-            "particles are copies of a few. Look for a gradient that is NaN where the density is "
-            "finite (a `where` around a square root or a logarithm), or take more `num_moves`."
-        )
-    return (
-        f"after {num_steps} steps the inverse temperature is only {inverse_temperature:.3g}, not "
-        "1. The target is very far from the base: take more particles, a lower `target_ess`, more "
-        "`max_temperatures`, or a base that is closer."
-    )
 
 
 def _status(code: Array) -> Array:
@@ -181,7 +155,6 @@ def next_inverse_temperature(log_ratio: Array, current: Array, target_ess: float
         b in (current, 1], shape ().
     """
     num_particles = log_ratio.shape[0]
-    room = 1 - current
     # Particles of zero weight at any b > 0 are no reason for a small step: no step would save them.
     alive = jnp.maximum((log_ratio > -jnp.inf).sum(), 1)
     threshold = target_ess * jnp.minimum(alive, num_particles)
@@ -189,113 +162,295 @@ def next_inverse_temperature(log_ratio: Array, current: Array, target_ess: float
     def enough(log_step: Array) -> Array:
         return weight_ess(jnp.exp(log_step) * log_ratio) >= threshold
 
-    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(index: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        # The first trial is the whole of what is left; if it is good, all that follow are the same.
         low, high = bracket
-        middle = 0.5 * (low + high)
+        middle = jnp.where(index == 0, high, 0.5 * (low + high))
         good = enough(middle)
         return jnp.where(good, middle, low), jnp.where(good, high, middle)
 
-    high = jnp.log(room)
-    low = high - 40.0
-    low, _ = jax.lax.fori_loop(0, 30, halve, (low, high))
-    proposal = current + jnp.exp(low)
+    whole = jnp.log(1 - current)
+    low, _ = jax.lax.fori_loop(0, 30, halve, (whole - 40.0, whole))
     smallest = current + jnp.finfo(log_ratio.dtype).eps * jnp.maximum(current, 1e-12)
-    return jnp.where(enough(high), 1.0, jnp.clip(proposal, smallest, 1.0))
+    return jnp.where(low == whole, 1.0, jnp.clip(current + jnp.exp(low), smallest, 1.0))
 
 
-def _log_path(log_base: Array, log_target: Array, b: Array) -> Array:
-    return (1 - b) * log_base + b * log_target
+_Tree = TypeVar("_Tree", Chains, Particles)
 
 
-def _evaluate(log_densities: LogDensities, position: Array, b: Array) -> _Particles:
-    """Both log densities at each particle, and the gradient of the path at b."""
+class Program(NamedTuple):
+    """One tempered run as pure functions: `init`, then `step` until not RUNNING, then `result`."""
 
-    def path(u: Array) -> tuple[Array, tuple[Array, Array]]:
-        log_base, log_target = log_densities(u)
-        return _log_path(log_base, log_target, b), (log_base, log_target)
+    draw_base: DrawBase
+    log_densities: LogDensities
+    settings: TemperingSettings
+    free: Array | None = None
+    """0/1 array (d,): coordinates with 0 keep the value that `draw_base` gave them. It may be
+    traced, so one compiled program serves every pattern."""
+    report: Report | None = None
+    """Called with b after every step, for progress."""
+    mesh: jax.sharding.Mesh | None = None
+    """Devices over which the chains are spread, along its only axis."""
 
-    gradient, (log_base, log_target) = jax.vmap(jax.grad(path, has_aux=True))(position)
-    return _Particles(position, log_base, log_target, gradient)
+    def _spread_out(self, tree: _Tree, axis: int) -> _Tree:
+        if self.mesh is None:
+            return tree
+        (name,) = self.mesh.axis_names
+        sharding = NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, name))
+        return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), tree)
+
+    def init(self, rng_key: Array) -> State:
+        """Particles drawn from the base, at b = 0."""
+        settings = self.settings
+        start_key, loop_key = jax.random.split(rng_key)
+        keys = jax.random.split(start_key, settings.num_particles)
+        shape = (settings.chain_length, settings.num_chains)
+
+        def start(keys: Array) -> Particles:
+            position = jax.vmap(self.draw_base)(keys)
+            log_base, log_target = jax.vmap(self.log_densities)(position)
+            return Particles(position, log_base, log_target, jnp.zeros_like(log_target))
+
+        flat = in_batches(start, keys, settings.batch_size)
+        particles = jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), flat)
+        particles = self._spread_out(particles, 1)
+        sound = jnp.isfinite(particles.log_base) & (particles.log_target < jnp.inf)
+        dtype, dimension = particles.log_target.dtype, particles.position.shape[-1]
+        blank = jnp.full(settings.max_temperatures, jnp.nan, dtype)
+        return State(
+            particles,
+            inverse_temperature=jnp.zeros((), dtype),
+            log_normalizer=jnp.zeros((), dtype),
+            tuning=initial_tuning(dimension, dtype),
+            num_steps=jnp.zeros((), jnp.int32),
+            status=_status(jnp.where(sound.all(), RUNNING, NON_FINITE)),
+            rng_key=loop_key,
+            history=TemperedHistory(*(blank for _ in TemperedHistory._fields)),
+        )
+
+    def step(self, state: State) -> State:
+        """To the next inverse temperature: reweight, resample, move."""
+        settings = self.settings
+        rng_key, resample_key, move_key = jax.random.split(state.rng_key, 3)
+        flat = jax.tree.map(
+            lambda leaf: leaf.reshape((settings.num_particles,) + leaf.shape[2:]), state.particles
+        )
+        log_ratio = flat.log_target - flat.log_base
+        if settings.schedule is None:
+            b = next_inverse_temperature(log_ratio, state.inverse_temperature, settings.target_ess)
+        else:
+            b = jnp.asarray(settings.schedule, log_ratio.dtype)[state.num_steps]
+        log_weights = (b - state.inverse_temperature) * log_ratio
+        ess = weight_ess(log_weights)
+        log_normalizer = state.log_normalizer + log_mean_exp(log_weights)
+        ancestors = SCHEMES[settings.resampling](resample_key, log_weights, settings.num_chains)
+        unique = 1 + (jnp.diff(ancestors) > 0).sum()
+        weights = jax.nn.softmax(log_weights)
+        particles, tuning, moved = self._move(move_key, flat, ancestors, weights, b, state.tuning)
+        acceptance = particles.acceptance.mean()
+        row = TemperedHistory(
+            b,
+            ess,
+            log_normalizer,
+            acceptance,
+            jnp.exp(tuning.log_step),
+            jnp.exp(tuning.log_length),
+            moved.correlation,
+            moved.between,
+            unique,
+            moved.gradients,
+        )
+        history = jax.tree.map(
+            lambda column, value: column.at[state.num_steps].set(value), state.history, row
+        )
+        num_steps = state.num_steps + 1
+        done = jnp.where(acceptance < LEAST_ACCEPTANCE, FROZEN, CONVERGED)
+        status = jnp.where(b == 1, done, RUNNING)
+        out_of_steps = (status == RUNNING) & (num_steps == settings.max_temperatures)
+        status = jnp.where(out_of_steps, STUCK, status)
+        status = _status(jnp.where(ess == 0, COLLAPSED, status))
+        if self.report is not None:
+            self.report(b)
+        return State(particles, b, log_normalizer, tuning, num_steps, status, rng_key, history)
+
+    def _move(
+        self,
+        rng_key: Array,
+        flat: Particles,
+        ancestors: Array,
+        weights: Array,
+        b: Array,
+        tuning: Tuning,
+    ) -> tuple[Particles, Tuning, _Moves]:
+        settings = self.settings
+        dimension = flat.position.shape[1]
+        free = jnp.ones(dimension, flat.position.dtype) if self.free is None else self.free
+        factor = spread(flat.position, weights, free, settings.is_dense(dimension))
+        height = jnp.where(weights > 0, log_path(flat.log_base, flat.log_target, b), 0.0)
+        unit = jnp.sqrt(weights @ (height - weights @ height) ** 2)
+        unit = jnp.maximum(unit, jnp.finfo(unit.dtype).tiny ** 0.5)
+        kernel = Kernel(
+            settings.kernel, self.log_densities, settings.max_leapfrog, settings.batch_size
+        )
+        position = flat.position[ancestors]
+        chains = Chains(
+            position, flat.log_base[ancestors], flat.log_target[ancestors], jnp.zeros_like(position)
+        )
+        chains = self._spread_out(chains, 0)
+        traces = _centred(chains)
+        shape = (settings.chain_length, settings.num_chains)
+        kept = jax.tree.map(
+            lambda leaf: jnp.zeros(shape + leaf.shape[1:], leaf.dtype),
+            Particles(chains.position, chains.log_base, chains.log_target, chains.log_target),
+        )
+        least = settings.min_moves * jnp.where(b == 1, 2, 1)
+        zero = jnp.zeros((), int)
+        start = _Moves(chains, kept, tuning, zero, zero, zero, zero, jnp.ones((), unit.dtype), zero)
+
+        def body(moves: _Moves) -> _Moves:
+            chains, tuning, probability, gradients = kernel.move(
+                jax.random.fold_in(rng_key, moves.total),
+                moves.chains,
+                (moves.total == 0).astype(int),
+                b,
+                moves.tuning,
+                factor,
+                free,
+                unit,
+            )
+            chains = self._spread_out(chains, 0)
+            state = Particles(chains.position, chains.log_base, chains.log_target, probability)
+            kept = jax.tree.map(
+                lambda all, one: all.at[moves.kept_states].set(one), moves.kept, state
+            )
+            count, first = moves.since + 1, moves.kept_states == 0
+            correlation = _largest_correlation(traces, _centred(chains), free)
+            forgotten = (correlation < settings.max_correlation) | (
+                # Between modes, correlation stays; it counts as constant within its own noise.
+                (count > 1) & (moves.correlation - correlation < 1 / settings.num_chains**0.5)
+            )
+            stop = ((count >= least) & forgotten) | (count >= settings.max_moves)
+            keep = jnp.where(first, stop, count >= moves.between)
+            return _Moves(
+                chains,
+                kept,
+                tuning,
+                kept_states=moves.kept_states + keep,
+                since=jnp.where(keep, 0, count),
+                between=jnp.where(
+                    first, jnp.maximum(count * settings.min_moves // least, 1), moves.between
+                ),
+                total=moves.total + 1,
+                correlation=jnp.where(first, correlation, moves.correlation),
+                gradients=moves.gradients + gradients,
+            )
+
+        moves = jax.lax.while_loop(
+            lambda moves: moves.kept_states < settings.chain_length, body, start
+        )
+        return self._spread_out(moves.kept, 1), moves.tuning, moves
+
+    def result(self, state: State) -> TemperedResult:
+        """What a finished run leaves."""
+        # Particles of one chain, and the chains of one ancestor, next to each other.
+        flat = jax.tree.map(
+            lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape((-1,) + leaf.shape[2:]), state.particles
+        )
+        log_normalizer, mixture_ess = state.log_normalizer, jnp.zeros_like(state.log_normalizer)
+        if self.settings.num_sweeps:
+            flat, log_mass, mixture_ess = self._sweep(state.rng_key, flat)
+            # Both estimates have a variance; the better one counts. That of the path is at least
+            # what its weights alone would make it.
+            of_path = jnp.nansum(1 / state.history.weight_ess - 1 / self.settings.num_particles)
+            of_mixture = 1 / mixture_ess - 1 / (
+                self.settings.num_particles * self.settings.num_sweeps
+            )
+            log_normalizer = jnp.where(2 * of_mixture < of_path, log_mass, log_normalizer)
+        return TemperedResult(
+            position=flat.position,
+            log_base=flat.log_base,
+            log_target=flat.log_target,
+            acceptance=flat.acceptance,
+            log_normalizer=log_normalizer,
+            log_path_normalizer=state.log_normalizer,
+            mixture_ess=mixture_ess,
+            num_steps=state.num_steps,
+            status=state.status,
+            history=state.history,
+        )
+
+    def _sweep(self, rng_key: Array, flat: Particles) -> tuple[Particles, Array, Array]:
+        """Independence Metropolis with a fitted mixture, and the mass that its weights estimate."""
+        settings = self.settings
+        fit_key, sweep_key = jax.random.split(rng_key)
+        dimension = flat.position.shape[1]
+        free = jnp.ones(dimension, flat.position.dtype) if self.free is None else self.free
+        proposal = fit_proposal(fit_key, flat.position, free)
+
+        def weigh(position: Array) -> tuple[Array, Array, Array]:
+            log_base, log_target = jax.vmap(self.log_densities)(position)
+            return log_base, log_target, log_target - proposal.log_prob(position)
+
+        def sweep(index: Array, carry: tuple) -> tuple:
+            flat, log_weights, masses = carry
+            draw_key, accept_key = jax.random.split(jax.random.fold_in(sweep_key, index))
+            drawn = proposal.draw(draw_key, settings.num_particles)
+            log_base, log_target, log_mass = in_batches(weigh, drawn, settings.batch_size)
+            # NaN, or a gradient that is, would be no better from here than from a trajectory.
+            log_mass = jnp.where(jnp.isnan(log_mass), -jnp.inf, log_mass)
+            probability = jnp.exp(jnp.minimum(log_mass - log_weights, 0.0))
+            probability = jnp.where(jnp.isnan(probability), 0.0, probability)
+            accept = jax.random.uniform(accept_key, probability.shape) < probability
+            new = Particles(drawn, log_base, log_target, flat.acceptance)
+            flat = jax.tree.map(
+                lambda a, b: jnp.where(accept.reshape((-1,) + (1,) * (a.ndim - 1)), a, b), new, flat
+            )
+            return flat, jnp.where(accept, log_mass, log_weights), masses.at[index].set(log_mass)
+
+        log_weights = flat.log_target - proposal.log_prob(flat.position)
+        masses = jnp.zeros((settings.num_sweeps, settings.num_particles), log_weights.dtype)
+        flat, _, masses = jax.lax.fori_loop(
+            0, settings.num_sweeps, sweep, (flat, log_weights, masses)
+        )
+        masses = masses.ravel()
+        return flat, log_mean_exp(masses), weight_ess(masses)
+
+    def advance(self, state: State, until: Array | int) -> State:
+        """Steps until the run has ended or has taken `until` steps in all."""
+        return jax.lax.while_loop(
+            lambda state: (state.status == RUNNING) & (state.num_steps < until), self.step, state
+        )
 
 
-def _spread(position: Array, free: Array, dense: bool) -> Array:
-    """Lower-triangular factor of the particles' covariance, (d, d), or deviations, (d,)."""
-    dtype, count = position.dtype, position.shape[0]
-    centred = (position - position.mean(axis=0)) * free
-    deviation = jnp.sqrt((centred**2).mean(axis=0))
-    floor = jnp.finfo(dtype).eps ** 0.5 * jnp.maximum(deviation.max(), 1e-6)
-    deviation = jnp.where(free > 0, jnp.maximum(deviation, floor), 1.0)
-    if not dense:
-        return deviation
-    white = centred / deviation
-    # Shrinkage towards the diagonal keeps the factor well-conditioned with few particles.
-    dimension = position.shape[1]
-    share = jnp.maximum(dimension / (dimension + count), 1e-3)
-    correlation = (1 - share) * (white.T @ white) / count + share * jnp.eye(dimension, dtype=dtype)
-    correlation = jnp.where(jnp.eye(dimension, dtype=bool), 1.0, correlation)
-    return deviation[:, None] * jnp.linalg.cholesky(correlation)
+class _Moves(NamedTuple):
+    """Where a sequence of moves at one inverse temperature stands."""
+
+    chains: Chains
+    kept: Particles
+    tuning: Tuning
+    kept_states: Array
+    """States kept so far."""
+    since: Array
+    """Moves since the last one was kept."""
+    between: Array
+    """Moves from one kept state to the next."""
+    total: Array
+    correlation: Array
+    gradients: Array
 
 
-def _accept_probability(log_accept: Array) -> Array:
-    """Metropolis: min(1, exp(log_accept)), and 0 where that is not a number."""
-    return jnp.where(jnp.isnan(log_accept), 0.0, jnp.exp(jnp.minimum(log_accept, 0.0)))
+def _centred(chains: Chains) -> Array:
+    """Each coordinate and the log ratio over the chains, of mean 0 and length 1: (M, d + 1)."""
+    ratio = chains.log_target - chains.log_base
+    traces = jnp.concatenate([chains.position, ratio[:, None]], axis=1)
+    traces = jnp.where(jnp.isfinite(traces), traces, 0.0)
+    traces -= traces.mean(0)
+    return traces / jnp.maximum(jnp.sqrt((traces**2).sum(0)), 1e-30)
 
 
-def _hmc_move(
-    rng_key: Array,
-    particles: _Particles,
-    b: Array,
-    step_size: Array,
-    spread: Array,
-    free: Array,
-    log_densities: LogDensities,
-    max_leapfrog: int,
-) -> tuple[_Particles, Array, Array]:
-    """One Hamiltonian trajectory of every particle, accepted or rejected (Metropolis).
-
-    Positions are whitened by `spread`: u = spread v, with unit mass in v. The trajectory's length
-    is random, up to half a period of a Gaussian, so that no particle can resonate. The length is
-    shared by the particles, so they do one loop together.
-    """
-    momentum_key, length_key, accept_key = jax.random.split(rng_key, 3)
-    dense = spread.ndim == 2
-
-    def whiten(gradient: Array) -> Array:
-        return free * (gradient @ spread if dense else gradient * spread)
-
-    def unwhiten(velocity: Array) -> Array:
-        return free * (velocity @ spread.T if dense else velocity * spread)
-
-    momentum = free * jax.random.normal(
-        momentum_key, particles.position.shape, particles.position.dtype
-    )
-    length = jax.random.uniform(length_key, minval=0.2, maxval=1.0) * jnp.pi
-    num_leapfrog = jnp.clip(jnp.ceil(length / step_size), 1, max_leapfrog).astype(int)
-    start_density = _log_path(particles.log_base, particles.log_target, b)
-
-    def leapfrog(_: Array, carry: tuple[_Particles, Array]) -> tuple[_Particles, Array]:
-        moving, velocity = carry
-        velocity = velocity + 0.5 * step_size * whiten(moving.gradient)
-        position = moving.position + step_size * unwhiten(velocity)
-        moving = _evaluate(log_densities, position, b)
-        velocity = velocity + 0.5 * step_size * whiten(moving.gradient)
-        return moving, velocity
-
-    proposal, velocity = jax.lax.fori_loop(0, num_leapfrog, leapfrog, (particles, momentum))
-    end_density = _log_path(proposal.log_base, proposal.log_target, b)
-    log_accept = (end_density - 0.5 * (velocity**2).sum(-1)) - (
-        start_density - 0.5 * (momentum**2).sum(-1)
-    )
-    # A trajectory that ends where the path or its gradient is not a number is refused.
-    finite = jnp.isfinite(end_density) & jnp.isfinite(proposal.gradient).all(-1)
-    probability = _accept_probability(jnp.where(finite, log_accept, -jnp.inf))
-    accept = jax.random.uniform(accept_key, probability.shape) < probability
-    moved = jax.tree.map(
-        lambda new, old: jnp.where(accept.reshape((-1,) + (1,) * (new.ndim - 1)), new, old),
-        proposal,
-        particles,
-    )
-    return moved, probability, num_leapfrog
+def _largest_correlation(before: Array, after: Array, free: Array) -> Array:
+    moving = jnp.append(free, 1.0)
+    return (moving * (before * after).sum(0)).max()
 
 
 def tempered_smc(
@@ -314,102 +469,22 @@ def tempered_smc(
         draw_base: one key to one draw of the base, shape (d,).
         log_densities: one u to its log base and log target.
         settings: see `TemperingSettings`.
-        free: 0/1 array (d,): coordinates with 0 keep the value that `draw_base` gave them. It may
-            be traced, so one compiled program serves every pattern.
-        report: called with b after every step, for progress.
+        free: see `Program`.
+        report: see `Program`.
 
     Returns:
         A `TemperedResult`. Nothing is raised here: read `status`.
     """
-    start_key, loop_key = jax.random.split(rng_key)
-    num_particles = settings.num_particles
-    keys = jax.random.split(start_key, num_particles)
-    position = jax.vmap(draw_base)(keys)
-    free = jnp.ones(position.shape[1], position.dtype) if free is None else free
-    log_base, log_target = jax.vmap(log_densities)(position)
-    particles = _Particles(position, log_base, log_target, jnp.zeros_like(position))
-    sound = jnp.isfinite(particles.log_base) & (particles.log_target < jnp.inf)
-    dtype = particles.log_target.dtype
-    blank = jnp.full(settings.max_temperatures, jnp.nan, dtype)
-    dimension = position.shape[1]
-    state = _State(
-        particles,
-        inverse_temperature=jnp.zeros((), dtype),
-        log_normalizer=jnp.zeros((), dtype),
-        step_size=jnp.asarray(max(dimension, 1) ** -0.25, dtype),
-        acceptance=jnp.zeros(num_particles, dtype),
-        num_steps=jnp.zeros((), jnp.int32),
-        status=_status(jnp.where(sound.all(), RUNNING, NON_FINITE)),
-        rng_key=loop_key,
-        history=TemperedHistory(*(blank for _ in TemperedHistory._fields)),
-    )
+    program = Program(draw_base, log_densities, settings, free, report)
+    state = program.init(quick_key(rng_key))
+    return program.result(program.advance(state, settings.max_temperatures))
 
-    def step(state: _State) -> _State:
-        rng_key, resample_key, move_key = jax.random.split(state.rng_key, 3)
-        particles = state.particles
-        log_ratio = particles.log_target - particles.log_base
-        b = next_inverse_temperature(log_ratio, state.inverse_temperature, settings.target_ess)
-        log_weights = (b - state.inverse_temperature) * log_ratio
-        ess = weight_ess(log_weights)
-        log_normalizer = state.log_normalizer + log_mean_exp(log_weights)
-        ancestors = systematic(resample_key, log_weights)
-        unique = 1 + (jnp.diff(ancestors) > 0).sum()
-        # The path has changed with b, so gradients are taken anew.
-        particles = _evaluate(log_densities, particles.position[ancestors], b)
-        spread = _spread(particles.position, free, settings.dense_mass)
 
-        def move(index: Array, carry: tuple) -> tuple:
-            particles, step_size, _, gradients = carry
-            particles, probability, num_leapfrog = _hmc_move(
-                jax.random.fold_in(move_key, index),
-                particles,
-                b,
-                step_size,
-                spread,
-                free,
-                log_densities,
-                settings.max_leapfrog,
-            )
-            error = probability.mean() - settings.target_accept
-            return particles, step_size * jnp.exp(error), probability, gradients + num_leapfrog
+def quick_key(rng_key: Array) -> Array:
+    """A key of JAX's "rbg" kind, whose draws compile several times faster than the default's."""
+    return jax.random.wrap_key_data(jax.random.bits(rng_key, (4,), jnp.uint32), impl="rbg")
 
-        num_moves = settings.num_moves * jnp.where(b == 1, 2, 1)
-        particles, step_size, probability, gradients = jax.lax.fori_loop(
-            0, num_moves, move, (particles, state.step_size, state.acceptance, 1)
-        )
-        row = TemperedHistory(b, ess, probability.mean(), step_size, unique, gradients)
-        history = jax.tree.map(
-            lambda column, value: column.at[state.num_steps].set(value), state.history, row
-        )
-        num_steps = state.num_steps + 1
-        frozen = probability.mean() < LEAST_ACCEPTANCE
-        status = jnp.where(b == 1, jnp.where(frozen, FROZEN, CONVERGED), RUNNING)
-        status = jnp.where(
-            (status == RUNNING) & (num_steps == settings.max_temperatures), STUCK, status
-        )
-        status = _status(jnp.where(ess == 0, COLLAPSED, status))
-        if report is not None:
-            report(b)
-        return _State(
-            particles,
-            b,
-            log_normalizer,
-            step_size,
-            probability,
-            num_steps,
-            status,
-            rng_key,
-            history,
-        )
 
-    state = jax.lax.while_loop(lambda state: state.status == RUNNING, step, state)
-    return TemperedResult(
-        position=state.particles.position,
-        log_base=state.particles.log_base,
-        log_target=state.particles.log_target,
-        acceptance=state.acceptance,
-        log_normalizer=state.log_normalizer,
-        num_steps=state.num_steps,
-        status=state.status,
-        history=state.history,
-    )
+def make_mesh(devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
+    """Devices in a row, for `Program.mesh`."""
+    return jax.sharding.Mesh(np.asarray(devices), ("particles",))

@@ -1,0 +1,139 @@
+"""A Gaussian mixture fitted to particles, for draws that need no path.
+
+Once particles are at b = 1, a density q fitted to them can be drawn afresh. The weights
+target / q of such draws estimate the target's mass without bias, whatever tuning came before,
+with a variance that is known from the weights themselves; and an independence Metropolis step
+with q moves particles between modes, which no local move can.
+
+References:
+    South, Pettitt & Drovandi 2019 (independent proposals fitted to particles); Hesterberg 1995
+    (the wide component that bounds the weights).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+
+from numpyro_disco._typing import Array
+
+MOST_COMPONENTS = 8
+NUM_ITERATIONS = 10
+INFLATION = 1.1
+"""Of each fitted covariance: a fit to few particles is too narrow."""
+WIDE_SHARE, WIDE = 0.1, 4.0
+"""Share of draws that come from components with covariances so many times wider."""
+
+
+class Proposal(NamedTuple):
+    """A mixture of K Gaussians over u, each with a wide copy of itself."""
+
+    log_weights: Array
+    """Shape (K,)."""
+    means: Array
+    """Shape (K, d)."""
+    factors: Array
+    """Lower-triangular factors of the covariances, (K, d, d)."""
+    free: Array
+    """Shape (d,): a coordinate with 0 is a constant, and no part of the density."""
+
+    def draw(self, rng_key: Array, num_draws: int) -> Array:
+        """Draws, shape (num_draws, d)."""
+        component_key, wide_key, noise_key = jax.random.split(rng_key, 3)
+        component = jax.random.categorical(component_key, self.log_weights, shape=(num_draws,))
+        wide = jax.random.uniform(wide_key, (num_draws, 1)) < WIDE_SHARE
+        noise = jax.random.normal(noise_key, (num_draws, len(self.free)), self.means.dtype)
+        noise = self.free * noise * jnp.where(wide, WIDE**0.5, 1.0)
+        steps = jnp.einsum("kij,nj->kni", self.factors, noise)
+        chosen = jax.nn.one_hot(component, len(self.means), dtype=noise.dtype)
+        return chosen @ self.means + self.free * jnp.einsum("nk,kni->ni", chosen, steps)
+
+    def log_prob(self, position: Array) -> Array:
+        """Log density of positions (n, d), shape (n,)."""
+        square, constant = _squares(position, self.means, self.factors, self.free)
+        constant = self.log_weights + constant
+        narrow = constant - 0.5 * square + jnp.log(1 - WIDE_SHARE)
+        dimension = self.free.sum()
+        wide = constant - 0.5 * square / WIDE - 0.5 * dimension * jnp.log(WIDE)
+        return logsumexp(jnp.logaddexp(narrow, wide + jnp.log(WIDE_SHARE)), axis=1)
+
+
+def _squares(position: Array, means: Array, factors: Array, free: Array) -> tuple[Array, Array]:
+    """Squared distance to each component in its own metric, (n, K), and log det terms, (K,)."""
+    eye = jnp.broadcast_to(jnp.eye(len(free), dtype=factors.dtype), factors.shape)
+    inverse = jax.scipy.linalg.solve_triangular(factors, eye, lower=True)
+    residual = (position[None] - means[:, None]) * free
+    white = residual @ jnp.swapaxes(inverse, 1, 2)
+    log_det = jnp.log(jnp.diagonal(factors, axis1=1, axis2=2)).sum(1)
+    return (white**2).sum(2).T, -log_det - 0.5 * jnp.log(2 * jnp.pi) * free.sum()
+
+
+def num_components(num_particles: int, dimension: int) -> int:
+    """As many as leave two particles for every parameter, and at most 8."""
+    return max(1, min(MOST_COMPONENTS, num_particles // max(dimension, 4) ** 2))
+
+
+def fit_proposal(rng_key: Array, position: Array, free: Array) -> Proposal:
+    """Fit a mixture to equally weighted particles by expectation-maximisation.
+
+    Args:
+        rng_key: random key.
+        position: particles, shape (n, d).
+        free: 0/1 array (d,): coordinates with 0 are constants.
+
+    Returns:
+        A `Proposal`, somewhat wider than the particles.
+    """
+    count, dimension = position.shape
+    dtype = position.dtype
+    components = num_components(count, dimension)
+    loc = position.mean(0)
+    scale = jnp.where(free > 0, jnp.maximum(position.std(0), 1e-30), 1.0)
+    x = free * (position - loc) / scale
+    eye = jnp.eye(dimension, dtype=dtype)
+    clamped = eye * (1 - free)
+
+    def covariances(share: Array, means: Array) -> Array:
+        total = share.sum(0)
+        residual = x[None] - means[:, None]
+        scatter = jnp.swapaxes(residual * share.T[:, :, None], 1, 2) @ residual
+        # Components of few particles borrow from the average one.
+        within = scatter.sum(0) / count
+        borrowed = dimension + 1.0
+        pooled = (scatter + borrowed * within) / (total + borrowed)[:, None, None]
+        ridge = 4 * jnp.finfo(dtype).eps * jnp.trace(within) / dimension
+        return pooled + ridge * eye + clamped
+
+    def maximise(share: Array) -> tuple[Array, Array, Array]:
+        total = share.sum(0)
+        means = (share.T @ x) / jnp.maximum(total, 1e-6)[:, None]
+        factors = jnp.linalg.cholesky(covariances(share, means))
+        return jnp.log((total + 1) / (count + components)), means, factors
+
+    def iterate(_: int, share: Array) -> Array:
+        log_weights, means, factors = maximise(share)
+        square, constant = _squares(x, means, factors, free)
+        return jax.nn.softmax(log_weights + constant - 0.5 * square, axis=1)
+
+    # Seeds far from each other (k-means++): a small mode gets one of its own.
+    def seed(index: Array, seeds: Array) -> Array:
+        nearest = ((x[:, None] - seeds[None]) ** 2).sum(-1).min(1)
+        noise = jax.random.gumbel(jax.random.fold_in(rng_key, index), (count,), dtype)
+        return seeds.at[index].set(x[jnp.argmax(jnp.log(nearest) + noise)])
+
+    if components == 1:
+        share = jnp.ones((count, 1), dtype)
+    else:
+        seeds = jnp.broadcast_to(x[0], (components, dimension))
+        seeds = jax.lax.fori_loop(1, components, seed, seeds)
+        distance = ((x[:, None] - seeds[None]) ** 2).sum(-1)
+        share = jax.nn.one_hot(distance.argmin(1), components, dtype=dtype)
+        share = jax.lax.fori_loop(0, NUM_ITERATIONS, iterate, share)
+    log_weights, means, factors = maximise(share)
+    means = loc + scale * means
+    factors = factors * scale[:, None] * (INFLATION**0.5)
+    factors = jnp.where(clamped > 0, eye, factors)
+    return Proposal(log_weights, means, factors, free)
