@@ -22,6 +22,7 @@ from numpyro_disco._typing import Array
 
 MOST_COMPONENTS = 8
 NUM_ITERATIONS = 10
+GOLDEN_RATIO = 0.618034
 INFLATION = 1.1
 """Of each fitted covariance: a fit to few particles is too narrow."""
 WIDE_SHARE, WIDE = 0.1, 4.0
@@ -40,16 +41,20 @@ class Proposal(NamedTuple):
     free: Array
     """Shape (d,): a coordinate with 0 is a constant, and no part of the density."""
 
-    def draw(self, rng_key: Array, num_draws: int) -> Array:
-        """Draws, shape (num_draws, d)."""
-        component_key, wide_key, noise_key = jax.random.split(rng_key, 3)
-        component = jax.random.categorical(component_key, self.log_weights, shape=(num_draws,))
-        wide = jax.random.uniform(wide_key, (num_draws, 1)) < WIDE_SHARE
-        noise = jax.random.normal(noise_key, (num_draws, len(self.free)), self.means.dtype)
-        noise = self.free * noise * jnp.where(wide, WIDE**0.5, 1.0)
-        steps = jnp.einsum("kij,nj->kni", self.factors, noise)
+    def draw(self, rng_key: Array, num_draws: int) -> tuple[Array, Array]:
+        """Draws, shape (num_draws, d), and a uniform number beside each, shape (num_draws,)."""
+        # One call for all that is random: each of its own takes long to compile.
+        dimension = len(self.free)
+        noise = jax.random.normal(rng_key, (num_draws, dimension + 3), self.means.dtype)
+        uniform = jax.scipy.special.ndtr(noise[:, dimension:])
+        wide = uniform[:, :1] < WIDE_SHARE
+        cumulative = jnp.cumsum(jnp.exp(self.log_weights))
+        component = (cumulative[:-1] < uniform[:, 1:2] * cumulative[-1]).sum(1)
+        noise = self.free * noise[:, :dimension] * jnp.where(wide, WIDE**0.5, 1.0)
+        steps = noise @ jnp.swapaxes(self.factors, 1, 2)
         chosen = jax.nn.one_hot(component, len(self.means), dtype=noise.dtype)
-        return chosen @ self.means + self.free * jnp.einsum("nk,kni->ni", chosen, steps)
+        shift = (chosen.T[:, :, None] * steps).sum(0)
+        return chosen @ self.means + self.free * shift, uniform[:, 2]
 
     def log_prob(self, position: Array) -> Array:
         """Log density of positions (n, d), shape (n,)."""
@@ -76,11 +81,10 @@ def num_components(num_particles: int, dimension: int) -> int:
     return max(1, min(MOST_COMPONENTS, num_particles // max(dimension, 4) ** 2))
 
 
-def fit_proposal(rng_key: Array, position: Array, free: Array) -> Proposal:
+def fit_proposal(position: Array, free: Array) -> Proposal:
     """Fit a mixture to equally weighted particles by expectation-maximisation.
 
     Args:
-        rng_key: random key.
         position: particles, shape (n, d).
         free: 0/1 array (d,): coordinates with 0 are constants.
 
@@ -118,11 +122,12 @@ def fit_proposal(rng_key: Array, position: Array, free: Array) -> Proposal:
         square, constant = _squares(x, means, factors, free)
         return jax.nn.softmax(log_weights + constant - 0.5 * square, axis=1)
 
-    # Seeds far from each other (k-means++): a small mode gets one of its own.
+    # Seeds far from each other, with probability as the squared distance (k-means++), so that a
+    # small mode gets one of its own. What is random about it is a sequence spread over (0, 1).
     def seed(index: Array, seeds: Array) -> Array:
-        nearest = ((x[:, None] - seeds[None]) ** 2).sum(-1).min(1)
-        noise = jax.random.gumbel(jax.random.fold_in(rng_key, index), (count,), dtype)
-        return seeds.at[index].set(x[jnp.argmax(jnp.log(nearest) + noise)])
+        nearest = jnp.cumsum(((x[:, None] - seeds[None]) ** 2).sum(-1).min(1))
+        place = (index * GOLDEN_RATIO) % 1.0 * nearest[-1]
+        return seeds.at[index].set(x[jnp.searchsorted(nearest, place).clip(max=count - 1)])
 
     if components == 1:
         share = jnp.ones((count, 1), dtype)

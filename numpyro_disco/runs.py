@@ -211,7 +211,8 @@ class ModelRuns:
 
         # A CPU is kept busy by the particles of one run; run after run, none waits for the slowest.
         one_by_one = jax.default_backend() == "cpu" or self.mesh is not None
-        each = partial(jax.lax.map, batch_size=1 if one_by_one else self.num_chains)
+        # (A `batch_size` of one would still batch every loop, and double what there is to compile.)
+        each = jax.lax.map if one_by_one else partial(jax.lax.map, batch_size=self.num_chains)
         runs = jnp.arange(self.num_chains)
 
         def init(inputs: _Inputs) -> State:

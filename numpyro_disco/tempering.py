@@ -382,10 +382,9 @@ class Program(NamedTuple):
     def _sweep(self, rng_key: Array, flat: Particles) -> tuple[Particles, Array, Array]:
         """Independence Metropolis with a fitted mixture, and the mass that its weights estimate."""
         settings = self.settings
-        fit_key, sweep_key = jax.random.split(rng_key)
         dimension = flat.position.shape[1]
         free = jnp.ones(dimension, flat.position.dtype) if self.free is None else self.free
-        proposal = fit_proposal(fit_key, flat.position, free)
+        proposal = fit_proposal(flat.position, free)
 
         def weigh(position: Array) -> tuple[Array, Array, Array]:
             log_base, log_target = jax.vmap(self.log_densities)(position)
@@ -393,14 +392,15 @@ class Program(NamedTuple):
 
         def sweep(index: Array, carry: tuple) -> tuple:
             flat, log_weights, masses = carry
-            draw_key, accept_key = jax.random.split(jax.random.fold_in(sweep_key, index))
-            drawn = proposal.draw(draw_key, settings.num_particles)
+            drawn, uniform = proposal.draw(
+                jax.random.fold_in(rng_key, index), settings.num_particles
+            )
             log_base, log_target, log_mass = in_batches(weigh, drawn, settings.batch_size)
             # NaN, or a gradient that is, would be no better from here than from a trajectory.
             log_mass = jnp.where(jnp.isnan(log_mass), -jnp.inf, log_mass)
             probability = jnp.exp(jnp.minimum(log_mass - log_weights, 0.0))
             probability = jnp.where(jnp.isnan(probability), 0.0, probability)
-            accept = jax.random.uniform(accept_key, probability.shape) < probability
+            accept = uniform < probability
             new = Particles(drawn, log_base, log_target, flat.acceptance)
             flat = jax.tree.map(
                 lambda a, b: jnp.where(accept.reshape((-1,) + (1,) * (a.ndim - 1)), a, b), new, flat

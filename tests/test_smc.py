@@ -12,7 +12,7 @@ from scipy.stats import norm
 from statistics_tools import assert_within, mean_and_error
 
 import numpyro_disco as disco
-from numpyro_disco import tempering
+from numpyro_disco import kernels, tempering
 from numpyro_disco.models import prepare_model
 
 RUNS = 20
@@ -106,15 +106,15 @@ def test_draws_of_a_skewed_target_with_unequal_modes(skewed):
 
 def test_wrong_sign_of_the_evidence_increment_fails(monkeypatch):
     monkeypatch.setattr(tempering, "log_mean_exp", lambda w: -disco.resampling.log_mean_exp(w))
-    smc = run(skewed_model)
+    smc = run(skewed_model, num_sweeps=0)
     with pytest.raises(AssertionError):
         check_evidence(smc.log_normalizer, LOG_MASS, "broken twin: sign of the increment")
 
 
 def test_moves_without_an_accept_step_fail(monkeypatch):
     """Four in five trajectories are taken whatever their error, those that run away included."""
-    monkeypatch.setattr(tempering, "_accept_probability", lambda x: jnp.full_like(x, 0.8))
-    smc = run(skewed_model, throw=False)
+    monkeypatch.setattr(kernels, "_accept_probability", lambda x: jnp.full_like(x, 0.8))
+    smc = run(skewed_model, throw=False, num_sweeps=0)
     with pytest.raises(AssertionError):
         check_draws(smc.get_samples(group_by_chain=True))
 
@@ -305,9 +305,9 @@ class TestErrors:
 
     def test_discrete_latent_is_named(self):
         def model():
-            numpyro.sample("k", dist.Bernoulli(0.5))
+            numpyro.sample("k", dist.Poisson(0.5))
 
-        with pytest.raises(ValueError, match="'k' is a discrete latent"):
+        with pytest.raises(ValueError, match="'k' is a discrete latent without finite support"):
             run(model, num_particles=8, num_chains=1)
 
     def test_no_latent(self):
@@ -356,8 +356,12 @@ class TestErrors:
             {"num_particles": 1},
             {"num_chains": 0},
             {"target_ess": 1.5},
-            {"num_moves": 0},
-            {"target_accept": -1.0},
+            {"max_moves": 0},
+            {"chain_length": 5},
+            {"kernel": "nuts"},
+            {"resampling": "none"},
+            {"schedule": [0.5, 0.2, 1.0]},
+            {"num_sweeps": -1},
             {"max_temperatures": 0},
             {"max_leapfrog": 2.5},
         ],
