@@ -232,7 +232,10 @@ def unconstrain_draws(
 
     def one(draw: dict[str, Array]) -> Array:
         substituted = handlers.substitute(
-            handlers.substitute(seeded, data=draw), substitute_fn=init_to_uniform
+            seeded,
+            substitute_fn=lambda site: (
+                draw[site["name"]] if site["name"] in draw else init_to_uniform(site)
+            ),
         )
         trace = handlers.trace(substituted).get_trace(*args, **kwargs)
         return ravel_pytree({name: _unconstrained(trace[name]) for name in names})[0]

@@ -94,7 +94,8 @@ def draw_conditionals(
         observed: boolean array (rows, D); other holes do not compile again.
         num_samples: draws for each row, at most `settings.num_particles`.
         settings: see `TemperingSettings`.
-        batch_size: rows that are run side by side; bounds memory.
+        batch_size: rows that are run side by side; bounds memory. A CPU is kept busy by the
+            particles of one row, and runs row after row: then none waits for the slowest.
 
     Returns:
         Draws (num_samples, rows, D) in the user's units, and each row's `TemperedResult` without
@@ -111,6 +112,9 @@ def draw_conditionals(
         summary = result._replace(position=nothing, log_base=nothing, log_target=nothing)
         return result.position[pick], summary
 
+    if jax.default_backend() == "cpu":
+        draws, results = jax.lax.map(one, (rng_keys, values, observed))
+        return jnp.swapaxes(draws, 0, 1), results
     # Rows are padded to whole batches of about one size: a batch of another would compile anew.
     num_rows = len(values)
     num_batches = -(-num_rows // batch_size)

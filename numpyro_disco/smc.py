@@ -238,11 +238,24 @@ class TemperedSMC(MCMC):
     def log_normalizer(self) -> Array:
         """Log evidence as each run estimates it, shape (num_chains,).
 
+        From the weights of draws of a mixture fitted to the final particles, where these have the
+        smaller variance, else from the weights along the path.
+
         Priors and references are normalised, so this is log p(data) for a model of ordinary sites.
         A learned prior that is not normalised adds its own log Z once for every vector drawn from
         it: ratios between models that share it are right, absolute values after `normalize`.
         """
         return self._require_run().log_normalizer
+
+    @property
+    def log_path_normalizer(self) -> Array:
+        """Log evidence of each run from the weights along its path alone, shape (num_chains,)."""
+        return self._require_run().log_path_normalizer
+
+    @property
+    def mixture_ess(self) -> Array:
+        """Effective sample size of the draws of each run's fitted mixture, shape (num_chains,)."""
+        return self._require_run().mixture_ess
 
     @property
     def log_normalizer_error(self) -> Array:
