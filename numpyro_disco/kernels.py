@@ -100,11 +100,13 @@ def spread(position: Array, weights: Array, free: Array, dense: bool) -> Array:
     # Shrinkage keeps the factor regular when few particles have most of the weight. With enough of
     # them it must vanish: it would hide the narrow directions of a strongly correlated density.
     count = 1 / (weights**2).sum()
-    share = jnp.clip((dimension / count) ** 6, 4 * jnp.finfo(dtype).eps, 1.0)
+    share = jnp.clip((dimension / count) ** 6, 64 * jnp.finfo(dtype).eps, 1.0)
     eye = jnp.eye(dimension, dtype=dtype)
     correlation = (1 - share) * (white.T @ (weights[:, None] * white)) + share * eye
     correlation = jnp.where(eye > 0, 1.0, correlation)
-    return deviation[:, None] * jnp.linalg.cholesky(correlation)
+    factor = jnp.linalg.cholesky(correlation)
+    # Rounding can leave a singular matrix none; the deviations alone always serve.
+    return deviation[:, None] * jnp.where(jnp.isfinite(factor).all(), factor, eye)
 
 
 def _accept_probability(log_accept: Array) -> Array:
@@ -200,7 +202,7 @@ class Kernel(NamedTuple):
         difference = log_path(log_base, log_target, b) - log_path(
             chains.log_base, chains.log_target, b
         )
-        return proposal, difference
+        return proposal, jnp.where(jnp.isfinite(difference), difference, -jnp.inf)
 
     def _leapfrogs(
         self,

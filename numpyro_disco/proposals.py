@@ -22,7 +22,7 @@ from numpyro_disco._typing import Array
 
 MOST_COMPONENTS = 8
 NUM_ITERATIONS = 10
-GOLDEN_RATIO = 0.618034
+NUM_CANDIDATES, GOLDEN_RATIO = 8, 0.618034
 INFLATION = 1.1
 """Of each fitted covariance: a fit to few particles is too narrow."""
 WIDE_SHARE, WIDE = 0.1, 4.0
@@ -94,7 +94,7 @@ def fit_proposal(position: Array, free: Array) -> Proposal:
     count, dimension = position.shape
     dtype = position.dtype
     components = num_components(count, dimension)
-    loc = position.mean(0)
+    loc = jnp.where(free > 0, position.mean(0), position[0])
     scale = jnp.where(free > 0, jnp.maximum(position.std(0), 1e-30), 1.0)
     x = free * (position - loc) / scale
     eye = jnp.eye(dimension, dtype=dtype)
@@ -108,13 +108,18 @@ def fit_proposal(position: Array, free: Array) -> Proposal:
         within = scatter.sum(0) / count
         borrowed = dimension + 1.0
         pooled = (scatter + borrowed * within) / (total + borrowed)[:, None, None]
-        ridge = 4 * jnp.finfo(dtype).eps * jnp.trace(within) / dimension
+        ridge = 64 * jnp.finfo(dtype).eps * jnp.maximum(jnp.trace(within) / dimension, 1e-3)
         return pooled + ridge * eye + clamped
 
     def maximise(share: Array) -> tuple[Array, Array, Array]:
         total = share.sum(0)
         means = (share.T @ x) / jnp.maximum(total, 1e-6)[:, None]
-        factors = jnp.linalg.cholesky(covariances(share, means))
+        covariance = covariances(share, means)
+        factors = jnp.linalg.cholesky(covariance)
+        # Rounding can leave a singular matrix none; the deviations alone always serve.
+        deviation = jnp.sqrt(jnp.maximum(jnp.diagonal(covariance, axis1=1, axis2=2), 0))
+        sound = jnp.isfinite(factors).all((1, 2), keepdims=True)
+        factors = jnp.where(sound, factors, deviation[:, :, None] * eye)
         return jnp.log((total + 1) / (count + components)), means, factors
 
     def iterate(_: int, share: Array) -> Array:
@@ -122,18 +127,25 @@ def fit_proposal(position: Array, free: Array) -> Proposal:
         square, constant = _squares(x, means, factors, free)
         return jax.nn.softmax(log_weights + constant - 0.5 * square, axis=1)
 
-    # Seeds far from each other, with probability as the squared distance (k-means++), so that a
-    # small mode gets one of its own. What is random about it is a sequence spread over (0, 1).
-    def seed(index: Array, seeds: Array) -> Array:
-        nearest = jnp.cumsum(((x[:, None] - seeds[None]) ** 2).sum(-1).min(1))
-        place = (index * GOLDEN_RATIO) % 1.0 * nearest[-1]
-        return seeds.at[index].set(x[jnp.searchsorted(nearest, place).clip(max=count - 1)])
+    # Seeds far from each other: of some candidates, drawn with probability as the squared distance
+    # to the nearest seed, the one that leaves the least of it (greedy k-means++), so that a small
+    # mode gets one of its own. What is random about it is a sequence spread over (0, 1).
+    def seed(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        seeds, nearest = carry
+        cumulative = jnp.cumsum(nearest)
+        place = (index * NUM_CANDIDATES + jnp.arange(NUM_CANDIDATES)) * GOLDEN_RATIO % 1.0
+        found = jnp.searchsorted(cumulative, place * cumulative[-1]).clip(max=count - 1)
+        candidates = x[found]
+        left = jnp.minimum(nearest, ((x - candidates[:, None]) ** 2).sum(-1))
+        best = left.sum(1).argmin()
+        return seeds.at[index].set(candidates[best]), left[best]
 
     if components == 1:
         share = jnp.ones((count, 1), dtype)
     else:
         seeds = jnp.broadcast_to(x[0], (components, dimension))
-        seeds = jax.lax.fori_loop(1, components, seed, seeds)
+        nearest = ((x - x[0]) ** 2).sum(-1)
+        seeds, _ = jax.lax.fori_loop(1, components, seed, (seeds, nearest))
         distance = ((x[:, None] - seeds[None]) ** 2).sum(-1)
         share = jax.nn.one_hot(distance.argmin(1), components, dtype=dtype)
         share = jax.lax.fori_loop(0, NUM_ITERATIONS, iterate, share)

@@ -396,8 +396,8 @@ class Program(NamedTuple):
                 jax.random.fold_in(rng_key, index), settings.num_particles
             )
             log_base, log_target, log_mass = in_batches(weigh, drawn, settings.batch_size)
-            # NaN, or a gradient that is, would be no better from here than from a trajectory.
-            log_mass = jnp.where(jnp.isnan(log_mass), -jnp.inf, log_mass)
+            # A density that is no number counts as none, as it does for a trajectory.
+            log_mass = jnp.where(log_mass < jnp.inf, log_mass, -jnp.inf)
             probability = jnp.exp(jnp.minimum(log_mass - log_weights, 0.0))
             probability = jnp.where(jnp.isnan(probability), 0.0, probability)
             accept = uniform < probability

@@ -53,14 +53,14 @@ class TemperingSettings:
     schedule: tuple[float, ...] | None = None
     kernel: str = "hmc"
     chain_length: int = 1
-    max_correlation: float = 0.5
+    max_correlation: float = 0.25
     min_moves: int = 1
     max_moves: int = 8
     max_leapfrog: int = 32
     dense_mass: bool | None = None
     resampling: str = "systematic"
     max_temperatures: int = 200
-    num_sweeps: int = 2
+    num_sweeps: int = 4
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
