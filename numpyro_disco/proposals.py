@@ -104,10 +104,12 @@ def fit_proposal(position: Array, free: Array) -> Proposal:
         total = share.sum(0)
         residual = x[None] - means[:, None]
         scatter = jnp.swapaxes(residual * share.T[:, :, None], 1, 2) @ residual
-        # Components of few particles borrow from the average one.
+        # Components of few particles shrink towards their own diagonals. Borrowing from the others
+        # would hide a narrow mode beside a wide one.
         within = scatter.sum(0) / count
-        borrowed = dimension + 1.0
-        pooled = (scatter + borrowed * within) / (total + borrowed)[:, None, None]
+        own = scatter / jnp.maximum(total, 1.0)[:, None, None]
+        share_of_diagonal = ((dimension + 1) / (total + dimension + 1))[:, None, None]
+        pooled = own * (1 - share_of_diagonal * (1 - eye))
         ridge = 64 * jnp.finfo(dtype).eps * jnp.maximum(jnp.trace(within) / dimension, 1e-3)
         return pooled + ridge * eye + clamped
 

@@ -41,7 +41,7 @@ from numpyro_disco.kernels import (
     log_path,
     spread,
 )
-from numpyro_disco.proposals import fit_proposal
+from numpyro_disco.proposals import Proposal, fit_proposal
 from numpyro_disco.resampling import SCHEMES, log_mean_exp, weight_ess
 from numpyro_disco.tempering_settings import (
     COLLAPSED,
@@ -362,9 +362,8 @@ class Program(NamedTuple):
             # Both estimates have a variance; the better one counts. That of the path is at least
             # what its weights alone would make it.
             of_path = jnp.nansum(1 / state.history.weight_ess - 1 / self.settings.num_particles)
-            of_mixture = 1 / mixture_ess - 1 / (
-                self.settings.num_particles * self.settings.num_sweeps
-            )
+            num_drawn = self.settings.num_particles // 2 * 2 * self.settings.num_sweeps
+            of_mixture = 1 / mixture_ess - 1 / num_drawn
             log_normalizer = jnp.where(2 * of_mixture < of_path, log_mass, log_normalizer)
         return TemperedResult(
             position=flat.position,
@@ -380,40 +379,62 @@ class Program(NamedTuple):
         )
 
     def _sweep(self, rng_key: Array, flat: Particles) -> tuple[Particles, Array, Array]:
-        """Independence Metropolis with a fitted mixture, and the mass that its weights estimate."""
+        """Independence Metropolis with a fitted mixture, and the mass that its weights estimate.
+
+        Either half of the particles meets a mixture fitted to the other half: one fitted to the
+        particles themselves, clusters of one ancestor's copies included, would draw them away.
+        """
         settings = self.settings
+        half = settings.num_particles // 2
         dimension = flat.position.shape[1]
         free = jnp.ones(dimension, flat.position.dtype) if self.free is None else self.free
-        proposal = fit_proposal(flat.position, free)
+        halves = jax.tree.map(
+            lambda leaf: leaf[: 2 * half].reshape((2, half) + leaf.shape[1:]), flat
+        )
+        proposals = jax.vmap(fit_proposal, (0, None))(halves.position[::-1], free)
+        log_prob = jax.vmap(Proposal.log_prob)
+        draw = jax.vmap(Proposal.draw, (0, 0, None))
 
-        def weigh(position: Array) -> tuple[Array, Array, Array]:
-            log_base, log_target = jax.vmap(self.log_densities)(position)
-            return log_base, log_target, log_target - proposal.log_prob(position)
+        def densities(position: Array) -> tuple[Array, Array]:
+            return jax.vmap(self.log_densities)(position)
 
         def sweep(index: Array, carry: tuple) -> tuple:
-            flat, log_weights, masses = carry
-            drawn, uniform = proposal.draw(
-                jax.random.fold_in(rng_key, index), settings.num_particles
+            halves, log_weights, masses = carry
+            keys = jax.random.split(jax.random.fold_in(rng_key, index))
+            drawn, uniform = draw(proposals, keys, half)
+            log_base, log_target = in_batches(
+                densities, drawn.reshape((2 * half, dimension)), settings.batch_size
             )
-            log_base, log_target, log_mass = in_batches(weigh, drawn, settings.batch_size)
+            log_base, log_target = log_base.reshape((2, half)), log_target.reshape((2, half))
+            log_mass = log_target - log_prob(proposals, drawn)
             # A density that is no number counts as none, as it does for a trajectory.
             log_mass = jnp.where(log_mass < jnp.inf, log_mass, -jnp.inf)
             probability = jnp.exp(jnp.minimum(log_mass - log_weights, 0.0))
             probability = jnp.where(jnp.isnan(probability), 0.0, probability)
             accept = uniform < probability
-            new = Particles(drawn, log_base, log_target, flat.acceptance)
-            flat = jax.tree.map(
-                lambda a, b: jnp.where(accept.reshape((-1,) + (1,) * (a.ndim - 1)), a, b), new, flat
+            new = Particles(drawn, log_base, log_target, halves.acceptance)
+            halves = jax.tree.map(
+                lambda a, b: jnp.where(accept.reshape(accept.shape + (1,) * (a.ndim - 2)), a, b),
+                new,
+                halves,
             )
-            return flat, jnp.where(accept, log_mass, log_weights), masses.at[index].set(log_mass)
+            log_weights = jnp.where(accept, log_mass, log_weights)
+            return halves, log_weights, masses.at[index].set(log_mass)
 
-        log_weights = flat.log_target - proposal.log_prob(flat.position)
-        masses = jnp.zeros((settings.num_sweeps, settings.num_particles), log_weights.dtype)
-        flat, _, masses = jax.lax.fori_loop(
-            0, settings.num_sweeps, sweep, (flat, log_weights, masses)
+        log_weights = halves.log_target - log_prob(proposals, halves.position)
+        masses = jnp.zeros((settings.num_sweeps, 2, half), log_weights.dtype)
+        halves, _, masses = jax.lax.fori_loop(
+            0, settings.num_sweeps, sweep, (halves, log_weights, masses)
+        )
+        moved = jax.tree.map(
+            lambda leaf, rest: jnp.concatenate(
+                [leaf.reshape((2 * half,) + leaf.shape[2:]), rest[2 * half :]]
+            ),
+            halves,
+            flat,
         )
         masses = masses.ravel()
-        return flat, log_mean_exp(masses), weight_ess(masses)
+        return moved, log_mean_exp(masses), weight_ess(masses)
 
     def advance(self, state: State, until: Array | int) -> State:
         """Steps until the run has ended or has taken `until` steps in all."""

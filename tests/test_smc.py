@@ -119,6 +119,31 @@ def test_moves_without_an_accept_step_fail(monkeypatch):
         check_draws(smc.get_samples(group_by_chain=True))
 
 
+def test_moves_towards_the_wrong_temperature_fail(monkeypatch):
+    """Moves that come before the last reweighting leave another density invariant."""
+    move = tempering.Program._move
+
+    def too_early(self, rng_key, flat, ancestors, weights, b, tuning):
+        return move(self, rng_key, flat, ancestors, weights, 0.6 * b, tuning)
+
+    monkeypatch.setattr(tempering.Program, "_move", too_early)
+    smc = run(skewed_model, throw=False, num_sweeps=0)
+    with pytest.raises(AssertionError):
+        check_draws(smc.get_samples(group_by_chain=True))
+
+
+def test_error_of_the_path_shrinks_with_the_root_of_the_particles():
+    """Sixteen times as many particles: a quarter of the error, itself known to a sixth from 20."""
+
+    def deviation(num_particles):
+        smc = run(skewed_model, num_particles=num_particles, num_sweeps=0)
+        return float(np.std(np.asarray(smc.log_normalizer), ddof=1))
+
+    ratio = deviation(128) / deviation(2048)
+    print(f"error at 128 particles over that at 2048: {ratio:.2f}")
+    assert 2.0 < ratio < 8.0
+
+
 def test_dropped_jacobian_fails(monkeypatch):
     """A positive site moves on the log scale; without the Jacobian it has another density."""
 
