@@ -32,8 +32,8 @@ import jax.numpy as jnp
 from numpyro_disco._typing import Array, Pytree
 
 LogDensities: TypeAlias = Callable[[Array], tuple[Array, Array]]
-"""One u, shape (d,), to (log base, log target). The base must be normalised, or the evidence is
-that of the target relative to the base's mass."""
+"""One u, shape (d,), to (log base, log target), both densities over u itself, Jacobians included.
+The base must be normalised."""
 
 KERNELS = ("hmc", "mala", "random_walk")
 STEP_SPREAD = 0.3

@@ -63,13 +63,16 @@ def sample_one_conditional(
     def point(u: Array) -> Array:
         return jnp.where(observed, values, energy.loc + energy.scale * u)
 
+    # Both densities are over u; what is fitted to particles is, too.
+    log_det = free @ jnp.log(energy.scale)
+
     def draw_base(key: Array) -> Array:
         return jnp.where(observed, 0.0, (reference.sample(key) - energy.loc) / energy.scale)
 
     def log_densities(u: Array) -> tuple[Array, Array]:
-        # Both densities are over x: the constant Jacobian of u to x would cancel.
         x = point(u)
-        return reference.log_prob(x), -energy.inverse_temperature * energy.energy_fn(x)
+        log_target = -energy.inverse_temperature * energy.energy_fn(x)
+        return reference.log_prob(x) + log_det, log_target + log_det
 
     result = tempered_smc(rng_key, draw_base, log_densities, settings, free=free)
     return result._replace(position=jax.vmap(point)(result.position))
