@@ -24,7 +24,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,8 @@ from numpyro_disco._typing import Array, Pytree
 LogDensities: TypeAlias = Callable[[Array], tuple[Array, Array]]
 """One u, shape (d,), to (log base, log target), both densities over u itself, Jacobians included.
 The base must be normalised."""
+
+_Tree = TypeVar("_Tree", bound=NamedTuple)
 
 KERNELS = ("hmc", "mala", "random_walk")
 STEP_SPREAD = 0.3
@@ -109,9 +111,18 @@ def spread(position: Array, weights: Array, free: Array, dense: bool) -> Array:
     return deviation[:, None] * jnp.where(jnp.isfinite(factor).all(), factor, eye)
 
 
-def _accept_probability(log_accept: Array) -> Array:
+def accept_probability(log_accept: Array) -> Array:
     """Metropolis: min(1, exp(log_accept)), and 0 where that is not a number."""
     return jnp.where(jnp.isnan(log_accept), 0.0, jnp.exp(jnp.minimum(log_accept, 0.0)))
+
+
+def choose(accept: Array, new: _Tree, old: _Tree) -> _Tree:
+    """Leaf by leaf what was proposed where accepted, over the leading axes of `accept`."""
+
+    def one(new: Array, old: Array) -> Array:
+        return jnp.where(accept.reshape(accept.shape + (1,) * (new.ndim - accept.ndim)), new, old)
+
+    return jax.tree.map(one, new, old)
 
 
 class Kernel(NamedTuple):
@@ -176,13 +187,9 @@ class Kernel(NamedTuple):
                 jump, growth = _squared_jump(
                     chains, proposal, end_velocity, num_leapfrog * step, b, factor, free, unit
                 )
-            probability = _accept_probability(log_accept)
+            probability = accept_probability(log_accept)
             accept = log_uniform < jnp.log(probability)
-            moved = jax.tree.map(
-                lambda new, old: jnp.where(accept.reshape((-1,) + (1,) * (new.ndim - 1)), new, old),
-                proposal,
-                chains,
-            )
+            moved = choose(accept, proposal, chains)
             return moved, probability, jump, growth
 
         moved, probability, jump, growth = in_batches(

@@ -245,10 +245,9 @@ def unconstrain_draws(
 
 def non_finite_sites(model: Callable, args: tuple, kwargs: dict, num_draws: int = 256) -> str:
     """Names the sites whose log density is NaN or +infinity at draws of their priors."""
-    seeded = handlers.seed(model, jax.random.key(0))
 
     def one(rng_key: Array) -> dict[str, Array]:
-        trace = handlers.trace(handlers.seed(seeded.fn, rng_key)).get_trace(*args, **kwargs)
+        trace = handlers.trace(handlers.seed(model, rng_key)).get_trace(*args, **kwargs)
         return {
             name: jnp.sum(site["fn"].log_prob(site["value"]))
             for name, site in trace.items()

@@ -36,6 +36,8 @@ from numpyro_disco.kernels import (
     Kernel,
     LogDensities,
     Tuning,
+    accept_probability,
+    choose,
     in_batches,
     initial_tuning,
     log_path,
@@ -409,15 +411,9 @@ class Program(NamedTuple):
             log_mass = log_target - log_prob(proposals, drawn)
             # A density that is no number counts as none, as it does for a trajectory.
             log_mass = jnp.where(log_mass < jnp.inf, log_mass, -jnp.inf)
-            probability = jnp.exp(jnp.minimum(log_mass - log_weights, 0.0))
-            probability = jnp.where(jnp.isnan(probability), 0.0, probability)
-            accept = uniform < probability
+            accept = uniform < accept_probability(log_mass - log_weights)
             new = Particles(drawn, log_base, log_target, halves.acceptance)
-            halves = jax.tree.map(
-                lambda a, b: jnp.where(accept.reshape(accept.shape + (1,) * (a.ndim - 2)), a, b),
-                new,
-                halves,
-            )
+            halves = choose(accept, new, halves)
             log_weights = jnp.where(accept, log_mass, log_weights)
             return halves, log_weights, masses.at[index].set(log_mass)
 

@@ -178,7 +178,7 @@ def test_moves_leave_the_density_invariant(name, case, dense):
 
 @pytest.mark.parametrize("name", ["hmc", "random_walk"])
 def test_moves_without_refusals_fail(monkeypatch, name):
-    monkeypatch.setattr(kernels, "_accept_probability", jnp.ones_like)
+    monkeypatch.setattr(kernels, "accept_probability", jnp.ones_like)
     position, density, (chains, *_) = moved(make_run(), name, "mixture", True)
     with pytest.raises(AssertionError, match="is off"):
         check_invariant(position, density, chains, resolution=np.inf)

@@ -113,7 +113,7 @@ def test_wrong_sign_of_the_evidence_increment_fails(monkeypatch):
 
 def test_moves_without_an_accept_step_fail(monkeypatch):
     """Four in five trajectories are taken whatever their error, those that run away included."""
-    monkeypatch.setattr(kernels, "_accept_probability", lambda x: jnp.full_like(x, 0.8))
+    monkeypatch.setattr(kernels, "accept_probability", lambda x: jnp.full_like(x, 0.8))
     smc = run(skewed_model, throw=False, num_sweeps=0)
     with pytest.raises(AssertionError):
         check_draws(smc.get_samples(group_by_chain=True))
