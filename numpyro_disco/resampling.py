@@ -46,6 +46,11 @@ def _normalized(log_weights: Array) -> Array:
     return weights / weights.sum()
 
 
+def _on_grid(log_weights: Array, num_draws: int, shift: Array) -> Array:
+    """The particle at each point of a regular grid, moved up by `shift` of its spacing."""
+    return _at_positions(_normalized(log_weights), (jnp.arange(num_draws) + shift) / num_draws)
+
+
 def systematic(rng_key: Array, log_weights: Array, num_draws: int | None = None) -> Array:
     """Systematic resampling: particle i is taken floor(m W_i) or ceil(m W_i) times.
 
@@ -61,9 +66,7 @@ def systematic(rng_key: Array, log_weights: Array, num_draws: int | None = None)
         Ancestor of each new particle, increasing integers of shape (m,).
     """
     num_draws = len(log_weights) if num_draws is None else num_draws
-    weights = _normalized(log_weights)
-    grid = jnp.arange(num_draws) + jax.random.uniform(rng_key, dtype=weights.dtype)
-    return _at_positions(weights, grid / num_draws)
+    return _on_grid(log_weights, num_draws, jax.random.uniform(rng_key, (), log_weights.dtype))
 
 
 def stratified(rng_key: Array, log_weights: Array, num_draws: int | None = None) -> Array:
@@ -78,9 +81,8 @@ def stratified(rng_key: Array, log_weights: Array, num_draws: int | None = None)
         Ancestor of each new particle, increasing integers of shape (m,).
     """
     num_draws = len(log_weights) if num_draws is None else num_draws
-    weights = _normalized(log_weights)
-    grid = jnp.arange(num_draws) + jax.random.uniform(rng_key, (num_draws,), weights.dtype)
-    return _at_positions(weights, grid / num_draws)
+    shift = jax.random.uniform(rng_key, (num_draws,), log_weights.dtype)
+    return _on_grid(log_weights, num_draws, shift)
 
 
 def multinomial(rng_key: Array, log_weights: Array, num_draws: int | None = None) -> Array:

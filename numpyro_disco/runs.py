@@ -105,8 +105,7 @@ class ModelRuns:
             `FinishedRuns`.
         """
         compiled, inputs = self._prepare(rng_keys, args, kwargs, block)
-        finished = jax.block_until_ready(compiled.whole(inputs))
-        return self._local(finished)._replace(latent=tuple(compiled.latent))
+        return self._collect(compiled, compiled.whole(inputs))
 
     def run_with_checkpoints(
         self,
@@ -137,7 +136,10 @@ class ModelRuns:
             steps = np.asarray(state.num_steps)[np.asarray(state.status) == RUNNING]
             state = jax.block_until_ready(compiled.advance(state, inputs, int(steps.min()) + every))
             save_state(path, self._local(state), mark)
-        finished = compiled.finish(state, inputs)
+        return self._collect(compiled, compiled.finish(state, inputs))
+
+    def _collect(self, compiled: _Compiled, finished: FinishedRuns) -> FinishedRuns:
+        finished = jax.block_until_ready(finished)
         return self._local(finished)._replace(latent=tuple(compiled.latent))
 
     def _local(self, tree: Pytree) -> Pytree:
