@@ -28,6 +28,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import logsumexp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from numpyro_disco._typing import Array
@@ -55,6 +56,12 @@ from numpyro_disco.tempering_settings import (
     STUCK,
     TemperingSettings,
 )
+
+LEAST_SHARE = 0.02
+"""Sweeps end when fewer of the mixture's draws than this count."""
+
+NUM_HALVINGS = 15
+"""Of the search for the next b, which finds its step to within 0.3 %."""
 
 DrawBase: TypeAlias = Callable[[Array], Array]
 """A random key to one draw u of the base, shape (d,)."""
@@ -99,7 +106,8 @@ class TemperedResult(NamedTuple):
     acceptance: Array
     """Acceptance probability of the move to each particle, shape (num_particles,)."""
     log_normalizer: Array
-    """Log of the estimated Z_target / Z_base, shape (): of the two below, the better one."""
+    """Log of the estimated Z_target / Z_base, shape (): the mean of the path's estimate and of the
+    mixture's, weighted by their variances."""
     log_path_normalizer: Array
     """The same from the path's weights alone."""
     mixture_ess: Array
@@ -138,11 +146,18 @@ class State(NamedTuple):
     history: TemperedHistory
 
 
+def _num_distinct(ancestors: Array) -> Array:
+    """Of ancestors in order."""
+    return 1 + (jnp.diff(ancestors) > 0).sum()
+
+
 def _status(code: Array) -> Array:
     return code.astype(jnp.int32)
 
 
-def next_inverse_temperature(log_ratio: Array, current: Array, target_ess: float) -> Array:
+def next_inverse_temperature(
+    log_ratio: Array, current: Array, target_ess: float, num_particles: int | None = None
+) -> Array:
     """The largest b at which the weights (target / base)^(b - current) keep `target_ess`.
 
     Bisection on the logarithm of the step, so that first steps of 1e-10 are found as readily as
@@ -151,12 +166,13 @@ def next_inverse_temperature(log_ratio: Array, current: Array, target_ess: float
     Args:
         log_ratio: log target - log base of each particle, shape (n,); -inf is allowed.
         current: the inverse temperature of the particles, shape ().
-        target_ess: share of n that the effective sample size may not fall below.
+        target_ess: share of `num_particles` that the effective sample size may not fall below.
+        num_particles: how many of the n are kept; by default all.
 
     Returns:
         b in (current, 1], shape ().
     """
-    num_particles = log_ratio.shape[0]
+    num_particles = log_ratio.shape[0] if num_particles is None else num_particles
     # Particles of zero weight at any b > 0 are no reason for a small step: no step would save them.
     alive = jnp.maximum((log_ratio > -jnp.inf).sum(), 1)
     threshold = target_ess * jnp.minimum(alive, num_particles)
@@ -172,7 +188,7 @@ def next_inverse_temperature(log_ratio: Array, current: Array, target_ess: float
         return jnp.where(good, middle, low), jnp.where(good, high, middle)
 
     whole = jnp.log(1 - current)
-    low, _ = jax.lax.fori_loop(0, 30, halve, (whole - 40.0, whole))
+    low, _ = jax.lax.fori_loop(0, NUM_HALVINGS, halve, (whole - 40.0, whole))
     smallest = current + jnp.finfo(log_ratio.dtype).eps * jnp.maximum(current, 1e-12)
     return jnp.where(low == whole, 1.0, jnp.clip(current + jnp.exp(low), smallest, 1.0))
 
@@ -202,51 +218,76 @@ class Program(NamedTuple):
         return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), tree)
 
     def init(self, rng_key: Array) -> State:
-        """Particles drawn from the base, at b = 0."""
+        """Draws of the base, reweighted to the first b > 0 and resampled, but not yet moved."""
         settings = self.settings
-        start_key, loop_key = jax.random.split(rng_key)
-        keys = jax.random.split(start_key, settings.num_particles)
-        shape = (settings.chain_length, settings.num_chains)
+        start_key, resample_key, loop_key = jax.random.split(rng_key, 3)
+        num_particles = settings.num_particles
+        # A key for each draw: only JAX's default kind draws for many keys side by side.
+        start_key = jax.random.key(jax.random.bits(start_key, (), jnp.uint32), impl="threefry2x32")
+        keys = jax.random.split(start_key, settings.base_draws * num_particles)
 
         def start(keys: Array) -> Particles:
             position = jax.vmap(self.draw_base)(keys)
             log_base, log_target = jax.vmap(self.log_densities)(position)
             return Particles(position, log_base, log_target, jnp.zeros_like(log_target))
 
-        flat = in_batches(start, keys, settings.batch_size)
-        particles = jax.tree.map(lambda leaf: leaf.reshape(shape + leaf.shape[1:]), flat)
-        particles = self._spread_out(particles, 1)
-        sound = jnp.isfinite(particles.log_base) & (particles.log_target < jnp.inf)
-        dtype, dimension = particles.log_target.dtype, particles.position.shape[-1]
+        flat = self._spread_out(in_batches(start, keys, settings.batch_size or num_particles), 0)
+        sound = jnp.isfinite(flat.log_base) & (flat.log_target < jnp.inf)
+        dtype, dimension = flat.log_target.dtype, flat.position.shape[-1]
+        b, log_weights = self._reweight(flat, jnp.zeros((), dtype), 0)
+        ancestors = SCHEMES[settings.resampling](resample_key, log_weights, num_particles)
+        shape = (settings.chain_length, settings.num_chains)
+        particles = jax.tree.map(lambda leaf: leaf[ancestors].reshape(shape + leaf.shape[1:]), flat)
+        ess = weight_ess(log_weights)
+        status = jnp.where(ess == 0, COLLAPSED, RUNNING)
+        status = jnp.where(sound.all(), status, NON_FINITE)
         blank = jnp.full(settings.max_temperatures, jnp.nan, dtype)
+        history = TemperedHistory(*(blank for _ in TemperedHistory._fields))
+        # The rest of this row is what the first moves find.
+        history = history._replace(
+            weight_ess=blank.at[0].set(ess),
+            unique_ancestors=blank.at[0].set(_num_distinct(ancestors)),
+        )
         return State(
-            particles,
-            inverse_temperature=jnp.zeros((), dtype),
-            log_normalizer=jnp.zeros((), dtype),
+            self._spread_out(particles, 1),
+            inverse_temperature=b,
+            log_normalizer=log_mean_exp(log_weights),
             tuning=initial_tuning(dimension, dtype),
             num_steps=jnp.zeros((), jnp.int32),
-            status=_status(jnp.where(sound.all(), RUNNING, NON_FINITE)),
+            status=_status(status),
             rng_key=loop_key,
-            history=TemperedHistory(*(blank for _ in TemperedHistory._fields)),
+            history=history,
         )
 
+    def _reweight(self, flat: Particles, current: Array, index: Array | int) -> tuple[Array, Array]:
+        """The next b, and the log weights that bring particles there."""
+        settings = self.settings
+        log_ratio = flat.log_target - flat.log_base
+        if settings.schedule is None:
+            b = next_inverse_temperature(
+                log_ratio, current, settings.target_ess, settings.num_particles
+            )
+        else:
+            b = jnp.asarray(settings.schedule, log_ratio.dtype)[index]
+        return b, (b - current) * log_ratio
+
     def step(self, state: State) -> State:
-        """To the next inverse temperature: reweight, resample, move."""
+        """To the next inverse temperature: reweight, resample, move; at first, only move."""
         settings = self.settings
         rng_key, resample_key, move_key = jax.random.split(state.rng_key, 3)
         flat = jax.tree.map(
             lambda leaf: leaf.reshape((settings.num_particles,) + leaf.shape[2:]), state.particles
         )
-        log_ratio = flat.log_target - flat.log_base
-        if settings.schedule is None:
-            b = next_inverse_temperature(log_ratio, state.inverse_temperature, settings.target_ess)
-        else:
-            b = jnp.asarray(settings.schedule, log_ratio.dtype)[state.num_steps]
-        log_weights = (b - state.inverse_temperature) * log_ratio
-        ess = weight_ess(log_weights)
+        first = state.num_steps == 0
+        b, log_weights = self._reweight(flat, state.inverse_temperature, state.num_steps)
+        b = jnp.where(first, state.inverse_temperature, b)
+        log_weights = jnp.where(first, 0.0, log_weights)
         log_normalizer = state.log_normalizer + log_mean_exp(log_weights)
-        ancestors = SCHEMES[settings.resampling](resample_key, log_weights, settings.num_chains)
-        unique = 1 + (jnp.diff(ancestors) > 0).sum()
+        chains = settings.num_chains
+        ancestors = SCHEMES[settings.resampling](resample_key, log_weights, chains)
+        ancestors = jnp.where(first, jnp.arange(chains) * settings.chain_length, ancestors)
+        ess = jnp.where(first, state.history.weight_ess[0], weight_ess(log_weights))
+        unique = jnp.where(first, state.history.unique_ancestors[0], _num_distinct(ancestors))
         weights = jax.nn.softmax(log_weights)
         particles, tuning, moved = self._move(move_key, flat, ancestors, weights, b, state.tuning)
         acceptance = particles.acceptance.mean()
@@ -360,13 +401,16 @@ class Program(NamedTuple):
         )
         log_normalizer, mixture_ess = state.log_normalizer, jnp.zeros_like(state.log_normalizer)
         if self.settings.num_sweeps:
-            flat, log_mass, mixture_ess = self._sweep(state.rng_key, flat)
-            # Both estimates have a variance; the better one counts. That of the path is at least
-            # what its weights alone would make it.
-            of_path = jnp.nansum(1 / state.history.weight_ess - 1 / self.settings.num_particles)
-            num_drawn = self.settings.num_particles // 2 * 2 * self.settings.num_sweeps
-            of_mixture = 1 / mixture_ess - 1 / num_drawn
-            log_normalizer = jnp.where(2 * of_mixture < of_path, log_mass, log_normalizer)
+            flat, log_mass, mixture_ess, of_mixture = self._sweep(state.rng_key, flat)
+            # Both are means of weights, whose relative variances weigh them. (That of the path is
+            # at least what its weights alone would make it: its steps share their particles.)
+            num_particles = self.settings.num_particles
+            of_path = jnp.nansum(1 / state.history.weight_ess) - 1 / num_particles * (
+                state.num_steps - 1 + 1 / self.settings.base_draws
+            )
+            of_path = jnp.maximum(of_path, jnp.finfo(of_path.dtype).eps)
+            log_share = -jnp.log1p(jnp.array([of_mixture / of_path, of_path / of_mixture]))
+            log_normalizer = logsumexp(log_share + jnp.array([log_mass, log_normalizer]))
         return TemperedResult(
             position=flat.position,
             log_base=flat.log_base,
@@ -380,8 +424,10 @@ class Program(NamedTuple):
             history=state.history,
         )
 
-    def _sweep(self, rng_key: Array, flat: Particles) -> tuple[Particles, Array, Array]:
+    def _sweep(self, rng_key: Array, flat: Particles) -> tuple[Particles, Array, Array, Array]:
         """Independence Metropolis with a fitted mixture, and the mass that its weights estimate.
+
+        After it, the effective sample size of these weights and the mass's relative variance.
 
         Either half of the particles meets a mixture fitted to the other half: one fitted to the
         particles themselves, clusters of one ancestor's copies included, would draw them away.
@@ -394,49 +440,88 @@ class Program(NamedTuple):
             lambda leaf: leaf[: 2 * half].reshape((2, half) + leaf.shape[1:]), flat
         )
         proposals = jax.vmap(fit_proposal, (0, None))(halves.position[::-1], free)
-        log_prob = jax.vmap(Proposal.log_prob)
         draw = jax.vmap(Proposal.draw, (0, 0, None))
 
         def densities(position: Array) -> tuple[Array, Array]:
             return jax.vmap(self.log_densities)(position)
 
-        def sweep(index: Array, carry: tuple) -> tuple:
-            halves, log_weights, masses = carry
-            keys = jax.random.split(jax.random.fold_in(rng_key, index))
+        def log_probs(position: Array) -> tuple[Array, Array]:
+            """Of points of both halves: in the proposal of their own half, and in the mean of both.
+
+            The mean serves the evidence: a mode that one half has missed is in the other.
+            """
+            points = position.reshape((2 * half, dimension))
+            each = jax.vmap(Proposal.log_prob, (0, None))(proposals, points).reshape((2, 2, half))
+            return each[jnp.arange(2), jnp.arange(2)], jnp.logaddexp(*each) - jnp.log(2.0)
+
+        def sweep(carry: _Sweeps) -> _Sweeps:
+            halves, log_weights, masses, _, done = carry
+            keys = jax.random.split(jax.random.fold_in(rng_key, done))
             drawn, uniform = draw(proposals, keys, half)
             log_base, log_target = in_batches(
                 densities, drawn.reshape((2 * half, dimension)), settings.batch_size
             )
             log_base, log_target = log_base.reshape((2, half)), log_target.reshape((2, half))
-            log_mass = log_target - log_prob(proposals, drawn)
             # A density that is no number counts as none, as it does for a trajectory.
-            log_mass = jnp.where(log_mass < jnp.inf, log_mass, -jnp.inf)
-            accept = uniform < accept_probability(log_mass - log_weights)
+            log_target = jnp.where(log_target < jnp.inf, log_target, -jnp.inf)
+            log_own, log_mean = log_probs(drawn)
+            accept = uniform < accept_probability(log_target - log_own - log_weights)
             new = Particles(drawn, log_base, log_target, halves.acceptance)
             halves = choose(accept, new, halves)
-            log_weights = jnp.where(accept, log_mass, log_weights)
-            return halves, log_weights, masses.at[index].set(log_mass)
+            log_weights = jnp.where(accept, log_target - log_own, log_weights)
+            masses = masses.at[done].set(log_target - log_mean)
+            log_total = log_mean_exp(masses.ravel()) + jnp.log(settings.num_sweeps / (done + 1))
+            # The mean square of the weights of the mixture's draws is the mean weight of the
+            # target's. The particles thus know of what the mixture lacks, a tail or a small mode,
+            # which the draws themselves cannot.
+            share = jnp.minimum(
+                weight_ess(masses.ravel()) / (2 * half * (done + 1)),
+                jnp.exp(log_total - log_mean_weight),
+            )
+            return _Sweeps(halves, log_weights, masses, (log_total, share), done + 1)
 
-        log_weights = halves.log_target - log_prob(proposals, halves.position)
-        masses = jnp.zeros((settings.num_sweeps, 2, half), log_weights.dtype)
-        halves, _, masses = jax.lax.fori_loop(
-            0, settings.num_sweeps, sweep, (halves, log_weights, masses)
-        )
+        def useful(carry: _Sweeps) -> Array:
+            _, share = carry.found
+            return (carry.done < settings.num_sweeps) & (share > LEAST_SHARE)
+
+        log_own, log_mean = log_probs(halves.position)
+        log_weights = halves.log_target - log_own
+        log_mean_weight = log_mean_exp((halves.log_target - log_mean).ravel())
+        dtype = log_weights.dtype
+        masses = jnp.full((settings.num_sweeps, 2, half), -jnp.inf, dtype)
+        none = jnp.full((), -jnp.inf, dtype), jnp.ones((), dtype)
+        start = _Sweeps(halves, log_weights, masses, none, jnp.zeros((), int))
+        swept = jax.lax.while_loop(useful, sweep, start)
         moved = jax.tree.map(
             lambda leaf, rest: jnp.concatenate(
                 [leaf.reshape((2 * half,) + leaf.shape[2:]), rest[2 * half :]]
             ),
-            halves,
+            swept.halves,
             flat,
         )
-        masses = masses.ravel()
-        return moved, log_mean_exp(masses), weight_ess(masses)
+        log_mass, share = swept.found
+        num_drawn = 2 * half * swept.done
+        return moved, log_mass, share * num_drawn, (1 / share - 1) / num_drawn
 
     def advance(self, state: State, until: Array | int) -> State:
         """Steps until the run has ended or has taken `until` steps in all."""
         return jax.lax.while_loop(
             lambda state: (state.status == RUNNING) & (state.num_steps < until), self.step, state
         )
+
+
+class _Sweeps(NamedTuple):
+    """Where the sweeps at b = 1 stand."""
+
+    halves: Particles
+    log_weights: Array
+    """Of the particles, as draws of the other half's mixture: (2, N // 2)."""
+    masses: Array
+    """Log weights of all draws so far, (num_sweeps, 2, N // 2)."""
+    found: tuple[Array, Array]
+    """Log of their mean, and their effective sample size as a share of them."""
+    done: Array
+    """Sweeps so far."""
 
 
 class _Moves(NamedTuple):

@@ -23,6 +23,8 @@ class TemperingSettings:
 
     Attributes:
         num_particles: particles of one run, N.
+        base_draws: draws of the base for each particle. They are cheap, not being moved, and the
+            first step is the longer and the more exact for them.
         target_ess: effective sample size of the weights that each step aims at, as a share of the
             particles (after a resampling, which every step has, it is the *conditional* effective
             sample size). Higher means more, smaller steps.
@@ -49,6 +51,7 @@ class TemperingSettings:
     """
 
     num_particles: int = 1024
+    base_draws: int = 32
     target_ess: float = 0.5
     schedule: tuple[float, ...] | None = None
     kernel: str = "hmc"
@@ -65,6 +68,7 @@ class TemperingSettings:
 
     def __post_init__(self) -> None:
         check_count(self.num_particles, "num_particles", minimum=2)
+        check_count(self.base_draws, "base_draws")
         check_fraction(self.target_ess, "target_ess")
         check_fraction(self.max_correlation, "max_correlation")
         check_count(self.min_moves, "min_moves")

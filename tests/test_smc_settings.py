@@ -181,17 +181,22 @@ def test_runs_that_disagree_say_so():
     """Two far modes and a handful of particles: each run ends in one of them."""
 
     def model():
-        x = numpyro.sample("x", dist.Normal(0.0, 10.0))
-        numpyro.factor(
-            "f", jnp.logaddexp(-0.5 * ((x - 9) / 0.01) ** 2, -0.5 * ((x + 9) / 0.01) ** 2)
-        )
+        x = numpyro.sample("x", dist.Normal(0.0, 5.0).expand([4]).to_event(1))
+        modes = jnp.array([[9.0], [-9.0]])
+        numpyro.factor("f", jax.nn.logsumexp(-0.5 * ((x - modes) ** 2).sum(1) / 0.1**2))
 
     with pytest.raises(RuntimeError, match="independent runs found different distributions"):
         run(model, num_particles=16, num_chains=6, num_sweeps=0)
 
 
 class TestCheckpoint:
-    SETTINGS = {"num_particles": 64, "num_chains": 2, "target_ess": 0.9, "checkpoint_every": 2}
+    SETTINGS = {
+        "num_particles": 64,
+        "num_chains": 2,
+        "base_draws": 1,
+        "target_ess": 0.9,
+        "checkpoint_every": 2,
+    }
 
     def test_resumed_to_the_same_numbers(self, tmp_path, monkeypatch):
         path = tmp_path / "runs.npz"

@@ -52,7 +52,8 @@ Key = jax.Array
 class Sizes(NamedTuple):
     """How much of everything."""
 
-    num_particles: int
+    num_particles: int | None
+    """By default what the target says."""
     num_runs: int
     num_repeats: int
     """Timed calls of all runs, after one that compiles."""
@@ -65,7 +66,7 @@ class Sizes(NamedTuple):
     """What is tried for adaptive tempered SMC."""
 
 
-FULL = Sizes(1024, 16, 2, 2, 500, 2, Grid())
+FULL = Sizes(None, 16, 2, 2, 500, 2, Grid())
 SMALL = Sizes(128, 4, 1, 2, 50, 1, SMALL_GRID)
 SMALL_TARGETS = ["skewed", "eight_schools"]
 NUM_PILOTS = 4
@@ -100,7 +101,7 @@ def tempered_smc(target: Target, num_particles: int, num_runs: int) -> Callable[
 def run_target(target: Target, sizes: Sizes) -> list[Row]:
     """All methods on one target."""
     bench = Bench(target, sizes.num_repeats)
-    particles, runs = sizes.num_particles, sizes.num_runs
+    particles, runs = sizes.num_particles or target.num_particles, sizes.num_runs
     # The pilot gives BlackJAX its mass matrix and, where nothing else is known, a first truth.
     pooled = target.truth is None
     covariance = None if pooled else target.truth.covariance
