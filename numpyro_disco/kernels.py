@@ -38,6 +38,8 @@ The base must be normalised."""
 _Tree = TypeVar("_Tree", bound=NamedTuple)
 
 KERNELS = ("hmc", "mala", "random_walk")
+LEAST_TUNED = 0.1
+"""Mean acceptance below which a step size is far too large."""
 STEP_SPREAD = 0.3
 """Standard deviation of the logarithm of the chains' step sizes."""
 GAIN = 0.15
@@ -273,7 +275,7 @@ class Kernel(NamedTuple):
             step, length = of_both, jnp.zeros_like(of_length)
         else:
             step = jnp.where(num_leapfrog == self.max_leapfrog, of_both, step)
-        failed = (probability.mean() < 0.1) | ~jnp.isfinite(of_both + of_length)
+        failed = (probability.mean() < LEAST_TUNED) | ~jnp.isfinite(of_both + of_length)
         step = jnp.where(failed, -LARGEST_CHANGE, GAIN * step)
         length = jnp.where(failed, 0.0, GAIN * length)
 

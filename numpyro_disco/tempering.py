@@ -33,6 +33,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from numpyro_disco._typing import Array
 from numpyro_disco.kernels import (
+    LEAST_TUNED,
     Chains,
     Kernel,
     LogDensities,
@@ -60,6 +61,8 @@ from numpyro_disco.tempering_settings import (
 LEAST_SHARE = 0.02
 """Sweeps end when fewer of the mixture's draws than this count."""
 
+MOST_EDGES = 1e-3
+"""Share of the base's draws that rounding may put on the edge of their support."""
 NUM_HALVINGS = 15
 """Of the search for the next b, which finds its step to within 0.3 %."""
 
@@ -228,11 +231,18 @@ class Program(NamedTuple):
 
         def start(keys: Array) -> Particles:
             position = jax.vmap(self.draw_base)(keys)
+            # Rounding can put a draw on the edge of its support, where u is infinite: one in some
+            # ten million of a uniform variable. Such a draw counts, and weighs nothing.
+            edge = jnp.isinf(position).any(1)
+            position = jnp.where(edge[:, None], 0.0, position)
             log_base, log_target = jax.vmap(self.log_densities)(position)
-            return Particles(position, log_base, log_target, jnp.zeros_like(log_target))
+            log_target = jnp.where(edge, -jnp.inf, log_target)
+            return Particles(position, log_base, log_target, edge.astype(log_target.dtype))
 
         flat = self._spread_out(in_batches(start, keys, settings.batch_size or num_particles), 0)
         sound = jnp.isfinite(flat.log_base) & (flat.log_target < jnp.inf)
+        sound = sound.all() & (flat.acceptance.mean() < MOST_EDGES)
+        flat = flat._replace(acceptance=jnp.zeros_like(flat.acceptance))
         dtype, dimension = flat.log_target.dtype, flat.position.shape[-1]
         b, log_weights = self._reweight(flat, jnp.zeros((), dtype), 0)
         ancestors = SCHEMES[settings.resampling](resample_key, log_weights, num_particles)
@@ -240,7 +250,7 @@ class Program(NamedTuple):
         particles = jax.tree.map(lambda leaf: leaf[ancestors].reshape(shape + leaf.shape[1:]), flat)
         ess = weight_ess(log_weights)
         status = jnp.where(ess == 0, COLLAPSED, RUNNING)
-        status = jnp.where(sound.all(), status, NON_FINITE)
+        status = jnp.where(sound, status, NON_FINITE)
         blank = jnp.full(settings.max_temperatures, jnp.nan, dtype)
         history = TemperedHistory(*(blank for _ in TemperedHistory._fields))
         # The rest of this row is what the first moves find.
@@ -368,9 +378,12 @@ class Program(NamedTuple):
             )
             count, first = moves.since + 1, moves.kept_states == 0
             correlation = _largest_correlation(traces, _centred(chains), free)
-            forgotten = (correlation < settings.max_correlation) | (
+            # Moves of a step size that few of them survive say nothing yet.
+            tuned = probability.mean() > LEAST_TUNED
+            forgotten = tuned & (
+                (correlation < settings.max_correlation)
                 # Between modes, correlation stays; it counts as constant within its own noise.
-                (count > 1) & (moves.correlation - correlation < 1 / settings.num_chains**0.5)
+                | (count > 1) & (moves.correlation - correlation < 1 / settings.num_chains**0.5)
             )
             stop = ((count >= least) & forgotten) | (count >= settings.max_moves)
             keep = jnp.where(first, stop, count >= moves.between)
