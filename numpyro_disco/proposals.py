@@ -108,7 +108,9 @@ def fit_proposal(position: Array, free: Array) -> Proposal:
         # would hide a narrow mode beside a wide one.
         within = scatter.sum(0) / count
         own = scatter / jnp.maximum(total, 1.0)[:, None, None]
-        share_of_diagonal = ((dimension + 1) / (total + dimension + 1))[:, None, None]
+        # With enough particles nothing may be left of it: it would hide narrow directions.
+        share_of_diagonal = jnp.minimum((dimension / jnp.maximum(total, 1.0)) ** 6, 1.0)
+        share_of_diagonal = share_of_diagonal[:, None, None]
         pooled = own * (1 - share_of_diagonal * (1 - eye))
         ridge = 64 * jnp.finfo(dtype).eps * jnp.maximum(jnp.trace(within) / dimension, 1e-3)
         return pooled + ridge * eye + clamped

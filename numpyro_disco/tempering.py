@@ -61,6 +61,8 @@ from numpyro_disco.tempering_settings import (
 LEAST_SHARE = 0.02
 """Sweeps end when fewer of the mixture's draws than this count."""
 
+CARRIED_OVER = 4.0
+"""Factor of a step's variance for what it does to later ones."""
 MOST_EDGES = 1e-3
 """Share of the base's draws that rounding may put on the edge of their support."""
 NUM_HALVINGS = 15
@@ -415,12 +417,13 @@ class Program(NamedTuple):
         log_normalizer, mixture_ess = state.log_normalizer, jnp.zeros_like(state.log_normalizer)
         if self.settings.num_sweeps:
             flat, log_mass, mixture_ess, of_mixture = self._sweep(state.rng_key, flat)
-            # Both are means of weights, whose relative variances weigh them. (That of the path is
-            # at least what its weights alone would make it: its steps share their particles.)
-            num_particles = self.settings.num_particles
-            of_path = jnp.nansum(1 / state.history.weight_ess) - 1 / num_particles * (
-                state.num_steps - 1 + 1 / self.settings.base_draws
-            )
+            # Both are means of weights, whose relative variances weigh them. Steps of the path
+            # share their particles, and what one gets wrong carries over: later ones count more.
+            num_drawn = self.settings.base_draws * self.settings.num_particles
+            first = 1 / state.history.weight_ess[0]
+            later = jnp.nansum(1 / state.history.weight_ess) - first
+            later -= (state.num_steps - 1) / self.settings.num_particles
+            of_path = first - 1 / num_drawn + CARRIED_OVER * later
             of_path = jnp.maximum(of_path, jnp.finfo(of_path.dtype).eps)
             log_share = -jnp.log1p(jnp.array([of_mixture / of_path, of_path / of_mixture]))
             log_normalizer = logsumexp(log_share + jnp.array([log_mass, log_normalizer]))

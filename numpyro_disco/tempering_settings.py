@@ -119,9 +119,9 @@ def status_message(status: int, inverse_temperature: float, num_steps: int) -> s
         return "converged: inverse temperature 1 was reached."
     if status == NON_FINITE:
         return (
-            "the log density is NaN or +infinity at draws of the base. Check the energy and the "
-            "model where their priors reach (a log of a negative number, an overflow), or narrow "
-            "the reference."
+            "the log density is NaN or +infinity at draws of the base, or many of these lie on the "
+            "very edge of their support. Check the energy and the model where their priors reach "
+            "(a log of a negative number, an overflow or underflow), or narrow the reference."
         )
     if status == COLLAPSED:
         return (
