@@ -14,6 +14,9 @@ from statistics_tools import assert_within, mean_and_error
 import numpyro_disco as disco
 from numpyro_disco import kernels, tempering
 from numpyro_disco.models import prepare_model
+from numpyro_disco.proposals import fit_proposal
+from numpyro_disco.tempering import tempered_smc
+from numpyro_disco.tempering_settings import TemperingSettings
 
 RUNS = 20
 WEIGHTS, MEANS, DEVIATIONS = np.array([0.25, 0.75]), np.array([-2.5, 1.5]), np.array([0.4, 0.7])
@@ -142,6 +145,54 @@ def test_error_of_the_path_shrinks_with_the_root_of_the_particles():
     ratio = deviation(128) / deviation(2048)
     print(f"error at 128 particles over that at 2048: {ratio:.2f}")
     assert 2.0 < ratio < 8.0
+
+
+def test_a_mixture_that_lacks_a_mode_has_no_say(monkeypatch):
+    """Its own draws agree among themselves on half the mass; the particles know better."""
+
+    def model():
+        x = numpyro.sample("x", dist.Normal(0.0, 3.0))
+        both = jnp.logaddexp(dist.Normal(-4, 0.5).log_prob(x), dist.Normal(4, 0.5).log_prob(x))
+        numpyro.factor("f", both - dist.Normal(0.0, 3.0).log_prob(x))
+
+    def one_sided(position, free):
+        return fit_proposal(-jnp.abs(position), free)
+
+    monkeypatch.setattr(tempering, "fit_proposal", one_sided)
+    check_evidence(run(model).log_normalizer, np.log(2), "half a mixture")
+
+
+def gaussian_run(draw_base, num_chains=RUNS):
+    """Of mass 3: a Gaussian from a wider one, the base's draws as given."""
+
+    def log_densities(u):
+        base = dist.Normal(0.0, 2.0).log_prob(u).sum()
+        return base, dist.Normal(0.5, 1.0).log_prob(u).sum() + jnp.log(3.0)
+
+    settings = TemperingSettings(num_particles=512)
+
+    def one(rng_key):
+        return tempered_smc(rng_key, draw_base, log_densities, settings)
+
+    return jax.jit(lambda keys: jax.lax.map(one, keys))(
+        jax.random.split(jax.random.key(0), num_chains)
+    )
+
+
+@pytest.mark.parametrize("share", [1e-4, 0.01])
+def test_draws_of_the_base_on_the_edge_of_their_support(share):
+    """A few, which rounding makes, weigh nothing; many would bias the evidence and are refused."""
+
+    def draw_base(rng_key):
+        edge_key, draw_key = jax.random.split(rng_key)
+        edge = jax.random.uniform(edge_key) < share
+        return jnp.where(edge, -jnp.inf, 2 * jax.random.normal(draw_key, (2,)))
+
+    result = gaussian_run(draw_base)
+    if share < tempering.MOST_EDGES:
+        check_evidence(result.log_normalizer, np.log(3), "a few draws on the edge")
+    else:
+        assert (result.status == tempering.NON_FINITE).all()
 
 
 def test_dropped_jacobian_fails(monkeypatch):
@@ -381,6 +432,7 @@ class TestErrors:
             {"num_particles": 1},
             {"num_chains": 0},
             {"target_ess": 1.5},
+            {"base_draws": 0},
             {"max_moves": 0},
             {"chain_length": 5},
             {"kernel": "nuts"},

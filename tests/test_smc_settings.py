@@ -150,6 +150,7 @@ class TestDiscrete:
         {"kernel": "mala"},
         {"kernel": "random_walk", "max_moves": 16},
         {"chain_length": 4},
+        {"base_draws": 1},
         {"schedule": (0.1, 0.4, 1.0), "resampling": "residual"},
         {"batch_size": 100, "dense_mass": False, "resampling": "multinomial"},
     ],
