@@ -43,8 +43,15 @@ class LearnedEnergy:
 
     def __call__(self, x: Array) -> Array:
         """The energy at one point: shape (D,) to shape ()."""
+        log_prob, correction = self.parts(x)
+        return correction - log_prob
+
+    def parts(self, x: Array) -> tuple[Array, Array]:
+        """Log q and f at one point: shape (D,) to two of shape ()."""
         network = nnx.merge(self.graph, self.weights)
-        return network((x - self.loc) / self.scale) - self.reference.log_prob(x)
+        log_prob, local = self.reference.describe(x)
+        z = (x - self.loc) / self.scale
+        return log_prob, network(z, local) if network.num_local else network(z)
 
 
 def as_pytree_callable(energy_fn: EnergyFn) -> EnergyFn:

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from numpyro_disco._checks import check_key, rows_of
+from numpyro_disco._checks import check_count, check_key, rows_of
 from numpyro_disco._typing import Array
 from numpyro_disco.distributions import EnergyDistribution
 from numpyro_disco.energies import LearnedEnergy
+from numpyro_disco.mixtures import fit_reference
 from numpyro_disco.networks import EnergyNetwork
-from numpyro_disco.reference import GaussianReference, Reference
+from numpyro_disco.reference import GaussianReference, MixtureReference, Reference
 from numpyro_disco.training import History, Run, TrainingSettings, train
 
 REFERENCE_WIDTH = 2.0
@@ -34,6 +35,8 @@ class FitResult:
         best_step: the step whose weights the distribution holds: the last one whose held-out loss
             was the lowest, give or take one standard error of the difference. Zero means that the
             network did not improve on its start.
+        components: mean held-out log density (of standardised rows) by number of components, for
+            a reference that `fit` made a mixture; else empty.
         interrupted: whether training stopped before `settings.num_steps`; `fit(..., resume=)` goes
             on from there.
     """
@@ -42,6 +45,7 @@ class FitResult:
     history: History
     settings: TrainingSettings
     best_step: int
+    components: dict[int, float]
     interrupted: bool
     _run: Run = dataclasses.field(repr=False)
     _fingerprint: tuple = dataclasses.field(repr=False)
@@ -65,7 +69,8 @@ def fit(
     data: Any,
     *,
     names: Any = None,
-    reference: Reference | None = None,
+    reference: Reference | str | None = None,
+    max_components: int = 64,
     resume: FitResult | None = None,
     progress_bar: bool = True,
     **settings: Any,
@@ -88,7 +93,10 @@ def fit(
         data: array (N, D), a DataFrame, or a dict of columns; finite numbers, N at least
             max(10, D + 2), no constant columns and no copies.
         names: D distinct names; by default those that `data` carries, or "0", "1", ...
-        reference: a reference of your own, in the user's units; training then starts from it.
+        reference: "mixture", a Gaussian mixture fitted to the rows with as many components as
+            held-out rows ask for; or a reference of your own, in the user's units. Training then
+            starts from it. By default, or "gaussian", the Gaussian above.
+        max_components: most components of such a mixture.
         resume: a result of `fit` with the same key, data and settings, to go on from. Going on from
             an interrupted run ends where the uninterrupted one would have. A larger `num_steps`
             goes on for longer, at the learning rate of the longer schedule.
@@ -123,19 +131,36 @@ def fit(
         settings = {**dataclasses.asdict(resume.settings), **settings}
     options = TrainingSettings(**settings)
     dimension = table.shape[1]
-    if reference is not None and tuple(reference.event_shape) != (dimension,):
+    if isinstance(reference, str) and reference not in ("gaussian", "mixture"):
+        raise ValueError(
+            f"Expected a reference, 'gaussian' or 'mixture' for `reference`; got {reference!r}."
+        )
+    if isinstance(reference, Reference) and tuple(reference.event_shape) != (dimension,):
         raise ValueError(
             f"Expected a `reference` over {dimension} coordinates, as `data` has columns; got "
             f"event shape {reference.event_shape}."
         )
     split_key, network_key, train_key = jax.random.split(rng_key, 3)
     held_out, rows, loc, scale = _split_and_standardize(split_key, table, names, options)
-    reference, linear = _reference_and_start(reference, rows, loc, scale, options.noise_scale)
+    check_count(max_components, "max_components")
+    linear: Array | None = None
+    components: dict[int, float] = {}
+    if reference == "mixture":
+        if resume is None:
+            reference, components = _mixture(rows, held_out, loc, scale, max_components)
+        else:
+            reference, components = _reference_of(resume), resume.components
+    elif not isinstance(reference, Reference):
+        reference, linear = _gaussian_and_start(rows, loc, scale, options.noise_scale)
+    num_local = 0
+    if isinstance(reference, MixtureReference):
+        num_local = dimension + reference.means.shape[0]
     network = EnergyNetwork(
         dimension,
         width=options.width,
         num_blocks=options.num_blocks,
         num_octaves=options.octaves,
+        num_local=num_local,
         linear=linear,
         rngs=nnx.Rngs(network_key),
     )
@@ -148,7 +173,8 @@ def fit(
         names=names,
         loc=energy.loc,
         scale=energy.scale,
-        noise_scale=options.noise_scale,
+        # What is learned from draws of the reference is smoothed by nothing.
+        noise_scale=None if options.objective == "contrastive" else options.noise_scale,
     )
     # What must be the same for a run to be gone on with: all but the number of steps.
     arrays = [table, jax.random.key_data(rng_key), *jax.tree.leaves(reference)]
@@ -174,6 +200,7 @@ def fit(
         history=History(*(np.asarray(column) for column in zip(*run.history, strict=True))),
         settings=options,
         best_step=run.best_step,
+        components=components,
         interrupted=interrupted,
         _run=run,
         _fingerprint=fingerprint,
@@ -210,20 +237,40 @@ def _split_and_standardize(
     return held_out, train, loc, scale
 
 
-def _reference_and_start(
-    reference: Reference | None,
+def _reference_of(result: FitResult) -> Reference:
+    energy = result.distribution.energy_fn
+    assert isinstance(energy, LearnedEnergy)
+    return energy.reference
+
+
+def _mixture(
+    train: np.ndarray,
+    held_out: np.ndarray,
+    loc: np.ndarray,
+    scale: np.ndarray,
+    max_components: int,
+) -> tuple[MixtureReference, dict[int, float]]:
+    """A mixture reference for standardised rows, in the user's units."""
+    mixture, tried = fit_reference(train, held_out, max_components=max_components)
+    reference = MixtureReference(
+        mixture.weights,
+        loc + scale * np.asarray(mixture.means),
+        np.multiply.outer(scale, scale) * np.asarray(mixture.covariances),
+    )
+    return reference, tried
+
+
+def _gaussian_and_start(
     train: np.ndarray,
     loc: np.ndarray,
     scale: np.ndarray,
     noise_scale: float,
-) -> tuple[Reference, Array | None]:
-    """The reference, and the matrix A with which the network starts.
+) -> tuple[GaussianReference, Array]:
+    """The default reference, and the matrix A with which the network starts.
 
     The Gaussian of the smoothed rows has precision C^-1 and the reference w^2 C, w its width, so
     |A z|^2 / 2 with A^T A = (1 - 1/w^2) C^-1 turns the reference into that Gaussian.
     """
-    if reference is not None:
-        return reference, None
     dimension = train.shape[1]
     train = np.asarray(train, np.float64)
     covariance = np.cov(train, rowvar=False).reshape(dimension, dimension)

@@ -1,4 +1,4 @@
-"""The DISCO loss, for one example, and what judges it on held-out rows.
+"""The losses, for one example each, and what judges them on held-out rows.
 
 All quantities are in standardised units. A score s and a denoising direction are two ways to say
 the same: the score of the rows smoothed by sigma_0 points from x to the posterior mean m(x),
@@ -80,3 +80,25 @@ def held_out_loss(energy_fn: EnergyFn, row: Array, noise: Array, noise_scale: fl
         return (score**2 + 2 * score * epsilon / noise_scale).mean()
 
     return 0.5 * (one(noise) + one(-noise))
+
+
+def contrastive_loss(of_row: Array, of_draw: Array) -> Array:
+    r"""Telling a row from a draw of the reference by the correction alone: logistic regression.
+
+    .. math:: L = \log(1 + e^{f(r)}) + \log(1 + e^{-f(y)}), \qquad r \sim p, \quad y \sim q
+
+    Its expectation is lowest where f = log q - log p, at every point and in every mode: the energy
+    -log q + f is then that of the rows' density, its constant included. No correction, f = 0, has
+    the loss 2 log 2; a lower one on held-out rows means that f says something true of p / q.
+
+    Args:
+        of_row: f at a row, shape ().
+        of_draw: f at a draw of the reference q, shape ().
+
+    Returns:
+        The loss, shape ().
+
+    References:
+        Gutmann & Hyvarinen 2012 (noise-contrastive estimation, with as many draws as rows).
+    """
+    return jax.nn.softplus(of_row) + jax.nn.softplus(-of_draw)

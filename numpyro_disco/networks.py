@@ -42,6 +42,7 @@ class EnergyNetwork(nnx.Module):
         width: units of each hidden layer.
         num_blocks: residual blocks of two layers each.
         num_octaves: how many frequencies, pi/4 times 1, 2, 4, ... per standard deviation.
+        num_local: how many more numbers it is given of each point, see `Reference.describe`.
         linear: the matrix A, shape (D, D); zero by default.
         rngs: flax random keys, for the first weights.
 
@@ -58,6 +59,7 @@ class EnergyNetwork(nnx.Module):
         width: int = 128,
         num_blocks: int = 4,
         num_octaves: int = 5,
+        num_local: int = 0,
         linear: Array | None = None,
         rngs: nnx.Rngs,
     ) -> None:
@@ -65,7 +67,8 @@ class EnergyNetwork(nnx.Module):
         self.width = check_count(width, "width")
         self.num_blocks = check_count(num_blocks, "num_blocks")
         self.num_octaves = check_count(num_octaves, "num_octaves", minimum=0)
-        num_features = dimension * (1 + 2 * num_octaves)
+        self.num_local = check_count(num_local, "num_local", minimum=0)
+        num_features = dimension * (1 + 2 * num_octaves) + num_local
         self.inlet = nnx.Linear(num_features, width, rngs=rngs)
         self.blocks = nnx.List(
             [
@@ -86,17 +89,24 @@ class EnergyNetwork(nnx.Module):
             "width": self.width,
             "num_blocks": self.num_blocks,
             "num_octaves": self.num_octaves,
+            "num_local": self.num_local,
         }
 
-    def __call__(self, z: Array) -> Array:
-        """The correction f at one standardised point: shape (D,) to shape ()."""
+    def __call__(self, z: Array, local: Array | None = None) -> Array:
+        """The correction f at one point, shape ().
+
+        Args:
+            z: the standardised point, shape (D,).
+            local: more about it, shape (num_local,).
+        """
         frequencies = jnp.pi / 4 * 2.0 ** jnp.arange(self.num_octaves, dtype=z.dtype)
         angles = z[:, None] * frequencies
         # Fine structure is where rows are: a few deviations out the waves fade and leave z, on
         # which the layers are nearly linear and the energy nearly quadratic.
         window = 1 / (1 + (z[:, None] / WINDOW) ** 4)
         waves = jnp.concatenate([window * jnp.sin(angles), window * jnp.cos(angles)]).ravel()
-        h = self.inlet(jnp.concatenate([z, waves]))
+        features = [z, waves] if local is None else [z, waves, local]
+        h = self.inlet(jnp.concatenate(features))
         for first, second in self.blocks:
             h = h + second(jax.nn.silu(first(jax.nn.silu(h))))
         out = self.outlet(jax.nn.silu(h))

@@ -56,10 +56,16 @@ def _whitener(cholesky: Array) -> Array:
 
 def _gaussian_log_prob(x: Array, mean: Array, whitener: Array, kept: Array) -> Array:
     """Log N of the kept coordinates of x; `whitener` is padded with the identity elsewhere."""
+    return _whiten(x, mean, whitener, kept)[0]
+
+
+def _whiten(x: Array, mean: Array, whitener: Array, kept: Array) -> tuple[Array, Array]:
+    """The log density, and the white residual that it is a function of."""
     residual = jnp.where(kept, x - mean, 0.0)
     white = (whitener @ residual[..., None])[..., 0]
     log_det = jnp.log(jnp.diagonal(whitener, axis1=-2, axis2=-1)).sum(-1)
-    return log_det - 0.5 * (white**2).sum(-1) - 0.5 * LOG_2_PI * kept.sum(-1)
+    log_prob = log_det - 0.5 * (white**2).sum(-1) - 0.5 * LOG_2_PI * kept.sum(-1)
+    return log_prob, white
 
 
 def _condition_gaussian(
@@ -132,6 +138,18 @@ class Reference(Distribution):
         return self._condition(values, observed)[1]
 
     def _condition(self, values: ArrayLike, observed: ArrayLike | None) -> tuple[Self, Array]:
+        raise NotImplementedError
+
+    def describe(self, value: ArrayLike) -> tuple[Array, Array]:
+        """Log density at a point, and where the point lies in the reference's own terms.
+
+        Args:
+            value: array (..., D).
+
+        Returns:
+            Array (...), and array (..., L): the white residual, averaged over components by the
+            probability that the point is theirs, and for a mixture these probabilities.
+        """
         raise NotImplementedError
 
     def temper(self, inverse_temperature: ArrayLike) -> Self:
@@ -277,7 +295,11 @@ class GaussianReference(Reference):
     @validate_sample
     def log_prob(self, value: ArrayLike) -> Array:
         """Log density of the free coordinates, shape value.shape[:-1]."""
-        return _gaussian_log_prob(jnp.asarray(value), self.mean_, self.whitener, self._free)
+        return self.describe(value)[0]
+
+    def describe(self, value: ArrayLike) -> tuple[Array, Array]:
+        """Log density and white residual, shapes (...) and (..., D)."""
+        return _whiten(jnp.asarray(value), self.mean_, self.whitener, self._free)
 
     def _condition(
         self, values: ArrayLike, observed: ArrayLike | None
@@ -419,18 +441,20 @@ class MixtureReference(Reference):
         """Independent draws, shape sample_shape + batch_shape + (D,)."""
         component_key, noise_key = jax.random.split(key)
         shape = self.shape(sample_shape)
-        log_weights = jnp.broadcast_to(self.log_weights, (*shape[:-1], self.log_weights.shape[-1]))
-        component = jax.random.categorical(component_key, log_weights)
-        means = jnp.broadcast_to(self.means, (*shape[:-1], *self.means.shape[-2:]))
-        mean = jnp.take_along_axis(means, component[..., None, None], axis=-2)[..., 0, :]
-        if self.scale_trils.ndim == 3:
-            factor = self.scale_trils[component]
-        else:
-            factors = jnp.broadcast_to(
-                self.scale_trils, (*shape[:-1], *self.scale_trils.shape[-3:])
-            )
-            index = component[..., None, None, None]
-            factor = jnp.take_along_axis(factors, index, axis=-3)[..., 0, :, :]
+        # One uniform number a draw, not one for each component of each draw.
+        cumulative = jnp.cumsum(self.weights, axis=-1)
+        uniform = jax.random.uniform(component_key, (*shape[:-1], 1), cumulative.dtype)
+        component = (cumulative[..., :-1] < uniform * cumulative[..., -1:]).sum(-1)
+
+        def of_component(array: Array, event_ndim: int) -> Array:
+            if array.ndim == 1 + event_ndim:
+                return array[component]
+            events = array.shape[-1 - event_ndim :]
+            index = component[(..., *(None,) * (1 + event_ndim))]
+            array = jnp.broadcast_to(array, (*shape[:-1], *events))
+            return jnp.take_along_axis(array, index, axis=-1 - event_ndim).squeeze(-1 - event_ndim)
+
+        mean, factor = of_component(self.means, 1), of_component(self.scale_trils, 2)
         noise = jax.random.normal(noise_key, shape, self.means.dtype)
         noise = jnp.where(self._free, noise, 0.0)
         return mean + (factor @ noise[..., None])[..., 0]
@@ -438,13 +462,20 @@ class MixtureReference(Reference):
     @validate_sample
     def log_prob(self, value: ArrayLike) -> Array:
         """Log density of the free coordinates, shape value.shape[:-1]."""
-        parts = _gaussian_log_prob(
+        return self.describe(value)[0]
+
+    def describe(self, value: ArrayLike) -> tuple[Array, Array]:
+        """Log density, and mean white residual and components' probabilities, (..., D + K)."""
+        parts, white = _whiten(
             jnp.asarray(value)[..., None, :],
             self.means,
             self.whiteners,
             self._free_of(self.event_shape[0]),
         )
-        return logsumexp(self.log_weights + parts, axis=-1)
+        log_prob = logsumexp(self.log_weights + parts, axis=-1)
+        share = jnp.exp(self.log_weights + parts - log_prob[..., None])
+        local = (share[..., None] * white).sum(-2)
+        return log_prob, jnp.concatenate([local, share], axis=-1)
 
     def _condition(
         self, values: ArrayLike, observed: ArrayLike | None

@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from numpyro_disco._checks import check_count, check_key
 from numpyro_disco._typing import Array
+from numpyro_disco.mixtures import fit_mixture
 from numpyro_disco.models import BaseBlock, non_finite_sites, unconstrain_draws
-from numpyro_disco.reference import MixtureReference
 from numpyro_disco.runs import FinishedRuns, ModelRuns
 from numpyro_disco.tempering import TemperedHistory, TemperedResult
 from numpyro_disco.tempering_settings import (
@@ -35,8 +35,6 @@ LARGEST_R_HAT = 1.1
 """Across runs, of any coordinate, above which they have found different distributions."""
 NUM_GUIDE_DRAWS = 2000
 """Draws of a guide to which a base is fitted."""
-BASE_WIDTH = 2.0
-"""Factor of the covariances that are fitted to earlier draws: a base has to be wider than them."""
 
 
 class _ModelHolder(MCMCKernel):
@@ -238,8 +236,8 @@ class TemperedSMC(MCMC):
     def log_normalizer(self) -> Array:
         """Log evidence as each run estimates it, shape (num_chains,).
 
-        From the weights of draws of a mixture fitted to the final particles, where these have the
-        smaller variance, else from the weights along the path.
+        From the weights along the path and from those of draws of a mixture fitted to the final
+        particles, each counted by its variance.
 
         Priors and references are normalised, so this is log p(data) for a model of ordinary sites.
         A learned prior that is not normalised adds its own log Z once for every vector drawn from
@@ -379,29 +377,3 @@ def _split_base(base: Any) -> tuple[dict[str, Distribution], dict[str, Any]]:
                 f"{type(base[name]).__name__} of shape {value.shape}."
             )
     return given, draws
-
-
-def fit_mixture(draws: np.ndarray) -> MixtureReference:
-    """A Gaussian mixture for draws (num_draws, d): as many components as BIC finds, then widened.
-
-    Args:
-        draws: unconstrained draws.
-    """
-    from sklearn.mixture import GaussianMixture
-
-    if not np.isfinite(draws).all():
-        raise ValueError("Expected finite draws in `base`, inside the support of their sites.")
-    loc, scale = draws.mean(0), draws.std(0)
-    scale = np.where(scale > 0, scale, 1.0)
-    standard = np.asarray((draws - loc) / scale, np.float64)
-    fits = [
-        GaussianMixture(k, random_state=0, reg_covar=1e-6).fit(standard)
-        for k in (1, 2, 4, 8)
-        if k == 1 or k * standard.shape[1] * 4 <= len(standard)
-    ]
-    best = min(fits, key=lambda fit: fit.bic(standard))
-    return MixtureReference(
-        best.weights_,
-        loc + scale * best.means_,
-        BASE_WIDTH * best.covariances_ * np.multiply.outer(scale, scale),
-    )

@@ -1,4 +1,4 @@
-"""Training a network: rounds of the DISCO loss, judged on held-out rows between them."""
+"""Training a network: rounds of steps, judged on held-out rows between them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from tqdm.auto import tqdm
 from numpyro_disco._checks import check_count, check_positive
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energies import LearnedEnergy
-from numpyro_disco.losses import disco_loss, held_out_loss
+from numpyro_disco.losses import contrastive_loss, disco_loss, held_out_loss
 from numpyro_disco.noise import geometric_noise_scales
 from numpyro_disco.posterior import row_posterior
 
 STEPS_PER_ROUND = 50
 """Steps between two looks at the held-out rows; one compiled program makes them all."""
 MAX_HELD_OUT_POINTS = 4096
+OBJECTIVES = ("disco", "contrastive")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,9 @@ class TrainingSettings:
     """How a network is trained; checked when made. Scales are in standardised units.
 
     Attributes:
+        objective: "disco", the score of the smoothed rows at all noise levels; or "contrastive",
+            logistic regression of rows against draws of the reference, which smooths nothing and
+            sees the masses of modes, but only as far as the reference's draws reach.
         noise_scale: sigma_0: the density that is learned is that of the data smoothed by it.
         max_noise_scale: the largest noise that proposes points: how far out the score is learned.
         num_noise_scales: geometric noise levels between the two.
@@ -49,6 +53,7 @@ class TrainingSettings:
         held_out_fraction: share of the rows that are not trained on and judge the result.
     """
 
+    objective: str = "disco"
     noise_scale: float = 0.05
     max_noise_scale: float = 2.0
     num_noise_scales: int = 100
@@ -65,6 +70,10 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         geometric_noise_scales(self.noise_scale, self.max_noise_scale, self.num_noise_scales)
+        if self.objective not in OBJECTIVES:
+            raise ValueError(
+                f"Expected one of {OBJECTIVES} for `objective`; got {self.objective!r}."
+            )
         if self.target not in ("mean", "draw"):
             raise ValueError(f"Expected 'mean' or 'draw' for `target`; got {self.target!r}.")
         for name in ("num_steps", "batch_size", "reuse", "width", "num_blocks"):
@@ -97,10 +106,11 @@ class History(NamedTuple):
     step: np.ndarray
     """Steps taken so far, shape (rounds,)."""
     loss: np.ndarray
-    """Mean DISCO loss of the round, shape (rounds,); NaN for the first entry."""
+    """Mean loss of the round, shape (rounds,); NaN for the first entry."""
     held_out_loss: np.ndarray
-    """Denoising score matching on held-out rows at sigma_0, up to a constant, shape (rounds,).
-    The zero score has 0; lower is better."""
+    """On held-out rows, shape (rounds,); lower is better. For DISCO it is denoising score matching
+    at sigma_0, up to a constant: the zero score has 0. For the contrastive loss it is that loss:
+    the reference alone has 2 log 2."""
     held_out_error: np.ndarray
     """Standard error over held-out rows of `held_out_loss` less its first entry."""
 
@@ -169,7 +179,10 @@ def train(
             for index in range(first // STEPS_PER_ROUND, options.num_rounds):
                 key = jax.random.fold_in(round_key, index)
                 carry, loss = _train_round(run.carry, key, device_rows, energy, options)
-                run = _after_round(run, carry, float(loss), judge(carry.average))
+                losses = judge(carry.average)
+                # What draws of the reference judge, they judge wherever it matters.
+                strict = options.objective == "contrastive"
+                run = _after_round(run, carry, float(loss), losses, strict=strict)
                 bar.update(STEPS_PER_ROUND)
                 _, loss, held, _ = run.history[-1]
                 bar.set_postfix(loss=f"{loss:.4f}", held_out=f"{held:.4f}", refresh=False)
@@ -190,11 +203,12 @@ def _start(weights: Pytree, judge: Judge, options: TrainingSettings) -> Run:
     return Run(carry, weights, 0, losses, losses, ((0, np.nan, float(losses.mean()), 0.0),))
 
 
-def _after_round(run: Run, carry: _Carry, loss: float, losses: np.ndarray) -> Run:
+def _after_round(run: Run, carry: _Carry, loss: float, losses: np.ndarray, *, strict: bool) -> Run:
     """The run with one more round in it.
 
-    Its weights are kept unless they are worse than the lowest by more than chance: later ones have
-    seen more of the space far from rows, which the held-out loss does not judge.
+    Its weights are kept if they have the lowest loss, or unless `strict` if they are not worse than
+    the lowest by more than chance: later ones have seen more of the space far from rows, which a
+    held-out loss near rows does not judge.
     """
     step, held_out = int(carry.step), float(losses.mean())
     if not (np.isfinite(loss) and np.isfinite(held_out)):
@@ -204,7 +218,9 @@ def _after_round(run: Run, carry: _Carry, loss: float, losses: np.ndarray) -> Ru
         )
     worse = losses - run.lowest
     best, best_step = (
-        (carry.average, step) if worse.mean() <= _error(worse) else (run.best, run.best_step)
+        (carry.average, step)
+        if worse.mean() <= (0 if strict else _error(worse))
+        else (run.best, run.best_step)
     )
     lowest = losses if worse.mean() < 0 else run.lowest
     row = (step, loss, held_out, _error(losses - run.start))
@@ -237,7 +253,11 @@ def _judge(
     """Held-out loss of each row under given weights, with the same noise at every look."""
     rows = jnp.asarray(held_out[:MAX_HELD_OUT_POINTS])
     repeats = max(1, min(16, MAX_HELD_OUT_POINTS // len(rows)))
-    noise = jax.random.normal(rng_key, (*rows.shape[:1], repeats, *rows.shape[1:]), rows.dtype)
+    shape = (*rows.shape[:1], repeats)
+    if options.objective == "contrastive":
+        noise = template.reference.sample(rng_key, shape)
+    else:
+        noise = jax.random.normal(rng_key, (*shape, *rows.shape[1:]), rows.dtype)
     return lambda weights: np.asarray(_held_out_losses(weights, template, rows, noise, options))
 
 
@@ -249,11 +269,17 @@ def _held_out_losses(
     noise: Array,
     options: TrainingSettings,
 ) -> Array:
-    """Loss of each row, shape (rows,), averaged over its draws of the noise (rows, repeats, D)."""
+    """Loss of each row, shape (rows,), averaged over its draws of the noise (rows, repeats, D).
+
+    For the contrastive loss, what stands for noise are draws of the reference.
+    """
     energy_fn = _standardized_energy(template, weights)
+    contrast = _contrast(template, weights)
 
     def one(pair: tuple[Array, Array]) -> Array:
         row, epsilon = pair
+        if options.objective == "contrastive":
+            return contrast(row, epsilon)
         return held_out_loss(energy_fn, row, epsilon, options.noise_scale)
 
     repeated = jnp.broadcast_to(rows[:, None], noise.shape)
@@ -270,21 +296,22 @@ def _train_round(
     template: LearnedEnergy,
     options: TrainingSettings,
 ) -> tuple[_Carry, Array]:
-    """STEPS_PER_ROUND steps on freshly drawn noisy points with exact targets."""
-    pool_key, order_key = jax.random.split(rng_key)
-    num_batches = -(-STEPS_PER_ROUND // options.reuse)
-    pool = jax.lax.map(
-        lambda key: _noisy_batch(key, rows, options), jax.random.split(pool_key, num_batches)
-    )
-    pool = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), pool)
+    """STEPS_PER_ROUND steps on what is drawn afresh for them."""
+    source = _contrasts if options.objective == "contrastive" else _noisy_points
+    batch_of, indices = source(rng_key, rows, template, options)
     optimizer = _optimizer(options)
 
-    def loss_fn(weights: Pytree, batch: tuple[Array, Array, Array]) -> Array:
-        energy_fn = _standardized_energy(template, weights)
-        one = partial(disco_loss, energy_fn, noise_scale=options.noise_scale)
+    def loss_fn(weights: Pytree, batch: tuple[Array, ...]) -> Array:
+        one: Callable[..., Array]
+        if options.objective == "contrastive":
+            one = _contrast(template, weights)
+        else:
+            energy_fn = _standardized_energy(template, weights)
+            one = partial(disco_loss, energy_fn, noise_scale=options.noise_scale)
         return jax.vmap(one)(*batch).mean()
 
-    def step(carry: _Carry, batch: tuple[Array, Array, Array]) -> tuple[_Carry, Array]:
+    def step(carry: _Carry, index: Array) -> tuple[_Carry, Array]:
+        batch = batch_of(index)
         loss, gradient = jax.value_and_grad(loss_fn)(carry.weights, batch)
         updates, optimizer_state = optimizer.update(gradient, carry.optimizer, carry.weights)
         weights = optax.apply_updates(carry.weights, updates)
@@ -293,17 +320,56 @@ def _train_round(
         average = optax.incremental_update(weights, carry.average, 1 - decay)
         return _Carry(weights, optimizer_state, average, carry.step + 1), loss
 
-    # Whole passes over the pool, each in an order of its own.
+    carry, losses = jax.lax.scan(step, carry, indices)
+    return carry, losses.mean()
+
+
+Source: TypeAlias = tuple[Callable[[Array], tuple[Array, ...]], Array]
+"""What the steps of a round are made on: a function from an entry of an array to a batch, and the
+array, an entry for each step."""
+
+
+def _contrast(template: LearnedEnergy, weights: Pytree) -> Callable[[Array, Array], Array]:
+    """The contrastive loss of a standardised row and a draw of the reference, in user's units."""
+    energy = dataclasses.replace(template, weights=weights)
+
+    def one(row: Array, draw: Array) -> Array:
+        _, of_row = energy.parts(energy.loc + energy.scale * row)
+        _, of_draw = energy.parts(draw)
+        return contrastive_loss(of_row, of_draw)
+
+    return one
+
+
+def _contrasts(
+    rng_key: Array, rows: Array, template: LearnedEnergy, options: TrainingSettings
+) -> Source:
+    """Random rows, each beside a draw of the reference."""
+
+    def batch(rng_key: Array) -> tuple[Array, Array]:
+        row_key, draw_key = jax.random.split(rng_key)
+        size = (options.batch_size,)
+        chosen = rows[jax.random.randint(row_key, size, 0, rows.shape[0])]
+        return chosen, template.reference.sample(draw_key, size)
+
+    return batch, jax.random.split(rng_key, STEPS_PER_ROUND)
+
+
+def _noisy_points(
+    rng_key: Array, rows: Array, template: LearnedEnergy, options: TrainingSettings
+) -> Source:
+    """Noisy points with exact targets, seen in whole passes, each in an order of its own."""
+    pool_key, order_key = jax.random.split(rng_key)
+    num_batches = -(-STEPS_PER_ROUND // options.reuse)
+    pool = jax.lax.map(
+        lambda key: _noisy_batch(key, rows, options), jax.random.split(pool_key, num_batches)
+    )
+    pool = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), pool)
     keys = jax.random.split(order_key, options.reuse)
     size = num_batches * options.batch_size
     order = jax.vmap(lambda key: jax.random.permutation(key, size))(keys)
     order = order.reshape(-1, options.batch_size)[:STEPS_PER_ROUND]
-
-    def pick_and_step(carry: _Carry, index: Array) -> tuple[_Carry, Array]:
-        return step(carry, jax.tree.map(lambda leaf: leaf[index], pool))
-
-    carry, losses = jax.lax.scan(pick_and_step, carry, order)
-    return carry, losses.mean()
+    return lambda index: jax.tree.map(lambda leaf: leaf[index], pool), order
 
 
 def _noisy_batch(

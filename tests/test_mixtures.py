@@ -1,0 +1,170 @@
+"""Mixture references fitted to rows, and the contrastive objective on top of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import norm
+from statistics_tools import Mixture
+
+import numpyro_disco as disco
+from numpyro_disco import training
+from numpyro_disco.losses import contrastive_loss
+from numpyro_disco.mixtures import WIDE_SHARE, fit_reference
+
+TARGET = Mixture(
+    [0.05, 0.35, 0.6],
+    [[-3.0, 0.0], [1.0, 2.5], [2.5, -2.0]],
+    [[[0.06, 0.03], [0.03, 0.05]], [[0.04, -0.03], [-0.03, 0.08]], [[0.12, 0.02], [0.02, 0.04]]],
+)
+
+
+def test_as_many_components_as_held_out_rows_ask_for():
+    rng = np.random.default_rng(0)
+    rows, held_out = TARGET.draw(rng, 5000), TARGET.draw(rng, 2000)
+    reference, tried = fit_reference(rows, held_out, max_components=64)
+    truth = TARGET.log_prob(held_out)
+    found = np.asarray(reference.log_prob(jnp.asarray(held_out)))
+    # Nearly the truth, of which the wide component takes its share; one Gaussian is far from it.
+    assert (truth - found).mean() < 0.03 - np.log1p(-WIDE_SHARE)
+    assert truth.mean() - tried[1] > 1
+    assert list(tried) == [1, 2, 4, 8][: len(tried)]
+    # Weights of the modes: what lies left of -1 is the first.
+    draws = np.asarray(reference.sample(jax.random.key(0), (200_000,)))
+    assert (draws[:, 0] < -1).mean() == pytest.approx(0.05, abs=0.02)
+
+
+def test_components_have_a_limit_and_rows_to_rest_on():
+    rng = np.random.default_rng(0)
+    rows, held_out = TARGET.draw(rng, 500), TARGET.draw(rng, 200)
+    _, tried = fit_reference(rows, held_out, max_components=2)
+    assert list(tried) == [1, 2]
+    reference, tried = fit_reference(rows[:6], held_out, max_components=64)
+    assert list(tried) == [1] and reference.means.shape == (2, 2)
+
+
+def test_one_column():
+    rows = np.random.default_rng(0).normal(size=(500, 1))
+    reference, _ = fit_reference(rows[:400], rows[400:], max_components=4)
+    assert float(reference.log_prob(jnp.zeros(1))) == pytest.approx(norm.logpdf(0), abs=0.2)
+
+
+def flipped_contrastive_loss(of_row, of_draw):
+    return contrastive_loss(of_draw, of_row)
+
+
+def test_contrastive_loss_is_lowest_at_the_log_ratio():
+    """Its slope along any direction vanishes there; taken the wrong way round, it does not."""
+    grid = np.linspace(-12, 12, 4001)
+    step = grid[1] - grid[0]
+    p = 0.3 * norm.pdf(grid, -2, 0.5) + 0.7 * norm.pdf(grid, 1, 1)
+    q = norm.pdf(grid, 0, 3)
+    truth = np.log(q) - np.log(p)
+
+    def slope(loss, direction):
+        def expected(size):
+            f = jnp.asarray(truth + size * direction)
+            of_rows, of_draws = jax.grad(lambda a, b: loss(a, b).sum(), argnums=(0, 1))(f, f)
+            return ((p * of_rows + q * of_draws) * direction).sum() * step
+
+        return float(expected(0.0))
+
+    for direction in (np.ones_like(grid), np.tanh(grid), np.cos(3 * grid)):
+        assert abs(slope(contrastive_loss, direction)) < 1e-4
+    assert abs(slope(flipped_contrastive_loss, np.tanh(grid))) > 0.1
+    assert float(contrastive_loss(0.0, 0.0)) == pytest.approx(2 * np.log(2))
+
+
+def masses(prior, rows):
+    """Log of the total mass, and the share of each mode of the target, by quadrature."""
+    axes = [np.linspace(c.min() - 1, c.max() + 1, 301) for c in rows.T]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    density = np.exp(np.asarray(jax.jit(prior.log_prob)(jnp.asarray(grid)), np.float64))
+    cell = np.prod([axis[1] - axis[0] for axis in axes])
+    mode = ((grid[..., None, :] - TARGET.means) ** 2).sum(-1).argmin(-1)
+    total = density.sum() * cell
+    return np.log(total), np.bincount(mode.ravel(), density.ravel(), 3) * cell / total
+
+
+SETTINGS = {"width": 32, "num_blocks": 1, "num_steps": 1000, "progress_bar": False}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return TARGET.draw(np.random.default_rng(1), 20_000)
+
+
+@pytest.mark.training
+def test_contrastive_learning_sees_masses_and_the_constant(rows):
+    """From one wide Gaussian, which knows nothing of modes: total variation at most 0.02."""
+    fit = disco.fit(jax.random.key(0), rows, objective="contrastive", **SETTINGS)
+    log_total, shares = masses(fit.distribution, rows)
+    error = 0.5 * np.abs(shares - TARGET.weights).sum()
+    print(f"contrastive: log Z {log_total:+.3f}, modes {shares.round(3)}, off by {error:.4f}")
+    assert error <= 0.02
+    assert abs(log_total) < 0.1
+    assert fit.distribution.noise_scale is None
+
+
+@pytest.mark.training
+def test_contrastive_learning_the_wrong_way_round_fails(rows, monkeypatch):
+    monkeypatch.setattr(training, "contrastive_loss", flipped_contrastive_loss)
+    # Other settings than above, or the program that was compiled there would be found again.
+    settings = SETTINGS | {"num_steps": 200, "held_out_fraction": 0.2}
+    fit = disco.fit(jax.random.key(0), rows, objective="contrastive", **settings)
+    _, shares = masses(fit.distribution, rows)
+    assert 0.5 * np.abs(shares - TARGET.weights).sum() > 0.02
+
+
+@pytest.fixture(scope="module")
+def fitted(rows):
+    return disco.fit(
+        jax.random.key(0),
+        rows[:2000],
+        names=("a", "b"),
+        reference="mixture",
+        max_components=4,
+        objective="contrastive",
+        **SETTINGS | {"num_steps": 100},
+    )
+
+
+@pytest.mark.training
+class TestMixtureReference:
+    def test_the_network_never_makes_it_worse(self, fitted):
+        held_out = fitted.history.held_out_loss
+        assert held_out[0] == pytest.approx(2 * np.log(2), abs=1e-5)
+        assert fitted.best_step == fitted.history.step[np.argmin(held_out)]
+        assert list(fitted.components) == [1, 2, 4]
+
+    def test_it_is_saved_and_loaded(self, fitted, tmp_path):
+        disco.save(tmp_path / "prior.npz", fitted.distribution)
+        loaded = disco.load(tmp_path / "prior.npz")
+        x = TARGET.draw(np.random.default_rng(2), 50)
+        np.testing.assert_array_equal(loaded.log_prob(x), fitted.distribution.log_prob(x))
+        assert loaded.noise_scale is None
+
+    def test_it_goes_on(self, fitted, rows):
+        again = disco.fit(
+            jax.random.key(0),
+            rows[:2000],
+            names=("a", "b"),
+            reference="mixture",
+            max_components=4,
+            resume=fitted,
+            num_steps=150,
+            progress_bar=False,
+        )
+        assert again.history.step[-1] == 150 and again.components == fitted.components
+
+    def test_conditionals(self, fitted):
+        draws = disco.sample_conditional(jax.random.key(1), fitted.distribution, {"a": -3.0}, 500)
+        assert np.asarray(draws)[:, 1].mean() == pytest.approx(0.0, abs=0.15)
+
+    def test_unknown_names(self, rows):
+        with pytest.raises(ValueError, match="'gaussian' or 'mixture' for `reference`; got 'flow'"):
+            disco.fit(jax.random.key(0), rows, reference="flow")
+        with pytest.raises(ValueError, match="for `objective`; got 'likelihood'"):
+            disco.fit(jax.random.key(0), rows, objective="likelihood")
+        with pytest.raises(ValueError, match="`max_components`; got 0"):
+            disco.fit(jax.random.key(0), rows, reference="mixture", max_components=0)
