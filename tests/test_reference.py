@@ -100,6 +100,23 @@ def test_log_prob_against_scipy(truth, reference):
     np.testing.assert_allclose(truth.log_prob(x), expected, rtol=1e-12)
 
 
+def test_describe_says_where_a_point_lies(truth, reference):
+    """The mean white residual in float64, and for a mixture the components' probabilities."""
+    log_prob, local = jax.jit(lambda reference, x: reference.describe(x))(reference, VALUES)
+    np.testing.assert_array_equal(log_prob, log_prob_of(reference, VALUES))
+    residual = VALUES[:, None] - truth.means
+    parts, white = [], []
+    for k, covariance in enumerate(truth.covariances):
+        normal = scipy.stats.multivariate_normal(truth.means[k], covariance)
+        parts.append(truth.weights[k] * np.atleast_1d(normal.pdf(VALUES)))
+        white.append(np.linalg.solve(np.linalg.cholesky(covariance), residual[:, k].T).T)
+    share = np.stack(parts, axis=1) / np.sum(parts, axis=0)[:, None]
+    expected = np.einsum("nk,knd->nd", share, np.stack(white))
+    np.testing.assert_allclose(local[:, :3], expected, rtol=1e-4, atol=1e-4)
+    if len(truth.weights) > 1:
+        np.testing.assert_allclose(local[:, 3:], share, rtol=1e-4, atol=1e-5)
+
+
 def test_double_precision(truth):
     x, mask = np.random.default_rng(1).normal(scale=3, size=(8, 3)), np.array([False, True, False])
 
