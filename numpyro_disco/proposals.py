@@ -23,8 +23,10 @@ from numpyro_disco._typing import Array
 MOST_COMPONENTS = 8
 NUM_ITERATIONS = 10
 NUM_CANDIDATES, GOLDEN_RATIO = 8, 0.618034
-INFLATION = 1.1
-"""Of each fitted covariance: a fit to few particles is too narrow."""
+INFLATION, FOR_FEW, MOST_INFLATION = 1.1, 2.5, 1.6
+"""Of each fitted covariance: at least, times d / n, and at most. A fit to n particles of a Gaussian
+in d dimensions is too narrow in some directions; weights vary least when it is widened by about
+1 + 2.5 d / n."""
 WIDE_SHARE, WIDE = 0.1, 4.0
 """Share of draws that come from components with covariances so many times wider."""
 
@@ -155,6 +157,8 @@ def fit_proposal(position: Array, free: Array) -> Proposal:
         share = jax.lax.fori_loop(0, NUM_ITERATIONS, iterate, share)
     log_weights, means, factors = maximise(share)
     means = loc + scale * means
-    factors = factors * scale[:, None] * (INFLATION**0.5)
+    inflation = 1 + FOR_FEW * free.sum() / jnp.maximum(share.sum(0), 1.0)
+    inflation = jnp.clip(inflation, INFLATION, MOST_INFLATION)[:, None, None]
+    factors = factors * scale[:, None] * jnp.sqrt(inflation)
     factors = jnp.where(clamped > 0, eye, factors)
     return Proposal(log_weights, means, factors, free)
