@@ -21,7 +21,7 @@ from jax.scipy.special import logsumexp
 from numpyro_disco._typing import Array
 
 MOST_COMPONENTS = 8
-NUM_ITERATIONS = 10
+NUM_ITERATIONS = 11
 NUM_CANDIDATES, GOLDEN_RATIO = 8, 0.618034
 INFLATION, FOR_FEW, MOST_INFLATION = 1.1, 2.5, 1.6
 """Of each fitted covariance: at least, times d / n, and at most. A fit to n particles of a Gaussian
@@ -83,6 +83,18 @@ def num_components(num_particles: int, dimension: int) -> int:
     return max(1, min(MOST_COMPONENTS, num_particles // max(dimension, 4) ** 2))
 
 
+class _Fit(NamedTuple):
+    """Where the fit stands, in standardised coordinates."""
+
+    share: Array
+    """Probabilities that particles belong to components, (n, K)."""
+    total: Array
+    """Particles that the components were fitted to, (K,)."""
+    log_weights: Array
+    means: Array
+    factors: Array
+
+
 def fit_proposal(position: Array, free: Array) -> Proposal:
     """Fit a mixture to equally weighted particles by expectation-maximisation.
 
@@ -128,10 +140,12 @@ def fit_proposal(position: Array, free: Array) -> Proposal:
         factors = jnp.where(sound, factors, deviation[:, :, None] * eye)
         return jnp.log((total + 1) / (count + components)), means, factors
 
-    def iterate(_: int, share: Array) -> Array:
-        log_weights, means, factors = maximise(share)
+    # Maximisation first, so that it stands once in the program: the last shares go unused.
+    def iterate(_: int, fit: _Fit) -> _Fit:
+        log_weights, means, factors = maximise(fit.share)
         square, constant = _squares(x, means, factors, free)
-        return jax.nn.softmax(log_weights + constant - 0.5 * square, axis=1)
+        share = jax.nn.softmax(log_weights + constant - 0.5 * square, axis=1)
+        return _Fit(share, fit.share.sum(0), log_weights, means, factors)
 
     # Seeds far from each other: of some candidates, drawn with probability as the squared distance
     # to the nearest seed, the one that leaves the least of it (greedy k-means++), so that a small
@@ -154,10 +168,12 @@ def fit_proposal(position: Array, free: Array) -> Proposal:
         seeds, _ = jax.lax.fori_loop(1, components, seed, (seeds, nearest))
         distance = ((x[:, None] - seeds[None]) ** 2).sum(-1)
         share = jax.nn.one_hot(distance.argmin(1), components, dtype=dtype)
-        share = jax.lax.fori_loop(0, NUM_ITERATIONS, iterate, share)
-    log_weights, means, factors = maximise(share)
+    nothing = jnp.zeros((components, dimension, dimension), dtype)
+    start = _Fit(share, nothing[:, 0, 0], nothing[:, 0, 0], nothing[:, 0], nothing)
+    num_iterations = 1 if components == 1 else NUM_ITERATIONS
+    _, total, log_weights, means, factors = jax.lax.fori_loop(0, num_iterations, iterate, start)
     means = loc + scale * means
-    inflation = 1 + FOR_FEW * free.sum() / jnp.maximum(share.sum(0), 1.0)
+    inflation = 1 + FOR_FEW * free.sum() / jnp.maximum(total, 1.0)
     inflation = jnp.clip(inflation, INFLATION, MOST_INFLATION)[:, None, None]
     factors = factors * scale[:, None] * jnp.sqrt(inflation)
     factors = jnp.where(clamped > 0, eye, factors)
