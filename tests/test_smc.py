@@ -402,10 +402,12 @@ class TestErrors:
     def test_density_that_is_not_a_number(self):
         def model():
             mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
+            numpyro.sample("good", dist.Normal(mu, 1.0), obs=0.5)
             numpyro.factor("bad", jnp.log(mu))
 
-        with pytest.raises(RuntimeError, match="NaN"):
+        with pytest.raises(RuntimeError, match="NaN.*'bad'") as error:
             run(model, num_particles=64, num_chains=2)
+        assert "'good'" not in str(error.value)
 
     def test_base_that_never_reaches(self):
         def model():
