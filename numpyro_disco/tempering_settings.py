@@ -56,7 +56,7 @@ class TemperingSettings:
     schedule: tuple[float, ...] | None = None
     kernel: str = "hmc"
     chain_length: int = 1
-    max_correlation: float = 0.25
+    max_correlation: float = 0.1
     min_moves: int = 1
     max_moves: int = 8
     max_leapfrog: int = 32
