@@ -84,6 +84,10 @@ def fit(
     up to what the network has not learned. Score matching sees the shape of modes well and their
     relative masses hardly; compare draws with the data.
 
+    With `objective="contrastive"` it is the density of the rows themselves, as far as draws of the
+    reference reach: rows are told from these draws, which also sees the masses of modes. It does
+    best with `reference="mixture"`, which the network starts from and then only corrects.
+
     The default reference is a Gaussian with the data's mean and `REFERENCE_WIDTH` times its
     deviations, and training starts from the Gaussian that fits the data: with no step taken, that
     is what is returned.

@@ -18,6 +18,8 @@ BASE_WIDTH = 2.0
 """Covariances of a mixture fitted to a user's draws, relative to those of its components."""
 MAX_ROWS = 60_000
 """Rows that expectation-maximisation reads; more cost time and say little more."""
+RIDGE = 1e-6
+"""What is added to each variance, as a share of it."""
 WIDE_SHARE, WIDE = 0.01, 4.0
 """Share of a reference that is one component with the data's covariance, so many times wider."""
 
@@ -35,7 +37,7 @@ def _fit_components(rows: np.ndarray, num_components: int) -> _Components:
 
     # Whitened, seeds are spread along every direction of nearly collinear columns.
     loc = rows.mean(0)
-    factor = np.linalg.cholesky(np.atleast_2d(np.cov(rows, rowvar=False)))
+    factor = np.linalg.cholesky(_covariance(rows))
     white = np.linalg.solve(factor, (rows - loc).T).T
     mixture = GaussianMixture(
         num_components, random_state=0, reg_covar=1e-6, init_params="k-means++", max_iter=100
@@ -47,8 +49,14 @@ def _fit_components(rows: np.ndarray, num_components: int) -> _Components:
     return _Components(
         mixture.weights_,
         loc + mixture.means_ @ factor.T,
-        factor @ mixture.covariances_ @ factor.T,
+        factor @ mixture.covariances_ @ factor.T + RIDGE * np.diag(rows.var(0)),
     )
+
+
+def _covariance(rows: np.ndarray) -> np.ndarray:
+    """Regular in single precision, however few the rows."""
+    covariance = np.atleast_2d(np.cov(rows, rowvar=False))
+    return covariance + RIDGE * np.diag(np.diagonal(covariance))
 
 
 def fit_reference(
@@ -70,13 +78,13 @@ def fit_reference(
     rows, held_out = np.asarray(rows, np.float64), np.asarray(held_out, np.float64)
     if len(rows) > MAX_ROWS:
         rows = rows[np.random.default_rng(0).choice(len(rows), MAX_ROWS, replace=False)]
-    wide = WIDE * np.atleast_2d(np.cov(rows, rowvar=False))
+    wide = WIDE * _covariance(rows)
     best: MixtureReference | None = None
     log_densities: np.ndarray = np.zeros(0)
     tried: dict[int, float] = {}
     count = 1
-    # Two rows for each mean at the very least.
-    while count <= max_components and 2 * count * rows.shape[1] <= len(rows):
+    # Two rows for each mean at the very least, but always one component.
+    while count <= max_components and (count == 1 or 2 * count * rows.shape[1] <= len(rows)):
         weights, means, covariances = _fit_components(rows, count)
         reference = MixtureReference(
             np.append((1 - WIDE_SHARE) * weights, WIDE_SHARE),

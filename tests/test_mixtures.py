@@ -43,6 +43,12 @@ def test_components_have_a_limit_and_rows_to_rest_on():
     assert list(tried) == [1] and reference.means.shape == (2, 2)
 
 
+def test_fewer_rows_than_columns():
+    rows = np.random.default_rng(0).normal(size=(8, 10))
+    reference, tried = fit_reference(rows, rows[:2], max_components=4)
+    assert list(tried) == [1] and np.isfinite(reference.log_prob(jnp.zeros(10)))
+
+
 def test_one_column():
     rows = np.random.default_rng(0).normal(size=(500, 1))
     reference, _ = fit_reference(rows[:400], rows[400:], max_components=4)
