@@ -21,6 +21,8 @@ from numpyro_disco.kernels import (
     spread,
 )
 
+pytestmark = pytest.mark.statistics
+
 NUM_CHAINS = 20_000
 # Two scales, unequal weights, a skewed whole; the narrow component refuses most long steps.
 WIDE = [[1.0, 0.6, 0.0], [0.6, 0.8, -0.2], [0.0, -0.2, 1.2]]

@@ -13,6 +13,8 @@ from statistics_tools import Mixture, assert_within, mean_and_error, moments
 from numpyro_disco.proposals import INFLATION, WIDE, WIDE_SHARE, Proposal, fit_proposal
 from numpyro_disco.proposals import num_components as components_for
 
+pytestmark = pytest.mark.statistics
+
 NUM_DRAWS = 40_000
 GAUSSIAN = Mixture([1.0], [[1.0, -2.0, 30.0]], [[[0.04, 0.1, 0], [0.1, 1.0, 0.0], [0, 0, 25.0]]])
 WEIGHTS = np.array([0.27, 0.2, 0.15, 0.12, 0.09, 0.07, 0.05, 0.05])

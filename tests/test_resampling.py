@@ -10,6 +10,8 @@ from statistics_tools import assert_within
 
 from numpyro_disco.resampling import SCHEMES, log_mean_exp, systematic, weight_ess
 
+pytestmark = pytest.mark.statistics
+
 many = jax.jit(jax.vmap(systematic))
 SIZES = (1, 7, 500)
 

@@ -10,6 +10,8 @@ from two_sample import two_sample_accuracy
 
 import numpyro_disco as disco
 
+pytestmark = pytest.mark.statistics
+
 RUNS, PARTICLES = 20, 1000
 LOWEST, HIGHEST = 0.48, 0.55
 
