@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,21 @@ import numpy as np
 from flax import nnx
 
 from numpyro_disco._checks import check_count, check_key, rows_of
-from numpyro_disco._typing import Array
+from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.distributions import EnergyDistribution
-from numpyro_disco.energies import LearnedEnergy
+from numpyro_disco.energies import Learned, LearnedEnergy, LearnedScore
 from numpyro_disco.mixtures import fit_reference
-from numpyro_disco.networks import EnergyNetwork
+from numpyro_disco.networks import EnergyNetwork, ScoreNetwork
+from numpyro_disco.objectives import OBJECTIVES
 from numpyro_disco.reference import GaussianReference, MixtureReference, Reference
-from numpyro_disco.training import History, Run, TrainingSettings, train
+from numpyro_disco.training import History, Run, train
+from numpyro_disco.training_settings import TrainingSettings
 
+if TYPE_CHECKING:
+    from numpyro_disco.report import Report
+
+MIN_VARIANCE = 1e-6
+"""Of a direction that is brought to unit variance, in squared deviations of the columns."""
 REFERENCE_WIDTH = 2.0
 """Standard deviations of the default reference, relative to those of the data."""
 
@@ -29,7 +36,6 @@ class FitResult:
     """A learned prior and how it was learned.
 
     Attributes:
-        distribution: the `EnergyDistribution`, in the user's units.
         history: what training saw; `plot_history` draws it.
         settings: with which it was trained.
         best_step: the step whose weights the distribution holds: the last one whose held-out loss
@@ -41,14 +47,90 @@ class FitResult:
             on from there.
     """
 
-    distribution: EnergyDistribution
     history: History
     settings: TrainingSettings
     best_step: int
     components: dict[int, float]
     interrupted: bool
+    _prior: EnergyDistribution | None = dataclasses.field(repr=False)
+    _model: Learned = dataclasses.field(repr=False)
+    _rows: np.ndarray = dataclasses.field(repr=False)
+    _held_out: np.ndarray = dataclasses.field(repr=False)
     _run: Run = dataclasses.field(repr=False)
     _fingerprint: tuple = dataclasses.field(repr=False)
+
+    @property
+    def distribution(self) -> EnergyDistribution:
+        """The `EnergyDistribution`, in the user's units."""
+        if self._prior is None:
+            raise ValueError(
+                "A score network is no energy, so there is no density to clamp or to sample: "
+                "`score` is all that was learned. Train with another `objective`."
+            )
+        return self._prior
+
+    def score(self, x: ArrayLike) -> Array:
+        """The learned score at points in the user's units, shape (..., D) to (..., D)."""
+        model = self._model
+
+        def one(x: Array) -> Array:
+            return model.score(model.standardize(x)) @ model.whitener
+
+        return jnp.vectorize(one, signature="(d)->(d)")(jnp.asarray(x))
+
+    @property
+    def _energy(self) -> LearnedEnergy:
+        """The learned energy, with the error of `distribution` if there is none."""
+        energy = self.distribution.energy_fn
+        assert isinstance(energy, LearnedEnergy)
+        return energy
+
+    def report(self, rng_key: Array | None = None) -> Report:
+        """Judge the fit by rows it was not trained on: print the result.
+
+        Every line says good, look or bad, and why:
+
+        - network: what training added to its start, by the held-out loss;
+        - log density: of held-out rows, after normalisation by tempered SMC, against the Gaussian
+          of the rows;
+        - memory: how much more likely rows are that were trained on;
+        - smoothing: in the user's units, and what it does to a column given the others;
+        - score: its error at five noise levels against the exact score of the smoothed rows, and
+          the share of the posterior over rows that is on the row itself;
+        - masses: shares of held-out rows and of draws in clusters of the rows;
+        - tails: whether the energy grows beyond the farthest row.
+
+        Smoothing and score are there only if what was learned is smoothed.
+
+        Args:
+            rng_key: random key; a fixed one by default.
+
+        Returns:
+            A `Report`: `report["masses"].value`, `str(report)`.
+
+        Raises:
+            RuntimeError: draws or the normaliser could not be had: the particles did not reach the
+                learned density.
+            ValueError: a score network, of which there is no density.
+        """
+        from numpyro_disco.report import make_report
+
+        return make_report(jax.random.key(0) if rng_key is None else check_key(rng_key), self)
+
+    def plot_report(self, report: Report | None = None) -> Any:
+        """Draw rows and draws in pairs, the history, and the score's error by noise level.
+
+        Needs matplotlib, the `plots` extra.
+
+        Args:
+            report: of this fit; made by default.
+
+        Returns:
+            The matplotlib figure.
+        """
+        from numpyro_disco.plots import plot_report
+
+        return plot_report(self, self.report() if report is None else report)
 
     def plot_history(self, axes: Any = None) -> Any:
         """Draw the losses by step. Needs matplotlib, the `plots` extra.
@@ -144,47 +226,43 @@ def fit(
             f"Expected a `reference` over {dimension} coordinates, as `data` has columns; got "
             f"event shape {reference.event_shape}."
         )
-    split_key, network_key, train_key = jax.random.split(rng_key, 3)
-    held_out, rows, loc, scale = _split_and_standardize(split_key, table, names, options)
     check_count(max_components, "max_components")
+    split_key, network_key, train_key = jax.random.split(rng_key, 3)
+    units = _units(split_key, table, names, options)
+    held_out, rows = (units.standardize(part) for part in (units.held_out, units.rows))
     linear: Array | None = None
     components: dict[int, float] = {}
-    if reference == "mixture":
-        if resume is None:
-            reference, components = _mixture(rows, held_out, loc, scale, max_components)
-        else:
-            reference, components = _reference_of(resume), resume.components
-    elif not isinstance(reference, Reference):
-        reference, linear = _gaussian_and_start(rows, loc, scale, options.noise_scale)
-    num_local = 0
-    if isinstance(reference, MixtureReference):
-        num_local = dimension + reference.means.shape[0]
-    network = EnergyNetwork(
-        dimension,
-        width=options.width,
-        num_blocks=options.num_blocks,
-        num_octaves=options.octaves,
-        num_local=num_local,
-        linear=linear,
-        rngs=nnx.Rngs(network_key),
-    )
-    graph, weights = nnx.split(network)
-    energy = LearnedEnergy(weights, reference, jnp.asarray(loc), jnp.asarray(scale), graph)
+    if isinstance(reference, Reference):
+        standard = reference.affine(units.whitener, -units.whitener @ units.loc)
+    elif reference == "mixture" and resume is not None:
+        standard, components = resume._model.reference, resume.components
+        reference = resume.distribution._reference
+    elif reference == "mixture":
+        mixture, components = fit_reference(
+            rows, held_out, max_components=max_components, basis=units.basis
+        )
+        standard = MixtureReference(*mixture)
+        reference = MixtureReference(*mixture.moved(units.basis, units.loc))
+    else:
+        standard, linear = _gaussian_and_start(rows, options)
+        reference = standard.affine(units.basis, units.loc)
+    model = _untrained(network_key, standard, linear, units, options)
     # Made before training, so that what is wrong with it is said before time is spent.
-    prior = EnergyDistribution(
-        energy,
-        reference,
-        names=names,
-        loc=energy.loc,
-        scale=energy.scale,
-        # What is learned from draws of the reference is smoothed by nothing.
-        noise_scale=None if options.objective == "contrastive" else options.noise_scale,
-    )
+    prior = None
+    if isinstance(model, LearnedEnergy):
+        prior = EnergyDistribution(
+            model,
+            reference,
+            names=names,
+            loc=units.loc.astype(rows.dtype),
+            scale=units.scale.astype(rows.dtype),
+            noise_scale=options.noise_scale if OBJECTIVES[options.objective].smooths else None,
+        )
     # What must be the same for a run to be gone on with: all but the number of steps.
-    arrays = [table, jax.random.key_data(rng_key), *jax.tree.leaves(reference)]
+    arrays = [table, jax.random.key_data(rng_key), *jax.tree.leaves(standard)]
     digest = hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in arrays)).hexdigest()
     same_run = dataclasses.replace(options, num_steps=1)
-    fingerprint = (names, digest, type(reference).__name__, graph, same_run)
+    fingerprint = (names, digest, type(reference).__name__, model.graph, same_run)
     if resume is not None and resume._fingerprint != fingerprint:
         raise ValueError(
             "Expected `resume` to come from the same key, data, reference and settings (all but "
@@ -192,29 +270,50 @@ def fit(
         )
     run, interrupted = train(
         train_key,
-        energy,
+        model,
         rows,
         held_out,
         options,
         run=None if resume is None else resume._run,
         progress_bar=progress_bar,
     )
+    model = dataclasses.replace(model, weights=run.best, smoothed=None)
     return FitResult(
-        distribution=prior._replace(energy_fn=dataclasses.replace(energy, weights=run.best)),
         history=History(*(np.asarray(column) for column in zip(*run.history, strict=True))),
         settings=options,
         best_step=run.best_step,
         components=components,
         interrupted=interrupted,
+        _prior=None if prior is None else prior._replace(energy_fn=model),
+        _model=model,
+        _rows=rows,
+        _held_out=held_out,
         _run=run,
         _fingerprint=fingerprint,
     )
 
 
-def _split_and_standardize(
+class _Units(NamedTuple):
+    """Rows in the user's units, and what standardises them; double precision."""
+
+    held_out: np.ndarray
+    rows: np.ndarray
+    loc: np.ndarray
+    scale: np.ndarray
+    whitener: np.ndarray
+    """z = whitener @ (x - loc)."""
+    basis: np.ndarray
+    """Its inverse."""
+
+    def standardize(self, x: np.ndarray) -> np.ndarray:
+        """In the precision that is computed in."""
+        return ((x - self.loc) @ self.whitener.T).astype(jnp.result_type(float))
+
+
+def _units(
     rng_key: Array, table: np.ndarray, names: tuple[str, ...], options: TrainingSettings
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Held-out rows and rows to train on, standardised by the latter's mean and deviation."""
+) -> _Units:
+    """Held-out rows, rows to train on, and the units of the latter."""
     order = np.asarray(jax.random.permutation(rng_key, len(table)))
     num_held_out = max(1, round(options.held_out_fraction * len(table)))
     held_out, train = table[order[:num_held_out]], table[order[num_held_out:]]
@@ -237,49 +336,68 @@ def _split_and_standardize(
             f"{spacing.max():.2g} of their standard deviation. Subtract an origin from them, or "
             "use double precision: `numpyro.enable_x64()`."
         )
-    held_out, train = (((part - loc) / scale).astype(dtype) for part in (held_out, train))
-    return held_out, train, loc, scale
+    whitener, basis = np.diag(1 / scale), np.diag(scale)
+    if options.whiten:
+        correlation = np.atleast_2d(np.corrcoef(train, rowvar=False))
+        values, vectors = np.linalg.eigh(correlation)
+        # Directions that rounding, or hardly any variance, fills are not blown up to a deviation.
+        smallest = max(MIN_VARIANCE, (10 * spacing.max() / options.noise_scale) ** 2)
+        root = np.sqrt(np.maximum(values, smallest))
+        # Of all roots of the inverse the symmetric one stays nearest to the columns.
+        whitener = (vectors / root) @ vectors.T / scale
+        basis = scale[:, None] * ((vectors * root) @ vectors.T)
+    return _Units(held_out, train, loc, scale, whitener, basis)
 
 
-def _reference_of(result: FitResult) -> Reference:
-    energy = result.distribution.energy_fn
-    assert isinstance(energy, LearnedEnergy)
-    return energy.reference
-
-
-def _mixture(
-    train: np.ndarray,
-    held_out: np.ndarray,
-    loc: np.ndarray,
-    scale: np.ndarray,
-    max_components: int,
-) -> tuple[MixtureReference, dict[int, float]]:
-    """A mixture reference for standardised rows, in the user's units."""
-    mixture, tried = fit_reference(train, held_out, max_components=max_components)
-    reference = MixtureReference(
-        mixture.weights,
-        loc + scale * np.asarray(mixture.means),
-        np.multiply.outer(scale, scale) * np.asarray(mixture.covariances),
+def _untrained(
+    rng_key: Array,
+    reference: Reference,
+    linear: Array | None,
+    units: _Units,
+    options: TrainingSettings,
+) -> Learned:
+    """The network with its first weights, and all that stands beside it."""
+    num_local = 0
+    if isinstance(reference, MixtureReference):
+        num_local = len(units.loc) + reference.means.shape[0]
+    scored = options.objective == "disco_score"
+    if scored and linear is not None:
+        # The score of the energy |A z|^2 / 2.
+        linear = -linear.T @ linear
+    network = (ScoreNetwork if scored else EnergyNetwork)(
+        len(units.loc),
+        width=options.width,
+        num_blocks=options.num_blocks,
+        num_octaves=options.octaves,
+        num_local=num_local,
+        linear=linear,
+        rngs=nnx.Rngs(rng_key),
     )
-    return reference, tried
+    graph, weights = nnx.split(network)
+    dtype = jnp.result_type(float)
+    return (LearnedScore if scored else LearnedEnergy)(
+        weights,
+        reference,
+        jnp.asarray(units.loc, dtype),
+        jnp.asarray(units.whitener, dtype),
+        jnp.asarray(np.linalg.slogdet(units.whitener)[1], dtype),
+        graph,
+        reference.smoothed(options.noise_scale) if options.undo_smoothing else None,
+    )
 
 
 def _gaussian_and_start(
-    train: np.ndarray,
-    loc: np.ndarray,
-    scale: np.ndarray,
-    noise_scale: float,
+    rows: np.ndarray, options: TrainingSettings
 ) -> tuple[GaussianReference, Array]:
     """The default reference, and the matrix A with which the network starts.
 
     The Gaussian of the smoothed rows has precision C^-1 and the reference w^2 C, w its width, so
     |A z|^2 / 2 with A^T A = (1 - 1/w^2) C^-1 turns the reference into that Gaussian.
     """
-    dimension = train.shape[1]
-    train = np.asarray(train, np.float64)
-    covariance = np.cov(train, rowvar=False).reshape(dimension, dimension)
-    covariance = covariance + noise_scale**2 * np.eye(dimension)
-    wide = REFERENCE_WIDTH**2 * covariance * scale[:, None] * scale
+    dimension = rows.shape[1]
+    covariance = np.cov(np.asarray(rows, np.float64), rowvar=False).reshape(dimension, dimension)
+    covariance = covariance + options.noise_scale**2 * np.eye(dimension)
     precision_factor = np.linalg.cholesky(np.linalg.inv(covariance)).T
     linear = np.sqrt(1 - REFERENCE_WIDTH**-2) * precision_factor
-    return GaussianReference(jnp.asarray(loc), jnp.asarray(wide)), jnp.asarray(linear)
+    reference = GaussianReference(np.zeros(dimension), REFERENCE_WIDTH**2 * covariance)
+    return reference, jnp.asarray(linear)

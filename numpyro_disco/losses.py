@@ -2,24 +2,25 @@
 
 All quantities are in standardised units. A score s and a denoising direction are two ways to say
 the same: the score of the rows smoothed by sigma_0 points from x to the posterior mean m(x),
-s(x) = (m(x) - x) / sigma_0^2.
+s(x) = (m(x) - x) / sigma_0^2. What a loss learns is its minimiser over all score functions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import jax
+import jax.numpy as jnp
 
-from numpyro_disco._typing import Array, EnergyFn
+from numpyro_disco._typing import Array
 
-
-def energy_and_score(energy_fn: EnergyFn, x: Array) -> tuple[Array, Array]:
-    """E(x) and the score -grad E(x) at one point: shapes () and (D,)."""
-    energy, gradient = jax.value_and_grad(energy_fn)(x)
-    return energy, -gradient
+ScoreFn: TypeAlias = Callable[[Array], Array]
+"""One point (D,) to its score (D,)."""
 
 
 def disco_loss(
-    energy_fn: EnergyFn,
+    score_fn: ScoreFn,
     x: Array,
     target: Array,
     proposal_scale: Array,
@@ -35,8 +36,14 @@ def disco_loss(
     p_0 = rows * N(0, sigma_0^2 I), for a target that is a draw from the posterior over rows or its
     mean; the mean has no sampling noise.
 
+    With the row that x was made from as the target it is a relative. At sigma(t) = sigma_0 that row
+    *is* a draw from the posterior, and the loss is single-level denoising score matching (Vincent
+    2011), with the same minimiser. At other levels it is multiscale denoising score matching
+    (MDSM, Li et al. 2023), which learns something else: the average over noise levels of
+    (sigma(t) / sigma_0)^2 grad log p_t(x), each level weighted by lambda(t) p_t(x).
+
     Args:
-        energy_fn: E, one point (D,) to ().
+        score_fn: s.
         x: the noisy point, shape (D,).
         target: m, a draw from or the mean of the posterior over rows at x, shape (D,).
         proposal_scale: sigma(t), the noise that made x.
@@ -46,14 +53,97 @@ def disco_loss(
         The loss, shape (), about 1 for the zero score at t = 0.
 
     References:
-        Wedenig & Peharz 2025, equation 8; their section D.1 for lambda.
+        Wedenig & Peharz 2025, equation 8; their section D.1 for lambda, E.1 and E.2 for what DISCO
+        and MDSM learn.
     """
-    _, score = energy_and_score(energy_fn, x)
-    error = (target - x) - noise_scale**2 * score
+    error = (target - x) - noise_scale**2 * score_fn(x)
     return (error**2).mean() / proposal_scale**2
 
 
-def held_out_loss(energy_fn: EnergyFn, row: Array, noise: Array, noise_scale: float) -> Array:
+def diffusion_loss(score_fn: ScoreFn, row: Array, noise: Array, proposal_scale: Array) -> Array:
+    r"""Denoising at all noise levels by a score that is not told which: |eps + sigma(t) s|^2 / D.
+
+    It learns the average over noise levels of grad log p_t(x), each level weighted by
+    sigma(t)^2 p_t(x): neither the score of p_0 nor of any p_t.
+
+    Args:
+        score_fn: s.
+        row: a clean row, shape (D,).
+        noise: standard normal, shape (D,).
+        proposal_scale: sigma(t).
+
+    Returns:
+        The loss, shape ().
+
+    References:
+        Wedenig & Peharz 2025, section E.3; Sun et al. 2025.
+    """
+    return ((noise + proposal_scale * score_fn(row + proposal_scale * noise)) ** 2).mean()
+
+
+def implicit_loss(score_fn: ScoreFn, x: Array) -> Array:
+    r"""Implicit score matching at a row: (|s|^2 / 2 + tr ds/dx) / D, with the exact trace.
+
+    Its minimiser is the score of the rows' own density, smoothed by nothing; it costs D
+    derivatives of the score. Of finitely many rows it has no minimum: a score that is steep
+    enough at each of them makes the trace as negative as one likes. Stop on held-out rows.
+
+    Args:
+        score_fn: s.
+        x: a row, shape (D,).
+
+    Returns:
+        The loss, shape ().
+
+    References:
+        Hyvarinen 2005, theorem 1.
+    """
+    score = score_fn(x)
+    trace = jnp.trace(jax.jacfwd(score_fn)(x))
+    return (0.5 * (score**2).sum() + trace) / x.shape[0]
+
+
+def hutchinson_loss(score_fn: ScoreFn, x: Array, probe: Array) -> Array:
+    """Implicit score matching with the trace estimated as v . (ds/dx) v: one derivative.
+
+    Unbiased for `implicit_loss`, whatever the score.
+
+    Args:
+        score_fn: s.
+        x: a row, shape (D,).
+        probe: v, independent signs +-1, shape (D,).
+
+    Returns:
+        The loss, shape ().
+
+    References:
+        Hutchinson 1989.
+    """
+    score, along = jax.jvp(score_fn, (x,), (probe,))
+    return (0.5 * (score**2).sum() + probe @ along) / x.shape[0]
+
+
+def sliced_loss(score_fn: ScoreFn, x: Array, direction: Array) -> Array:
+    """Sliced score matching: (v . s)^2 / 2 + v . (ds/dx) v along one random direction.
+
+    The same minimiser as `implicit_loss`; noisier than `hutchinson_loss`, which knows |s|^2.
+
+    Args:
+        score_fn: s.
+        x: a row, shape (D,).
+        direction: v, standard normal, shape (D,).
+
+    Returns:
+        The loss, shape ().
+
+    References:
+        Song, Garg, Shi & Ermon 2019, equation 7.
+    """
+    score, along = jax.jvp(score_fn, (x,), (direction,))
+    return (0.5 * (direction @ score) ** 2 + direction @ along) / x.shape[0]
+
+
+def held_out_loss(score_fn: ScoreFn, row: Array, noise: Array, noise_scale: float) -> Array:
     r"""Denoising score matching on one held-out row, without the part no score can change.
 
     .. math:: J = |s(x)|^2 - 2 s(x) \cdot (r - x) / \sigma_0^2, \qquad x = r + \sigma_0 \epsilon
@@ -63,7 +153,7 @@ def held_out_loss(energy_fn: EnergyFn, row: Array, noise: Array, noise_scale: fl
     lowered by memorising the training rows. Lower is better; the zero score has J = 0.
 
     Args:
-        energy_fn: E, one point (D,) to ().
+        score_fn: s.
         row: a row that was not trained on, shape (D,).
         noise: standard normal, shape (D,).
         noise_scale: sigma_0.
@@ -76,7 +166,7 @@ def held_out_loss(energy_fn: EnergyFn, row: Array, noise: Array, noise_scale: fl
     """
 
     def one(epsilon: Array) -> Array:
-        _, score = energy_and_score(energy_fn, row + noise_scale * epsilon)
+        score = score_fn(row + noise_scale * epsilon)
         return (score**2 + 2 * score * epsilon / noise_scale).mean()
 
     return 0.5 * (one(noise) + one(-noise))

@@ -20,33 +20,49 @@ MAX_ROWS = 60_000
 """Rows that expectation-maximisation reads; more cost time and say little more."""
 RIDGE = 1e-6
 """What is added to each variance, as a share of it."""
+LEAST_VARIANCE = 1e-5
+"""The same for a component of a reference, in the units of the columns: given the others, no
+column is known better than its own square root of this, or single precision could not condition."""
 WIDE_SHARE, WIDE = 0.01, 4.0
 """Share of a reference that is one component with the data's covariance, so many times wider."""
 
 
-class _Components(NamedTuple):
+class Components(NamedTuple):
+    """The parameters of a mixture, in double precision."""
+
     weights: np.ndarray
     means: np.ndarray
     covariances: np.ndarray
 
+    def moved(self, matrix: np.ndarray, shift: np.ndarray) -> Components:
+        """Of matrix @ x + shift."""
+        covariances = matrix @ self.covariances @ matrix.T
+        covariances = 0.5 * (covariances + np.swapaxes(covariances, -1, -2))
+        return Components(self.weights, self.means @ matrix.T + shift, covariances)
 
-def _fit_components(rows: np.ndarray, num_components: int) -> _Components:
+    def regular_in(self, basis: np.ndarray) -> Components:
+        """With more variance along the columns that basis @ x has, a share of what is there."""
+        inverse = np.linalg.inv(basis)
+        variances = np.einsum("ij,kjl,il->ki", basis, self.covariances, basis)
+        more = np.einsum("ij,kj,lj->kil", inverse, LEAST_VARIANCE * variances, inverse)
+        return self._replace(covariances=self.covariances + more)
+
+
+def _fit_components(rows: np.ndarray, num_components: int) -> Components:
     """A mixture of full covariances, in the rows' units."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    # Whitened, seeds are spread along every direction of nearly collinear columns.
+    # Whitened, clusters are spread along every direction of nearly collinear columns.
     loc = rows.mean(0)
     factor = np.linalg.cholesky(_covariance(rows))
     white = np.linalg.solve(factor, (rows - loc).T).T
-    mixture = GaussianMixture(
-        num_components, random_state=0, reg_covar=1e-6, init_params="k-means++", max_iter=100
-    )
+    mixture = GaussianMixture(num_components, random_state=0, reg_covar=1e-6, max_iter=100)
     with warnings.catch_warnings():
         # Stopped before the last digit is as good a start.
         warnings.simplefilter("ignore", ConvergenceWarning)
         mixture.fit(white)
-    return _Components(
+    return Components(
         mixture.weights_,
         loc + mixture.means_ @ factor.T,
         factor @ mixture.covariances_ @ factor.T + RIDGE * np.diag(rows.var(0)),
@@ -60,8 +76,12 @@ def _covariance(rows: np.ndarray) -> np.ndarray:
 
 
 def fit_reference(
-    rows: np.ndarray, held_out: np.ndarray, *, max_components: int
-) -> tuple[MixtureReference, dict[int, float]]:
+    rows: np.ndarray,
+    held_out: np.ndarray,
+    *,
+    max_components: int,
+    basis: np.ndarray | None = None,
+) -> tuple[Components, dict[int, float]]:
     """A mixture with as many components as held-out rows ask for: 1, 2, 4, ...
 
     More are tried as long as they raise the held-out log density by more than its standard error.
@@ -71,33 +91,36 @@ def fit_reference(
         rows: rows to fit to, (N, D); at most `MAX_ROWS` of them are read.
         held_out: rows that judge, (M, D).
         max_components: most components.
+        basis: the matrix that takes rows to the units of the columns, in which single precision
+            has to do; by default they are in these.
 
     Returns:
-        The reference, in the rows' units, and the mean held-out log density by components tried.
+        The mixture, in the rows' units, and the mean held-out log density by components tried.
     """
     rows, held_out = np.asarray(rows, np.float64), np.asarray(held_out, np.float64)
     if len(rows) > MAX_ROWS:
         rows = rows[np.random.default_rng(0).choice(len(rows), MAX_ROWS, replace=False)]
+    basis = np.eye(rows.shape[1]) if basis is None else basis
     wide = WIDE * _covariance(rows)
-    best: MixtureReference | None = None
+    best: Components | None = None
     log_densities: np.ndarray = np.zeros(0)
     tried: dict[int, float] = {}
     count = 1
     # Two rows for each mean at the very least, but always one component.
     while count <= max_components and (count == 1 or 2 * count * rows.shape[1] <= len(rows)):
         weights, means, covariances = _fit_components(rows, count)
-        reference = MixtureReference(
+        mixture = Components(
             np.append((1 - WIDE_SHARE) * weights, WIDE_SHARE),
             np.concatenate([means, rows.mean(0)[None]]),
             np.concatenate([covariances, wide[None]]),
-        )
-        found = np.asarray(reference.log_prob(jnp.asarray(held_out)), np.float64)
+        ).regular_in(basis)
+        found = np.asarray(MixtureReference(*mixture).log_prob(jnp.asarray(held_out)), np.float64)
         tried[count] = float(found.mean())
         if best is not None:
             gain = found - log_densities
             if not gain.mean() > gain.std() / np.sqrt(len(gain)):
                 break
-        best, log_densities = reference, found
+        best, log_densities = mixture, found
         count *= 2
     assert best is not None
     return best, tried

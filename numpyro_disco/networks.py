@@ -1,10 +1,12 @@
-"""Energy networks: what the data add to the reference.
+"""Networks: what the data add to the reference.
 
-A network here is the correction f in E(x) = -log q(x) + f(x). It is bounded below whatever its
-weights, so that exp(-E) <= exp(-min f) q is integrable: every energy is a density by construction.
+An energy network is the correction f in E = -log q + f. It is bounded below whatever its weights,
+so that exp(-E) <= exp(-min f) q is integrable: every energy is a density by construction.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,64 @@ WINDOW = 3.0
 """Standard deviations from the mean at which the sine and cosine features have faded by half."""
 
 
-class EnergyNetwork(nnx.Module):
+class _ResidualNetwork(nnx.Module):
+    """A residual network over a standardised point and its sines and cosines."""
+
+    def __init__(
+        self,
+        dimension: int,
+        num_outputs: int,
+        *,
+        width: int = 128,
+        num_blocks: int = 4,
+        num_octaves: int = 5,
+        num_local: int = 0,
+        linear: Array | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.dimension = check_count(dimension, "dimension")
+        self.width = check_count(width, "width")
+        self.num_blocks = check_count(num_blocks, "num_blocks")
+        self.num_octaves = check_count(num_octaves, "num_octaves", minimum=0)
+        self.num_local = check_count(num_local, "num_local", minimum=0)
+        num_features = dimension * (1 + 2 * num_octaves) + num_local
+        self.inlet = nnx.Linear(num_features, width, rngs=rngs)
+        self.blocks = nnx.List(
+            [
+                nnx.List([nnx.Linear(width, width, rngs=rngs), nnx.Linear(width, width, rngs=rngs)])
+                for _ in range(num_blocks)
+            ]
+        )
+        zeros = nnx.initializers.zeros_init()
+        self.outlet = nnx.Linear(width, num_outputs, kernel_init=zeros, rngs=rngs)
+        self.linear = nnx.Param(jnp.zeros((dimension, dimension)) if linear is None else linear)
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """The sizes with which an equal network can be made."""
+        return {
+            "dimension": self.dimension,
+            "width": self.width,
+            "num_blocks": self.num_blocks,
+            "num_octaves": self.num_octaves,
+            "num_local": self.num_local,
+        }
+
+    def _outputs(self, z: Array, local: Array | None) -> Array:
+        frequencies = jnp.pi / 4 * 2.0 ** jnp.arange(self.num_octaves, dtype=z.dtype)
+        angles = z[:, None] * frequencies
+        # Fine structure is where rows are: a few deviations out the waves fade and leave z, on
+        # which the layers are nearly linear and the energy nearly quadratic.
+        window = 1 / (1 + (z[:, None] / WINDOW) ** 4)
+        waves = jnp.concatenate([window * jnp.sin(angles), window * jnp.cos(angles)]).ravel()
+        features = [z, waves] if local is None else [z, waves, local]
+        h = self.inlet(jnp.concatenate(features))
+        for first, second in self.blocks:
+            h = h + second(jax.nn.silu(first(jax.nn.silu(h))))
+        return self.outlet(jax.nn.silu(h))
+
+
+class EnergyNetwork(_ResidualNetwork):
     r"""A residual network whose squared norm is the correction to a reference energy.
 
     With z the standardised point, h(z) the features of a residual network, and g, k linear in h,
@@ -52,45 +111,10 @@ class EnergyNetwork(nnx.Module):
         ()
     """
 
-    def __init__(
-        self,
-        dimension: int,
-        *,
-        width: int = 128,
-        num_blocks: int = 4,
-        num_octaves: int = 5,
-        num_local: int = 0,
-        linear: Array | None = None,
-        rngs: nnx.Rngs,
-    ) -> None:
-        self.dimension = check_count(dimension, "dimension")
-        self.width = check_count(width, "width")
-        self.num_blocks = check_count(num_blocks, "num_blocks")
-        self.num_octaves = check_count(num_octaves, "num_octaves", minimum=0)
-        self.num_local = check_count(num_local, "num_local", minimum=0)
-        num_features = dimension * (1 + 2 * num_octaves) + num_local
-        self.inlet = nnx.Linear(num_features, width, rngs=rngs)
-        self.blocks = nnx.List(
-            [
-                nnx.List([nnx.Linear(width, width, rngs=rngs), nnx.Linear(width, width, rngs=rngs)])
-                for _ in range(num_blocks)
-            ]
-        )
-        zeros = nnx.initializers.zeros_init()
-        self.outlet = nnx.Linear(width, dimension + width, kernel_init=zeros, rngs=rngs)
-        self.linear = nnx.Param(jnp.zeros((dimension, dimension)) if linear is None else linear)
+    def __init__(self, dimension: int, *, width: int = 128, **settings: Any) -> None:
+        check_count(width, "width")
+        super().__init__(dimension, dimension + width, width=width, **settings)
         self.offset = nnx.Param(jnp.full(width, np.sqrt(2 * FLOOR / width)))
-
-    @property
-    def settings(self) -> dict[str, int]:
-        """The sizes with which an equal network can be made."""
-        return {
-            "dimension": self.dimension,
-            "width": self.width,
-            "num_blocks": self.num_blocks,
-            "num_octaves": self.num_octaves,
-            "num_local": self.num_local,
-        }
 
     def __call__(self, z: Array, local: Array | None = None) -> Array:
         """The correction f at one point, shape ().
@@ -99,18 +123,22 @@ class EnergyNetwork(nnx.Module):
             z: the standardised point, shape (D,).
             local: more about it, shape (num_local,).
         """
-        frequencies = jnp.pi / 4 * 2.0 ** jnp.arange(self.num_octaves, dtype=z.dtype)
-        angles = z[:, None] * frequencies
-        # Fine structure is where rows are: a few deviations out the waves fade and leave z, on
-        # which the layers are nearly linear and the energy nearly quadratic.
-        window = 1 / (1 + (z[:, None] / WINDOW) ** 4)
-        waves = jnp.concatenate([window * jnp.sin(angles), window * jnp.cos(angles)]).ravel()
-        features = [z, waves] if local is None else [z, waves, local]
-        h = self.inlet(jnp.concatenate(features))
-        for first, second in self.blocks:
-            h = h + second(jax.nn.silu(first(jax.nn.silu(h))))
-        out = self.outlet(jax.nn.silu(h))
+        out = self._outputs(z, local)
         g, k = out[: self.dimension], out[self.dimension :]
         offset = self.offset[...]
         # |c + k|^2 - |c|^2 without the difference of two large numbers.
         return 0.5 * ((self.linear[...] @ z + g) ** 2).sum() + (k * (offset + 0.5 * k)).sum()
+
+
+class ScoreNetwork(_ResidualNetwork):
+    """A residual network that is a score itself: A z + g(z), shape (D,), with g zero at first.
+
+    Nothing makes it the gradient of an energy. The arguments are those of `EnergyNetwork`.
+    """
+
+    def __init__(self, dimension: int, **settings: Any) -> None:
+        super().__init__(dimension, dimension, **settings)
+
+    def __call__(self, z: Array, local: Array | None = None) -> Array:
+        """What is added to the reference's score at one point, shape (D,)."""
+        return self.linear[...] @ z + self._outputs(z, local)

@@ -8,11 +8,16 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpyro_disco.fitting import FitResult
+    from numpyro_disco.report import Report
     from numpyro_disco.tempering import TemperedHistory
 
 
-def _axes(axes: Any, columns: int) -> Any:
-    """`axes`, or new ones."""
+MAX_PAIRS = 5
+"""Columns that are drawn against each other."""
+MAX_DOTS = 1000
+
+
+def _pyplot() -> Any:
     try:
         import matplotlib.pyplot as plt
     except ImportError:
@@ -20,6 +25,12 @@ def _axes(axes: Any, columns: int) -> Any:
             "Figures need matplotlib, which is not installed. Install the extra: "
             "pip install 'numpyro_disco[plots]'."
         ) from None
+    return plt
+
+
+def _axes(axes: Any, columns: int) -> Any:
+    """`axes`, or new ones."""
+    plt = _pyplot()
     if axes is None:
         _, axes = plt.subplots(1, columns, figsize=(5 * columns, 3.5), layout="constrained")
     axes = np.ravel(np.asarray(axes, dtype=object))
@@ -41,7 +52,7 @@ def plot_history(fit: FitResult, axes: Any = None) -> Any:
     axes = _axes(axes, 2)
     history = fit.history
     axes[0].plot(history.step, history.loss)
-    axes[0].set(xlabel="step", ylabel="DISCO loss", yscale="log", title="training rows")
+    axes[0].set(xlabel="step", ylabel=f"loss: {fit.settings.objective}", title="training rows")
     low = history.held_out_loss - 2 * history.held_out_error
     high = history.held_out_loss + 2 * history.held_out_error
     axes[1].plot(history.step, history.held_out_loss)
@@ -49,11 +60,55 @@ def plot_history(fit: FitResult, axes: Any = None) -> Any:
     axes[1].axvline(fit.best_step, color="black", linestyle=":", label=f"kept: {fit.best_step}")
     axes[1].set(
         xlabel="step",
-        ylabel="denoising loss - that of the zero score",
+        ylabel="held-out loss",
         title="held-out rows, with 2 standard errors",
     )
     axes[1].legend()
     return axes
+
+
+def plot_report(fit: FitResult, report: Report) -> Any:
+    """Held-out rows and draws in pairs of columns, the losses, and the score's error by noise.
+
+    Args:
+        fit: result of `numpyro_disco.fit`.
+        report: of the same fit.
+
+    Returns:
+        The matplotlib figure: pairs of the first columns, at most five, above the rest.
+    """
+    plt = _pyplot()
+    model, names = fit._model, fit.distribution.names[:MAX_PAIRS]
+    rows = np.linalg.solve(np.asarray(model.whitener, np.float64), fit._held_out.T).T
+    rows = rows + np.asarray(model.loc)
+    figure = plt.figure(figsize=(12, 10), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(2, 1))
+    grid = above.subplots(len(names), len(names), squeeze=False)
+    for (i, j), axis in np.ndenumerate(grid):
+        if i == j:
+            both = np.concatenate([rows[:, i], report.draws[:, i]])
+            bins = np.linspace(*np.quantile(both, [0.001, 0.999]), 41)
+            axis.hist(rows[:, i], bins, density=True, alpha=0.5, label="held-out rows")
+            axis.hist(report.draws[:, i], bins, density=True, histtype="step", label="draws")
+        else:
+            axis.plot(rows[:MAX_DOTS, j], rows[:MAX_DOTS, i], ".", markersize=2)
+            axis.plot(report.draws[:MAX_DOTS, j], report.draws[:MAX_DOTS, i], ".", markersize=2)
+        if i == len(names) - 1:
+            axis.set_xlabel(names[j])
+        if j == 0:
+            axis.set_ylabel(names[i])
+    grid[0, 0].legend()
+    axes = below.subplots(1, 2 + (len(report.noise_scales) > 0))
+    plot_history(fit, axes[:2])
+    if len(report.noise_scales):
+        axes[2].plot(report.noise_scales, report.score_errors, "o-")
+        axes[2].set(
+            xscale="log",
+            xlabel="noise, standardised",
+            ylabel="relative error of the score",
+            title="held-out rows with noise",
+        )
+    return figure
 
 
 def plot_tempering(history: TemperedHistory, axes: Any = None) -> Any:

@@ -161,6 +161,29 @@ class Reference(Distribution):
         """
         raise NotImplementedError
 
+    def affine(self, matrix: ArrayLike, shift: ArrayLike) -> Self:
+        """The density of matrix @ x + shift, x drawn from this one.
+
+        Args:
+            matrix: regular array (D, D).
+            shift: array (D,).
+
+        Returns:
+            A reference of the same kind, over all coordinates.
+        """
+        raise NotImplementedError
+
+    def smoothed(self, noise_scale: float) -> Self:
+        """The density of x + noise_scale * e, e standard normal.
+
+        Args:
+            noise_scale: standard deviation of what is added to every coordinate.
+
+        Returns:
+            A reference of the same kind, over all coordinates.
+        """
+        raise NotImplementedError
+
     def _newly_observed(
         self, values: ArrayLike, observed: ArrayLike | None
     ) -> tuple[Array, Array, Array]:
@@ -174,6 +197,17 @@ class Reference(Distribution):
         seen = ~jnp.isnan(values) if observed is None else jnp.asarray(observed, bool)
         already = jnp.zeros_like(seen) if self.observed is None else self.observed
         return jnp.where(seen, values, 0.0), seen & ~already, seen | already
+
+
+def _moved(
+    mean: ArrayLike, covariance: ArrayLike, matrix: ArrayLike, shift: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance after an affine map, in double precision and symmetric."""
+    mean, covariance, matrix, shift = (
+        np.asarray(array, np.float64) for array in (mean, covariance, matrix, shift)
+    )
+    covariance = matrix @ covariance @ matrix.T
+    return mean @ matrix.T + shift, 0.5 * (covariance + np.swapaxes(covariance, -1, -2))
 
 
 def _check_mean(mean: Array, argument: str) -> None:
@@ -309,6 +343,16 @@ class GaussianReference(Reference):
             self.mean_, self.covariance, values, new
         )
         return GaussianReference(mean, covariance, observed=held), log_density
+
+    def affine(self, matrix: ArrayLike, shift: ArrayLike) -> GaussianReference:
+        """N(matrix @ mean + shift, matrix @ covariance @ matrix.T)."""
+        mean, covariance = _moved(self.mean_, self.covariance, matrix, shift)
+        return GaussianReference(mean, covariance)
+
+    def smoothed(self, noise_scale: float) -> GaussianReference:
+        """A Gaussian with noise_scale^2 more variance in every direction."""
+        more = noise_scale**2 * np.eye(self.event_shape[0])
+        return GaussianReference(self.mean_, self.covariance + more)
 
     def temper(self, inverse_temperature: ArrayLike) -> GaussianReference:
         """The normalised b-th power of this Gaussian: covariance / b."""
@@ -487,6 +531,16 @@ class MixtureReference(Reference):
         joint = self.log_weights + log_density
         conditional = MixtureReference._from_log_weights(joint, means, covariances, held)
         return conditional, logsumexp(joint, axis=-1)
+
+    def affine(self, matrix: ArrayLike, shift: ArrayLike) -> MixtureReference:
+        """The mixture of the components, each mapped alike."""
+        means, covariances = _moved(self.means, self.covariances, matrix, shift)
+        return MixtureReference(np.exp(np.asarray(self.log_weights)), means, covariances)
+
+    def smoothed(self, noise_scale: float) -> MixtureReference:
+        """The mixture of the components, each with noise_scale^2 more variance."""
+        covariances = self.covariances + noise_scale**2 * np.eye(self.event_shape[0])
+        return MixtureReference(np.exp(np.asarray(self.log_weights)), self.means, covariances)
 
     def temper(self, inverse_temperature: ArrayLike) -> MixtureReference:
         """A mixture of the components' normalised b-th powers, which bounds q^b up to a constant.

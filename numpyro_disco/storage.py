@@ -29,7 +29,7 @@ from numpyro_disco.networks import EnergyNetwork
 from numpyro_disco.reference import GaussianReference, MixtureReference, Reference
 
 FORMAT = "numpyro_disco.prior"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -76,7 +76,8 @@ def save(path: str | os.PathLike[str], prior: EnergyDistribution) -> None:
         )
     arrays: dict[str, Any] = {
         "energy.loc": energy.loc,
-        "energy.scale": energy.scale,
+        "energy.whitener": energy.whitener,
+        "energy.log_det": energy.log_det,
         "loc": prior.loc,
         "scale": prior.scale,
         "inverse_temperature": prior.inverse_temperature,
@@ -164,10 +165,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             if not isinstance(description, dict) or description.get("format") != FORMAT:
                 raise LoadError(f"{foreign}: its description is of something else.")
             version = description.get("format_version")
-            if not isinstance(version, int) or version > FORMAT_VERSION:
+            if version != FORMAT_VERSION:
+                newer = not isinstance(version, int) or version > FORMAT_VERSION
+                remedy = "Upgrade numpyro_disco." if newer else "Fit and save the prior again."
                 raise LoadError(
-                    f"'{path}' has format version {version}; this numpyro_disco reads up to "
-                    f"{FORMAT_VERSION}. Upgrade numpyro_disco."
+                    f"'{path}' has format version {version}; this numpyro_disco reads version "
+                    f"{FORMAT_VERSION}. {remedy}"
                 )
             arrays = {}
             for name, shape in description["arrays"].items():
@@ -205,7 +208,8 @@ def _rebuild(description: dict[str, Any], arrays: dict[str, np.ndarray]) -> Ener
         weights=jax.tree_util.tree_map_with_path(weight, fresh),
         reference=_reference(kinds["energy.reference"], "energy.reference", arrays),
         loc=jnp.asarray(arrays["energy.loc"]),
-        scale=jnp.asarray(arrays["energy.scale"]),
+        whitener=jnp.asarray(arrays["energy.whitener"]),
+        log_det=jnp.asarray(arrays["energy.log_det"]),
         graph=graph,
     )
     names, observed = description["names"], description["observed"]

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from statistics_tools import Mixture, assert_within, mean_and_error
 
-from numpyro_disco.losses import disco_loss, energy_and_score, held_out_loss
+from numpyro_disco.losses import (
+    diffusion_loss,
+    disco_loss,
+    held_out_loss,
+    hutchinson_loss,
+    implicit_loss,
+    sliced_loss,
+)
 from numpyro_disco.noise import geometric_noise_scales
 from numpyro_disco.posterior import row_posterior
 
@@ -30,6 +37,10 @@ def wrong_energy(parameters, x):
 PARAMETERS = jnp.float32([0.6, 0.3, 1.1])
 
 
+def score_of(energy_fn):
+    return lambda x: -jax.grad(energy_fn)(x)
+
+
 def proposals(num_points):
     """Noisy points (n, 2) from all noise levels, with the noise (n,) that made each."""
     rng = np.random.default_rng(0)
@@ -39,14 +50,6 @@ def proposals(num_points):
     return np.float32(points), np.float32(scales)
 
 
-def test_energy_and_score():
-    x = jnp.float32([0.4, 1.0])
-    energy, score = jax.jit(lambda x: energy_and_score(rows_energy, x))(x)
-    np.testing.assert_allclose(energy, rows_energy(x), rtol=1e-5)
-    truth = Mixture(np.ones(7), ROWS, np.zeros((7, 2, 2))).smoothed
-    np.testing.assert_allclose(score, truth(SIGMA).score(x), rtol=1e-5)
-
-
 def test_disco_loss_is_zero_for_the_exact_score():
     points, scales = proposals(200)
 
@@ -54,7 +57,9 @@ def test_disco_loss_is_zero_for_the_exact_score():
     def losses(points, scales):
         target = row_posterior(jax.random.key(0), points, jnp.asarray(ROWS), SIGMA).mean
         exact, zero, flipped = (
-            jax.vmap(lambda x, m, s, f=f: disco_loss(f, x, m, s, SIGMA))(points, target, scales)
+            jax.vmap(lambda x, m, s, f=f: disco_loss(score_of(f), x, m, s, SIGMA))(
+                points, target, scales
+            )
             for f in (rows_energy, lambda x: 0.0 * x.sum(), lambda x: -rows_energy(x))
         )
         return exact, zero, flipped
@@ -75,7 +80,7 @@ def test_disco_loss_is_the_formula():
 
     @jax.jit
     def both(points, targets, scales):
-        loss = jax.vmap(lambda x, m, s: disco_loss(energy, x, m, s, SIGMA))
+        loss = jax.vmap(lambda x, m, s: disco_loss(score_of(energy), x, m, s, SIGMA))
         return loss(points, targets, scales), -jax.vmap(jax.grad(energy))(points)
 
     got, score = both(points, targets, scales)
@@ -97,7 +102,8 @@ def test_draw_and_mean_have_the_same_gradient():
     @jax.jit
     def gradients(key, points, scales):
         def loss(parameters, x, target, scale):
-            return disco_loss(lambda x: wrong_energy(parameters, x), x, target, scale, SIGMA)
+            score_fn = score_of(lambda x: wrong_energy(parameters, x))
+            return disco_loss(score_fn, x, target, scale, SIGMA)
 
         gradient = jax.vmap(jax.grad(loss), (None, 0, 0, 0))
         posterior = row_posterior(key, points, jnp.asarray(ROWS), SIGMA)
@@ -123,7 +129,7 @@ def test_draw_targets_make_one_at_the_smallest_noise():
     @jax.jit
     def losses(points, weight):
         target = row_posterior(jax.random.key(0), points, jnp.asarray(ROWS), SIGMA).draw
-        return jax.vmap(lambda x, m: disco_loss(lambda x: 0.0 * x.sum(), x, m, weight, SIGMA))(
+        return jax.vmap(lambda x, m: disco_loss(lambda x: 0.0 * x, x, m, weight, SIGMA))(
             points, target
         )
 
@@ -158,18 +164,18 @@ def quadratic(precision, mean):
     return lambda x: 0.5 * (x - mean) @ precision @ (x - mean)
 
 
-def flipped_held_out_loss(energy_fn, row, noise, noise_scale):
+def flipped_held_out_loss(score_fn, row, noise, noise_scale):
     """The held-out loss with the wrong sign of its linear term."""
 
     def one(epsilon):
-        _, score = energy_and_score(energy_fn, row + noise_scale * epsilon)
+        score = score_fn(row + noise_scale * epsilon)
         return (score**2 - 2 * score * epsilon / noise_scale).mean()
 
     return 0.5 * (one(noise) + one(-noise))
 
 
 def held_out(loss, energy_fn, rows, noise):
-    mapped = jax.jit(jax.vmap(lambda row, noise: loss(energy_fn, row, noise, SIGMA)))
+    mapped = jax.jit(jax.vmap(lambda row, noise: loss(score_of(energy_fn), row, noise, SIGMA)))
     return np.asarray(mapped(np.float32(rows), np.float32(noise)), np.float64)
 
 
@@ -219,15 +225,140 @@ def test_held_out_loss_on_a_skewed_density():
 
 def test_held_out_loss_of_the_zero_score_is_zero():
     row, noise = jnp.float32([1.0, 2.0]), jnp.float32([0.3, -0.4])
-    loss = jax.jit(lambda row, noise: held_out_loss(lambda x: 0.0 * x.sum(), row, noise, SIGMA))
+    loss = jax.jit(lambda row, noise: held_out_loss(lambda x: 0.0 * x, row, noise, SIGMA))
     assert loss(row, noise) == 0
 
 
 def test_held_out_loss_is_even_in_the_noise():
     row, noise = jnp.float32([1.0, 2.0]), jnp.float32([0.3, -0.4])
-    loss = jax.jit(lambda row, noise: held_out_loss(rows_energy, row, noise, SIGMA))
+    loss = jax.jit(lambda row, noise: held_out_loss(score_of(rows_energy), row, noise, SIGMA))
     one, other = loss(row, noise), loss(row, -noise)
     np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+# --- the relatives: each is lowest at the score that it is said to learn
+
+SKEWED = Mixture(
+    [0.7, 0.2, 0.1],
+    [[0.0, 0.0], [2.0, 1.0], [-1.0, 3.0]],
+    [0.3 * np.eye(2), [[0.5, 0.3], [0.3, 0.4]], [[0.1, 0.0], [0.0, 0.9]]],
+)
+SCALES = np.float32(geometric_noise_scales(SIGMA, 2.0, 5))
+
+
+def smoothed_densities(x):
+    """Log densities and scores at x (2,) of SKEWED smoothed by each of SCALES: (5,) and (5, 2)."""
+    weights, means = jnp.float32(SKEWED.weights), jnp.float32(SKEWED.means)
+
+    def log_density(x, scale):
+        covariances = jnp.float32(SKEWED.covariances) + scale**2 * jnp.eye(2)
+        residual = x - means
+        white = jnp.linalg.solve(covariances, residual[..., None])[..., 0]
+        log_dets = jnp.linalg.slogdet(covariances)[1]
+        return jax.nn.logsumexp(jnp.log(weights) - 0.5 * log_dets - 0.5 * (residual * white).sum(1))
+
+    return jax.vmap(jax.value_and_grad(log_density), (None, 0))(x, jnp.asarray(SCALES))
+
+
+def score_at_smallest(x):
+    return smoothed_densities(x)[1][0]
+
+
+def score_of_rows(x):
+    """Of SKEWED itself."""
+
+    def log_density(x):
+        residual = x - jnp.float32(SKEWED.means)
+        precisions = jnp.float32(np.linalg.inv(SKEWED.covariances))
+        log_dets = jnp.float32(np.linalg.slogdet(SKEWED.covariances)[1])
+        squares = jnp.einsum("ki,kij,kj->k", residual, precisions, residual)
+        log_weights = jnp.log(jnp.float32(SKEWED.weights))
+        return jax.nn.logsumexp(log_weights - 0.5 * log_dets - 0.5 * squares)
+
+    return jax.grad(log_density)(x)
+
+
+def averaged_score(x, *, power, factor):
+    """Scores of all levels times (sigma / sigma_0)^factor, weighted by sigma^power p_t(x)."""
+    log_densities, scores = smoothed_densities(x)
+    weights = jax.nn.softmax(log_densities + power * jnp.log(SCALES))
+    return ((weights * (SCALES / SIGMA) ** factor)[:, None] * scores).sum(0)
+
+
+def multiscale_score(x):
+    # E.2, with lambda = 1 / sigma^2 as part of the weight of a level.
+    return averaged_score(x, power=-2, factor=2)
+
+
+def diffusion_score(x):
+    # E.3, with lambda = sigma^2.
+    return averaged_score(x, power=2, factor=0)
+
+
+def _at(scale):
+    def loss(score_fn, row, noise, level, signs):
+        scale_ = level if scale is None else jnp.float32(scale)
+        return disco_loss(score_fn, row + scale_ * noise, row, scale_, SIGMA)
+
+    return loss
+
+
+RELATIVES = {
+    "denoising": (_at(SIGMA), score_at_smallest, score_of_rows),
+    "multiscale": (_at(None), multiscale_score, score_at_smallest),
+    "diffusion": (
+        lambda s, r, e, t, v: diffusion_loss(s, r, e, t),
+        diffusion_score,
+        score_at_smallest,
+    ),
+    "implicit": (lambda s, r, e, t, v: implicit_loss(s, r), score_of_rows, score_at_smallest),
+    "hutchinson": (
+        lambda s, r, e, t, v: hutchinson_loss(s, r, v),
+        score_of_rows,
+        score_at_smallest,
+    ),
+    "sliced": (lambda s, r, e, t, v: sliced_loss(s, r, e), score_of_rows, score_at_smallest),
+}
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_relative_is_stationary_where_it_is_said_to_be(name):
+    """Slopes of the loss along four changes of the score: zero at its minimiser, not elsewhere."""
+    loss, minimiser, another = RELATIVES[name]
+    rng = np.random.default_rng(4)
+    count = 40_000
+    rows, noise = np.float32(SKEWED.draw(rng, count)), np.float32(rng.normal(size=(count, 2)))
+    levels = rng.choice(SCALES, count)
+    signs = np.float32(rng.choice([-1, 1], (count, 2)))
+
+    def slopes(score_fn):
+        def changed(change, *example):
+            def score(x):
+                extra = jnp.array([jnp.sin(x[0]), jnp.cos(2 * x[1]), x[0] * x[1] / 4, 1.0])
+                return score_fn(x) + jnp.stack([change[:2] @ extra[:2], change[2:] @ extra[2:]])
+
+            return loss(score, *example)
+
+        gradient = jax.jit(jax.vmap(jax.grad(changed), (None, 0, 0, 0, 0)))
+        return np.asarray(gradient(jnp.zeros(4), rows, noise, levels, signs), np.float64)
+
+    def check(score_fn):
+        estimate, error = mean_and_error(slopes(score_fn))
+        assert_within(estimate, 0.0, error, resolution=0.4, label=f"slope of {name}")
+
+    check(minimiser)
+    with pytest.raises(AssertionError, match="is off"):
+        check(another)
+
+
+def test_exact_and_estimated_traces_agree():
+    rng = np.random.default_rng(5)
+    x, signs = np.float32([0.3, -0.7]), np.float32(rng.choice([-1, 1], (20_000, 2)))
+    score = score_of(lambda x: wrong_energy(PARAMETERS, x))
+    exact = jax.jit(lambda x: implicit_loss(score, x))(x)
+    estimates = jax.jit(jax.vmap(lambda v: hutchinson_loss(score, x, v)))(signs)
+    estimate, error = mean_and_error(np.asarray(estimates, np.float64))
+    assert_within(estimate, float(exact), error, resolution=0.1, label="estimated trace")
 
 
 # --- noise levels

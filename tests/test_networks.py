@@ -10,7 +10,6 @@ from flax import nnx
 
 from numpyro_disco import EnergyNetwork, GaussianReference, MixtureReference
 from numpyro_disco.energies import LearnedEnergy, as_pytree_callable
-from numpyro_disco.losses import energy_and_score
 from numpyro_disco.networks import FLOOR
 
 evaluate = nnx.jit(lambda network, points: jax.vmap(network)(points))
@@ -91,19 +90,19 @@ def test_the_score_is_minus_the_gradient():
 
     @nnx.jit
     def both(network, points):
-        energy, score = jax.vmap(lambda x: energy_and_score(network, x))(points)
+        energy, gradient = jax.vmap(jax.value_and_grad(network))(points)
         shifts = 2e-3 * jnp.concatenate([jnp.eye(2), -jnp.eye(2)])
         near = jax.vmap(lambda x: jax.vmap(lambda s: network(x + s))(shifts))(points)
-        return energy, score, near
+        return energy, gradient, near
 
     with jax.default_matmul_precision("highest"):
-        energy, score, near = (np.asarray(a, np.float64) for a in both(network, points))
+        energy, gradient, near = (np.asarray(a, np.float64) for a in both(network, points))
     np.testing.assert_allclose(energy, evaluate(network, points), rtol=1e-5, atol=1e-5)
     differences = (near[:, :2] - near[:, 2:]) / 4e-3
     size = np.abs(differences).max()
-    np.testing.assert_allclose(score, -differences, atol=5e-3 * size)
+    np.testing.assert_allclose(gradient, differences, atol=5e-3 * size)
     # The sign that must not be: twice the gradient away.
-    assert np.abs(score - differences).max() > size
+    assert np.abs(gradient + differences).max() > size
 
 
 def test_settings_make_an_equal_network():
@@ -139,10 +138,15 @@ REFERENCE = MixtureReference(
 )
 
 
+LOC, WHITENER = np.array([0.6, -0.3]), np.array([[1 / 1.4, 0.2], [0.0, 1 / 1.1]])
+
+
 def learned(network, reference=REFERENCE):
     graph, weights = nnx.split(network)
-    loc, scale = jnp.float32([0.6, -0.3]), jnp.float32([1.4, 1.1])
-    return LearnedEnergy(weights, reference, loc, scale, graph)
+    standard = reference.affine(WHITENER, -WHITENER @ LOC)
+    log_det = jnp.float32(np.linalg.slogdet(WHITENER)[1])
+    loc, whitener = jnp.float32(LOC), jnp.float32(WHITENER)
+    return LearnedEnergy(weights, standard, loc, whitener, log_det, graph)
 
 
 @jax.jit
@@ -180,7 +184,7 @@ def test_learned_energy_is_the_sum_of_its_parts():
     network = perturbed(0, 0.3)
     points = np.float32(np.random.default_rng(2).normal(size=(400, 2)))
     got = jax.jit(lambda energy, x: jax.vmap(energy)(x))(learned(network), points)
-    z = (points - np.float32([0.6, -0.3])) / np.float32([1.4, 1.1])
+    z = np.float32((points - LOC) @ WHITENER.T)
     expected = evaluate(network, z) - jax.jit(REFERENCE.log_prob)(points)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 

@@ -171,7 +171,7 @@ def test_the_file_is_arrays_and_a_readable_description(path):
     contents = members(path)
     description = json.loads(contents.pop("description.json"))
     assert description["format"] == "numpyro_disco.prior"
-    assert description["format_version"] == 1
+    assert description["format_version"] == 2
     assert description["names"] == list(NAMES)
     assert description["observed"] == [True, True, False]
     assert description["network"]["width"] == 16
@@ -240,8 +240,8 @@ def change_description(path, **changes):
 
 
 def test_a_newer_format(path):
-    change_description(path, format_version=2)
-    with pytest.raises(disco.LoadError, match="format version 2.*up to 1.*Upgrade"):
+    change_description(path, format_version=3)
+    with pytest.raises(disco.LoadError, match="format version 3.*reads version 2.*Upgrade"):
         disco.load(path)
 
 

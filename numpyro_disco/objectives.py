@@ -1,0 +1,237 @@
+"""What a network can be trained for, by name: what each step sees, minimises and is judged by.
+
+Every objective is a table entry: a source of batches, a loss of one example of them, what is drawn
+once to judge by, and the loss of one held-out row with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from numpyro_disco._typing import Array, Pytree
+from numpyro_disco.energies import Learned
+from numpyro_disco.losses import (
+    contrastive_loss,
+    diffusion_loss,
+    disco_loss,
+    held_out_loss,
+    hutchinson_loss,
+    implicit_loss,
+    sliced_loss,
+)
+from numpyro_disco.noise import geometric_noise_scales
+from numpyro_disco.posterior import row_posterior
+from numpyro_disco.training_settings import STEPS_PER_ROUND, TrainingSettings
+
+Source: TypeAlias = tuple[Callable[[Any], tuple[Array, ...]], Pytree]
+"""What the steps of a round are made on: a function from an entry of a pytree to a batch, and the
+pytree, with a leading axis of STEPS_PER_ROUND."""
+
+
+class Objective(NamedTuple):
+    """How a network is trained and judged."""
+
+    source: Callable[[Array, Array, Learned, TrainingSettings], Source]
+    """From a key, all rows, the network and the settings."""
+    loss: Callable[..., Array]
+    """Of the network, the settings and one example of a batch."""
+    noise: Callable[[Array, tuple[int, int], Learned, TrainingSettings], Pytree]
+    """What each held-out row is judged with, leading axes (rows, repeats)."""
+    judge: Callable[..., Array]
+    """Loss of the network, the settings, a held-out row and its noise."""
+    strict: bool = False
+    """Whether held-out rows judge wherever it matters, so that only a lower loss is better."""
+    smooths: bool = True
+    """Whether what is learned is smoothed by sigma_0."""
+
+
+# --- what steps see
+
+
+def _each_step(draw: Callable[[Array], tuple[Array, ...]], rng_key: Array) -> Source:
+    return draw, jax.random.split(rng_key, STEPS_PER_ROUND)
+
+
+def _random_rows(rng_key: Array, rows: Array, size: int) -> Array:
+    return rows[jax.random.randint(rng_key, (size,), 0, rows.shape[0])]
+
+
+def _levels(rng_key: Array, shape: tuple[int, ...], options: TrainingSettings) -> Array:
+    scales = geometric_noise_scales(
+        options.noise_scale, options.max_noise_scale, options.num_noise_scales
+    )
+    return jax.random.choice(rng_key, jnp.asarray(scales, jnp.result_type(float)), shape)
+
+
+def _plain(rng_key: Array, rows: Array, model: Learned, options: TrainingSettings) -> Source:
+    return _each_step(lambda key: (_random_rows(key, rows, options.batch_size),), rng_key)
+
+
+def _beside(draw_beside: Callable[..., Any]) -> Callable[..., Source]:
+    """Random rows, each beside something drawn for it."""
+
+    def source(rng_key: Array, rows: Array, model: Learned, options: TrainingSettings) -> Source:
+        def batch(rng_key: Array) -> tuple[Array, Array]:
+            row_key, key = jax.random.split(rng_key)
+            size = options.batch_size
+            return _random_rows(row_key, rows, size), draw_beside(key, (size,), model, options)
+
+        return _each_step(batch, rng_key)
+
+    return source
+
+
+def _noisy_points(rng_key: Array, rows: Array, model: Learned, options: TrainingSettings) -> Source:
+    """Noisy points with exact targets, seen in whole passes, each in an order of its own."""
+    pool_key, order_key = jax.random.split(rng_key)
+    num_batches = -(-STEPS_PER_ROUND // options.reuse)
+    pool = jax.lax.map(
+        lambda key: _noisy_batch(key, rows, options), jax.random.split(pool_key, num_batches)
+    )
+    pool = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), pool)
+    keys = jax.random.split(order_key, options.reuse)
+    size = num_batches * options.batch_size
+    order = jax.vmap(lambda key: jax.random.permutation(key, size))(keys)
+    order = order.reshape(-1, options.batch_size)[:STEPS_PER_ROUND]
+    return lambda index: jax.tree.map(lambda leaf: leaf[index], pool), order
+
+
+def _noisy_batch(
+    rng_key: Array, rows: Array, options: TrainingSettings
+) -> tuple[Array, Array, Array]:
+    """One batch of noisy points, their targets, and the noise that made each."""
+    level_key, row_key, noise_key, posterior_key = jax.random.split(rng_key, 4)
+    proposal_scale = _levels(level_key, (options.batch_size,), options)
+    chosen = _random_rows(row_key, rows, options.batch_size)
+    noise = jax.random.normal(noise_key, chosen.shape, rows.dtype)
+    points = chosen + proposal_scale[:, None] * noise
+    posterior = row_posterior(posterior_key, points, rows, options.noise_scale)
+    target = posterior.mean if options.target == "mean" else posterior.draw
+    return points, target, proposal_scale
+
+
+def _both(rng_key: Array, rows: Array, model: Learned, options: TrainingSettings) -> Source:
+    """Rows beside draws of the reference, and noisy points with their targets."""
+    contrast_key, noisy_key = jax.random.split(rng_key)
+    pair_of, pairs = _beside(_reference_draws)(contrast_key, rows, model, options)
+    points_of, points = _noisy_points(noisy_key, rows, model, options)
+
+    def batch(entry: tuple[Any, Any]) -> tuple[Array, ...]:
+        return *pair_of(entry[0]), *points_of(entry[1])
+
+    return batch, (pairs, points)
+
+
+# --- what rows are judged with, or drawn beside them
+
+
+def _normal(
+    rng_key: Array, shape: tuple[int, ...], model: Learned, options: TrainingSettings
+) -> Array:
+    return jax.random.normal(rng_key, (*shape, model.loc.shape[0]), jnp.result_type(float))
+
+
+def _signs(
+    rng_key: Array, shape: tuple[int, ...], model: Learned, options: TrainingSettings
+) -> Array:
+    return jax.random.rademacher(rng_key, (*shape, model.loc.shape[0]), jnp.result_type(float))
+
+
+def _normal_and_level(
+    rng_key: Array, shape: tuple[int, ...], model: Learned, options: TrainingSettings
+) -> tuple[Array, Array]:
+    noise_key, level_key = jax.random.split(rng_key)
+    return _normal(noise_key, shape, model, options), _levels(level_key, shape, options)
+
+
+def _reference_draws(
+    rng_key: Array, shape: tuple[int, ...], model: Learned, options: TrainingSettings
+) -> Array:
+    return model.reference.sample(rng_key, shape)
+
+
+def _nothing(
+    rng_key: Array, shape: tuple[int, ...], model: Learned, options: TrainingSettings
+) -> Array:
+    return jnp.zeros(shape)
+
+
+# --- losses of one example
+
+
+def _disco(
+    model: Learned, options: TrainingSettings, x: Array, target: Array, scale: Array
+) -> Array:
+    return disco_loss(model.score, x, target, scale, options.noise_scale)
+
+
+def _contrastive(model: Learned, options: TrainingSettings, row: Array, draw: Array) -> Array:
+    return contrastive_loss(model.parts(row)[1], model.parts(draw)[1])
+
+
+def _joint(
+    model: Learned, options: TrainingSettings, row: Array, draw: Array, *noisy: Array
+) -> Array:
+    contrast = _contrastive(model, options, row, draw)
+    return contrast + options.disco_weight * _disco(model, options, *noisy)
+
+
+def _denoising(model: Learned, options: TrainingSettings, row: Array, noise: Array) -> Array:
+    scale = jnp.asarray(options.noise_scale, row.dtype)
+    return disco_loss(model.score, row + scale * noise, row, scale, options.noise_scale)
+
+
+def _multiscale(
+    model: Learned, options: TrainingSettings, row: Array, beside: tuple[Array, Array]
+) -> Array:
+    noise, scale = beside
+    return disco_loss(model.score, row + scale * noise, row, scale, options.noise_scale)
+
+
+def _diffusion(
+    model: Learned, options: TrainingSettings, row: Array, beside: tuple[Array, Array]
+) -> Array:
+    return diffusion_loss(model.score, row, *beside)
+
+
+def _implicit(model: Learned, options: TrainingSettings, row: Array, *_: Array) -> Array:
+    return implicit_loss(model.score, row)
+
+
+def _hutchinson(model: Learned, options: TrainingSettings, row: Array, probe: Array) -> Array:
+    return hutchinson_loss(model.score, row, probe)
+
+
+def _sliced(model: Learned, options: TrainingSettings, row: Array, direction: Array) -> Array:
+    return sliced_loss(model.score, row, direction)
+
+
+def _held_out(model: Learned, options: TrainingSettings, row: Array, noise: Array) -> Array:
+    return held_out_loss(model.score, row, noise, options.noise_scale)
+
+
+OBJECTIVES = {
+    "disco": Objective(_noisy_points, _disco, _normal, _held_out),
+    "disco_score": Objective(_noisy_points, _disco, _normal, _held_out),
+    "contrastive": Objective(
+        _beside(_reference_draws),
+        _contrastive,
+        _reference_draws,
+        _contrastive,
+        strict=True,
+        smooths=False,
+    ),
+    "joint": Objective(_both, _joint, _reference_draws, _contrastive, strict=True, smooths=False),
+    "denoising": Objective(_beside(_normal), _denoising, _normal, _held_out),
+    "multiscale": Objective(
+        _beside(_normal_and_level), _multiscale, _normal_and_level, _multiscale
+    ),
+    "diffusion": Objective(_beside(_normal_and_level), _diffusion, _normal_and_level, _diffusion),
+    "implicit": Objective(_plain, _implicit, _nothing, _implicit, smooths=False),
+    "hutchinson": Objective(_beside(_signs), _hutchinson, _nothing, _implicit, smooths=False),
+    "sliced": Objective(_beside(_normal), _sliced, _nothing, _implicit, smooths=False),
+}

@@ -1,0 +1,248 @@
+"""What can be said of a fit before it is trusted, judged by rows that it was not trained on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.stats import multivariate_normal
+
+from numpyro_disco._typing import Array
+from numpyro_disco.noise import geometric_noise_scales
+from numpyro_disco.posterior import row_posterior
+
+if TYPE_CHECKING:
+    from numpyro_disco.fitting import FitResult
+
+MAX_POINTS = 2000
+"""Rows and draws that are compared; more cost time and say little more."""
+MAX_CLUSTERS = 10
+NUM_LEVELS = 5
+NUM_RUNS = 8
+GOOD, LOOK, BAD = "good", "look", "bad"
+
+
+class Line(NamedTuple):
+    """One thing looked at."""
+
+    name: str
+    value: float
+    """The number that the verdict is about."""
+    verdict: str
+    """"good", "look" or "bad"."""
+    why: str
+    """What was compared, and what to do."""
+
+
+class Report(NamedTuple):
+    """The lines of `FitResult.report`, and what `plot_report` draws."""
+
+    lines: tuple[Line, ...]
+    draws: np.ndarray
+    """Draws of the learned density in the user's units, shape (n, D)."""
+    noise_scales: np.ndarray
+    """Noise levels, shape (L,); empty where what is learned is not smoothed."""
+    score_errors: np.ndarray
+    """RMS error of the score at each over the RMS of the exact score, shape (L,)."""
+
+    def __getitem__(self, name):  # type: ignore[override, no-untyped-def]
+        """A line by its name, or a field by its position."""
+        if isinstance(name, str):
+            return next(line for line in self.lines if line.name == name)
+        return tuple(self)[name]
+
+    def __str__(self) -> str:
+        """One line for each thing looked at."""
+        width = max(len(line.name) for line in self.lines)
+        return "\n".join(f"{line.verdict:5}{line.name:{width}}  {line.why}" for line in self.lines)
+
+
+def _verdict(value: float, good: float, look: float) -> str:
+    """By upper bounds; what is not a number is bad."""
+    return GOOD if value <= good else LOOK if value <= look else BAD
+
+
+def make_report(rng_key: Array, fit: FitResult) -> Report:
+    """Look at a fit from every side: see `FitResult.report`."""
+    density_key, draw_key, noise_key, pick_key = jax.random.split(rng_key, 4)
+    pick = np.random.default_rng(np.asarray(jax.random.key_data(pick_key)).ravel())
+    rows = fit._rows[pick.permutation(len(fit._rows))[:MAX_POINTS]]
+    held_out = fit._held_out[:MAX_POINTS]
+    draws = np.asarray(fit.distribution.sample(draw_key, (MAX_POINTS,)), np.float64)
+    lines = [_network(fit), *_density(density_key, fit, rows, held_out)]
+    noise_scales = score_errors = np.zeros(0)
+    if fit.distribution.noise_scale is not None:
+        lines.append(_smoothing(fit))
+        noise_scales, score_errors, own = _scores(noise_key, fit, held_out)
+        lines.append(_score_line(score_errors, own))
+    standardize = jax.jit(jax.vmap(fit._model.standardize))
+    lines.append(_masses(fit, held_out, np.asarray(standardize(jnp.asarray(draws)))))
+    lines.append(_tails(fit, held_out))
+    return Report(tuple(lines), draws, noise_scales, score_errors)
+
+
+def _network(fit: FitResult) -> Line:
+    """What training has added to where it started."""
+    kept = int(np.flatnonzero(fit.history.step == fit.best_step)[0])
+    gain = float(fit.history.held_out_loss[0] - fit.history.held_out_loss[kept])
+    error = float(fit.history.held_out_error[kept])
+    why = f"held-out loss {gain:.3g} +- {error:.2g} below that of the start (step {fit.best_step})"
+    if fit.best_step == 0:
+        return Line("network", 0.0, LOOK, "adds nothing that held-out rows confirm to its start")
+    return Line("network", gain, GOOD if gain > 2 * error else LOOK, why)
+
+
+def _density(
+    rng_key: Array, fit: FitResult, rows: np.ndarray, held_out: np.ndarray
+) -> tuple[Line, Line]:
+    """Held-out log density against a Gaussian's, and against that of rows trained on."""
+    normalized = fit.distribution.normalize(rng_key, num_runs=NUM_RUNS)
+    energy = fit._energy
+    log_density = jax.jit(jax.vmap(lambda z: -energy.standardized(z)))
+    log_z, error = (
+        float(np.asarray(number))
+        for number in (normalized.log_normalizer, normalized.log_normalizer_error)
+    )
+    of_held_out, of_rows = (
+        np.asarray(log_density(x), np.float64) - log_z for x in (held_out, rows)
+    )
+    everything = np.asarray(fit._rows, np.float64)
+    covariance = np.cov(everything, rowvar=False).reshape(2 * everything.shape[1:])
+    gaussian = multivariate_normal.logpdf(held_out, everything.mean(0), covariance)
+    gains = of_held_out - np.asarray(gaussian, np.float64)
+    gain = float(gains.mean())
+    noise = float(np.hypot(gains.std() / np.sqrt(len(gains)), error))
+    verdict = GOOD if gain > 2 * noise else LOOK if gain > -2 * noise else BAD
+    first = Line(
+        "log density",
+        float(of_held_out.mean()),
+        verdict,
+        f"{of_held_out.mean():.3f} nats a held-out row (standardised; log Z {log_z:.3f} +- "
+        f"{error:.2g}), {gain:+.3f} +- {noise:.2g} over the Gaussian of the rows"
+        + ("" if verdict == GOOD else "; a mixture reference, or fewer steps, may do better"),
+    )
+    gap = float(of_rows.mean() - of_held_out.mean())
+    spread = np.hypot(of_rows.std(), of_held_out.std()) / np.sqrt(len(held_out))
+    dimension = rows.shape[1]
+    second = Line(
+        "memory",
+        gap,
+        _verdict(gap, 2 * spread + 0.02 * dimension, 2 * spread + 0.1 * dimension),
+        f"rows trained on have {gap:+.3f} +- {spread:.2g} nats more than held-out ones; much more "
+        "means learned by heart: fewer steps, more smoothing, a smaller network",
+    )
+    return first, second
+
+
+def _smoothing(fit: FitResult) -> Line:
+    """By how much smoothing widens each column given the others, were the rows Gaussian."""
+    prior, model = fit.distribution, fit._model
+    basis = np.linalg.inv(np.asarray(model.whitener, np.float64))
+    noise = float(fit.settings.noise_scale or 0.0) * basis
+    covariance = basis @ np.cov(np.asarray(fit._rows, np.float64), rowvar=False) @ basis.T
+
+    def spread(covariance: np.ndarray) -> np.ndarray:
+        return 1 / np.sqrt(np.diagonal(np.linalg.inv(covariance)))
+
+    widening = spread(covariance + noise @ noise.T) / spread(covariance) - 1
+    worst = int(np.argmax(widening))
+    in_units = np.sqrt(np.diagonal(noise @ noise.T))
+    each = ", ".join(f"{n} {s:.3g}" for n, s in zip(prior.names, in_units, strict=True))
+    return Line(
+        "smoothing",
+        float(widening[worst]),
+        _verdict(float(widening[worst]), 0.1, 0.5),
+        f"by {each}, each in its own unit; {prior.names[worst]} given the others is at least "
+        f"{100 * widening[worst]:.2g} % wider for it",
+    )
+
+
+def _scores(
+    rng_key: Array, fit: FitResult, held_out: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Relative error of the score by noise level, and the mass of the posterior on one row.
+
+    Points are held-out rows with noise; the exact score is that of the smoothed training rows.
+    """
+    settings = fit.settings
+    sigma = float(settings.noise_scale or 0.0)
+    levels = geometric_noise_scales(sigma, settings.max_noise_scale, NUM_LEVELS)
+    rows, model = jnp.asarray(fit._rows), fit._model
+    posterior = jax.jit(row_posterior)
+
+    @jax.jit
+    def squares(points: Array, mean: Array) -> tuple[Array, Array]:
+        exact = (mean - points) / sigma**2
+        learned = jax.lax.map(model.score, points, batch_size=256)
+        return ((learned - exact) ** 2).sum(), (exact**2).sum()
+
+    errors = []
+    points = jnp.asarray(held_out)
+    for key, level in zip(jax.random.split(rng_key, NUM_LEVELS), levels, strict=True):
+        noisy = points + level * jax.random.normal(key, points.shape, points.dtype)
+        wrong, all_ = squares(noisy, posterior(key, noisy, rows, sigma).mean)
+        errors.append(float(jnp.sqrt(wrong / all_)))
+    # A row that was trained on, and noise: how much of the posterior is on that very row?
+    some = rows[: len(points)]
+    noise = jax.random.normal(rng_key, some.shape, some.dtype)
+    log_density = posterior(rng_key, some + sigma * noise, rows, sigma).log_density
+    dimension = rows.shape[1]
+    own = -0.5 * (noise**2).sum(-1) - 0.5 * dimension * np.log(2 * np.pi * sigma**2)
+    share = jnp.exp(own - jnp.log(len(rows)) - log_density).mean()
+    return levels, np.asarray(errors), float(share)
+
+
+def _score_line(errors: np.ndarray, own: float) -> Line:
+    worst = float(errors.max())
+    why = (
+        f"relative error {', '.join(f'{e:.2g}' for e in errors)} from the smallest to the largest "
+        f"noise; {100 * own:.2g} % of the posterior is on the row itself"
+    )
+    if own > 0.5:
+        # There is no telling apart what was not learned and what held-out rows do not share.
+        return Line("score", worst, LOOK, why + ": each row is alone, and the target is its own")
+    return Line("score", worst, _verdict(worst, 0.15, 0.5), why)
+
+
+def _masses(fit: FitResult, held_out: np.ndarray, draws: np.ndarray) -> Line:
+    """Shares of held-out rows and of draws in clusters of the rows."""
+    from sklearn.cluster import KMeans
+
+    count = int(np.clip(len(held_out) // 20, 2, MAX_CLUSTERS))
+    some = np.asarray(fit._rows[: 10 * MAX_POINTS], np.float64)
+    clusters = KMeans(count, n_init=1, random_state=0).fit(some)
+    of_rows, of_draws = (
+        np.bincount(clusters.predict(np.asarray(x, np.float64)), minlength=count) / len(x)
+        for x in (held_out, draws)
+    )
+    distance = 0.5 * float(np.abs(of_rows - of_draws).sum())
+    pooled = np.bincount(clusters.labels_, minlength=count) / len(some)
+    variance = pooled * (1 - pooled) * (1 / len(held_out) + 1 / len(draws))
+    chance = 0.5 * float(np.sqrt(2 / np.pi * variance).sum())
+    return Line(
+        "masses",
+        distance,
+        _verdict(distance, max(0.02, 2 * chance), max(0.05, 4 * chance)),
+        f"total variation {distance:.3f} between held-out rows and draws over {count} clusters "
+        f"({chance:.3f} by chance alone)",
+    )
+
+
+def _tails(fit: FitResult, held_out: np.ndarray) -> Line:
+    """Does the energy grow from the farthest row outward?"""
+    farthest = float(np.linalg.norm(fit._rows, axis=1).max())
+    directions = jnp.asarray(held_out[:256])
+    directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
+    radii = farthest * jnp.asarray([1.0, 1.5, 2.0, 4.0, 8.0])
+    energy = jax.jit(jax.vmap(jax.vmap(fit._energy.standardized)))
+    energies = np.asarray(energy(radii[None, :, None] * directions[:, None]))
+    falling = float(1 - (np.diff(energies, axis=1) > 0).all(axis=1).mean())
+    return Line(
+        "tails",
+        falling,
+        _verdict(falling, 0.0, 0.05),
+        f"the energy grows outward beyond the farthest row along {100 * (1 - falling):.3g} % of "
+        f"{len(directions)} rays",
+    )

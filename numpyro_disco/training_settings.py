@@ -1,0 +1,115 @@
+"""How a network is trained: the settings, checked when made."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from numpyro_disco._checks import check_count, check_positive
+from numpyro_disco.noise import geometric_noise_scales
+
+STEPS_PER_ROUND = 50
+"""Steps between two looks at the held-out rows; one compiled program makes them all."""
+OBJECTIVE_NAMES = (
+    "disco",
+    "contrastive",
+    "joint",
+    "disco_score",
+    "denoising",
+    "multiscale",
+    "diffusion",
+    "implicit",
+    "hutchinson",
+    "sliced",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How a network is trained; checked when made. Scales are in standardised units.
+
+    Attributes:
+        objective: "disco", the score of the smoothed rows at all noise levels; or "contrastive",
+            logistic regression of rows against draws of the reference, which smooths nothing and
+            sees the masses of modes, but only as far as the reference's draws reach; or "joint",
+            the sum of both, the first at work where the second's draws do not reach. The others
+            are there to be compared and taught: "denoising" at one noise level, "implicit" score
+            matching with the exact trace or ("hutchinson", "sliced") an estimate of it, and three
+            that learn no energy of the data: "multiscale" denoising (MDSM) and "diffusion" without
+            time, which average over noise levels, and "disco_score", whose network is a score.
+        noise_scale: sigma_0: the density that is learned is that of the data smoothed by it.
+        max_noise_scale: the largest noise that proposes points: how far out the score is learned.
+        num_noise_scales: geometric noise levels between the two.
+        target: "mean" of the posterior over rows, which has no sampling noise, or a "draw" from it.
+        disco_weight: of the DISCO loss beside the contrastive one, for "joint".
+        undo_smoothing: train with the reference smoothed like the rows, then put the reference
+            itself in its place: what smoothing does to both is undone. Helps as far as the
+            reference knows the shape.
+        num_steps: optimiser steps, rounded up to whole rounds of 50.
+        patience: steps without a lower held-out loss after which contrastive training stops.
+        batch_size: noisy points in a step.
+        reuse: how many steps see the same noisy point; the posterior over rows costs that much
+            less. The order and the company of points change every time.
+        learning_rate: Adam's, at the start of its cosine decay to zero.
+        ema_decay: of the running average of weights that is kept.
+        width: units of each hidden layer.
+        num_blocks: residual blocks of two layers each.
+        num_octaves: frequencies of the sine and cosine features; by default enough for waves of
+            about the length of noise_scale, and no more.
+        whiten: whether standardised units are those of decorrelated columns, so that smoothing is
+            shaped like the data (covariance noise_scale^2 times theirs; each column is smoothed
+            alike either way); or of each column alone.
+        held_out_fraction: share of the rows that are not trained on and judge the result.
+    """
+
+    objective: str = "disco"
+    noise_scale: float = 0.05
+    max_noise_scale: float = 2.0
+    num_noise_scales: int = 100
+    target: str = "mean"
+    disco_weight: float = 1.0
+    undo_smoothing: bool = False
+    num_steps: int = 3000
+    patience: int = 1000
+    batch_size: int = 1024
+    reuse: int = 4
+    learning_rate: float = 2e-3
+    ema_decay: float = 0.999
+    width: int = 128
+    num_blocks: int = 2
+    num_octaves: int | None = None
+    whiten: bool = True
+    held_out_fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        geometric_noise_scales(self.noise_scale, self.max_noise_scale, self.num_noise_scales)
+        if self.objective not in OBJECTIVE_NAMES:
+            raise ValueError(
+                f"Expected one of {OBJECTIVE_NAMES} for `objective`; got {self.objective!r}."
+            )
+        if self.target not in ("mean", "draw"):
+            raise ValueError(f"Expected 'mean' or 'draw' for `target`; got {self.target!r}.")
+        for name in ("num_steps", "patience", "batch_size", "reuse", "width", "num_blocks"):
+            check_count(getattr(self, name), name)
+        if self.num_octaves is not None:
+            check_count(self.num_octaves, "num_octaves", minimum=0)
+        for name in ("learning_rate", "disco_weight"):
+            check_positive(getattr(self, name), name)
+        for name in ("ema_decay", "held_out_fraction"):
+            if not 0 < check_positive(getattr(self, name), name) < 1:
+                raise ValueError(
+                    f"Expected a number between 0 and 1 for `{name}`; got {getattr(self, name)}."
+                )
+
+    @property
+    def octaves(self) -> int:
+        """Frequencies pi/4 times 1, 2, 4, ... up to about 1 / (2 noise_scale)."""
+        if self.num_octaves is not None:
+            return self.num_octaves
+        return max(1, 1 + round(np.log2(2 / (np.pi * self.noise_scale))))
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds of STEPS_PER_ROUND steps."""
+        return -(-self.num_steps // STEPS_PER_ROUND)

@@ -1,0 +1,130 @@
+"""The report of a fit: good fits look good, and each way of being bad is seen."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from statistics_tools import Mixture
+
+import numpyro_disco as disco
+
+TARGET = Mixture(
+    [0.3, 0.7], [[-2.0, 0.0], [1.5, 0.5]], [[[0.2, 0.1], [0.1, 0.2]], [[0.1, 0.0], [0.0, 0.3]]]
+)
+
+
+@pytest.fixture(scope="module")
+def fit():
+    rows = TARGET.draw(np.random.default_rng(0), 5000)
+    return disco.fit(
+        jax.random.key(0),
+        {"length": 100 * rows[:, 0], "width": rows[:, 1]},
+        reference="mixture",
+        max_components=2,
+        noise_scale=0.2,
+        num_steps=300,
+        width=32,
+        num_blocks=1,
+        batch_size=256,
+        progress_bar=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def report(fit):
+    return fit.report()
+
+
+NAMES = ["network", "log density", "memory", "smoothing", "score", "masses", "tails"]
+
+
+def test_a_good_fit_looks_good(fit, report):
+    assert [line.name for line in report.lines] == NAMES
+    verdicts = {line.name: line.verdict for line in report.lines}
+    assert "bad" not in verdicts.values()
+    assert {verdicts[name] for name in ("log density", "memory", "masses", "tails")} == {"good"}
+    assert report.draws.shape[1] == 2 and np.isfinite(report.draws).all()
+
+
+def test_lines_say_what_they_compare(fit, report):
+    text = str(report)
+    assert all(line.name in text and line.why in text for line in report.lines)
+    assert "length" in report["smoothing"].why
+    assert "total variation" in report["masses"].why
+    assert len(report.noise_scales) == len(report.score_errors) == 5
+    assert report.noise_scales[0] == pytest.approx(0.2)
+
+
+def test_log_density_is_that_of_the_smoothed_rows(fit, report):
+    """In standardised units, against the truth smoothed alike."""
+    model = fit._model
+    whitener = np.asarray(model.whitener, np.float64)
+    standard = Mixture(
+        TARGET.weights,
+        (TARGET.means * [100, 1] - np.asarray(model.loc)) @ whitener.T,
+        whitener @ (TARGET.covariances * np.outer([100, 1], [100, 1])) @ whitener.T,
+    )
+    truth = standard.smoothed(0.2).log_prob(fit._held_out).mean()
+    assert report["log density"].value == pytest.approx(truth, abs=0.05)
+
+
+def of_other_rows(fit, rows):
+    """The same fit, judged by rows from elsewhere."""
+    standardize = jax.vmap(fit._model.standardize)
+    held_out = np.asarray(standardize(np.float32(rows * [100, 1])))
+    return dataclasses.replace(fit, _held_out=held_out)
+
+
+def test_wrong_masses_are_seen(fit):
+    turned = Mixture([0.6, 0.4], TARGET.means, TARGET.covariances)
+    report = of_other_rows(fit, turned.draw(np.random.default_rng(1), 1000)).report()
+    assert report["masses"].verdict == "bad"
+    assert report["masses"].value == pytest.approx(0.3, abs=0.05)
+
+
+def test_a_wrong_density_is_seen(fit):
+    moved = TARGET.draw(np.random.default_rng(1), 1000) + [0.0, 2.5]
+    report = of_other_rows(fit, moved).report()
+    assert {report[name].verdict for name in ("log density", "memory", "masses")} == {"bad"}
+
+
+def test_an_energy_that_falls_outward_is_seen(fit):
+    class Falling(type(fit._model)):
+        def standardized(self, z):
+            return -(z @ z)
+
+    from numpyro_disco.report import _tails
+
+    assert _tails(fit, fit._held_out).verdict == "good"
+    broken = Falling(*(getattr(fit._model, f.name) for f in dataclasses.fields(fit._model)))
+    energy = fit.distribution._replace(energy_fn=broken)
+    line = _tails(dataclasses.replace(fit, _prior=energy, _model=broken), fit._held_out)
+    assert line.verdict == "bad" and line.value == 1.0
+
+
+def test_too_much_smoothing_is_seen():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(500, 1))
+    rows = np.concatenate([base, base + 0.05 * rng.normal(size=(500, 1))], axis=1)
+    small = {"width": 8, "num_blocks": 1, "num_steps": 1, "batch_size": 32, "progress_bar": False}
+    fit = disco.fit(jax.random.key(0), rows, noise_scale=0.2, whiten=False, **small)
+    report = fit.report()
+    assert report["smoothing"].verdict == "bad" and report["network"].verdict == "look"
+
+
+def test_a_contrast_has_no_smoothing_to_report():
+    rows = TARGET.draw(np.random.default_rng(0), 1000)
+    small = {"width": 8, "num_blocks": 1, "num_steps": 50, "batch_size": 32, "progress_bar": False}
+    fit = disco.fit(jax.random.key(0), rows, reference="mixture", objective="contrastive", **small)
+    report = fit.report(jax.random.key(1))
+    assert [line.name for line in report.lines] == [
+        n for n in NAMES if n not in ("smoothing", "score")
+    ]
+    assert report["log density"].verdict == "good" and len(report.noise_scales) == 0
+
+
+def test_plot_report(fit, report, tmp_path):
+    figure = fit.plot_report(report)
+    figure.savefig(tmp_path / "report.png")
+    assert (tmp_path / "report.png").stat().st_size > 10_000
