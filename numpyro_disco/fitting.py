@@ -18,9 +18,10 @@ from numpyro_disco.energies import Learned, LearnedEnergy, LearnedScore
 from numpyro_disco.mixtures import fit_reference
 from numpyro_disco.networks import EnergyNetwork, ScoreNetwork
 from numpyro_disco.objectives import OBJECTIVES
+from numpyro_disco.posterior import choose_noise_scale
 from numpyro_disco.reference import GaussianReference, MixtureReference, Reference
 from numpyro_disco.training import History, Run, train
-from numpyro_disco.training_settings import TrainingSettings
+from numpyro_disco.training_settings import CONTRASTS, TrainingSettings
 
 if TYPE_CHECKING:
     from numpyro_disco.report import Report
@@ -43,6 +44,8 @@ class FitResult:
             network did not improve on its start.
         components: mean held-out log density (of standardised rows) by number of components, for
             a reference that `fit` made a mixture; else empty.
+        noise_scales: mean held-out log density of the rows smoothed by each scale tried, if `fit`
+            was to choose `noise_scale`; else empty.
         interrupted: whether training stopped before `settings.num_steps`; `fit(..., resume=)` goes
             on from there.
     """
@@ -51,6 +54,7 @@ class FitResult:
     settings: TrainingSettings
     best_step: int
     components: dict[int, float]
+    noise_scales: dict[float, float]
     interrupted: bool
     _prior: EnergyDistribution | None = dataclasses.field(repr=False)
     _model: Learned = dataclasses.field(repr=False)
@@ -152,27 +156,29 @@ def fit(
     *,
     names: Any = None,
     reference: Reference | str | None = None,
-    max_components: int = 64,
+    max_components: int = 128,
     resume: FitResult | None = None,
     progress_bar: bool = True,
     **settings: Any,
 ) -> FitResult:
     """Learn the joint density of the columns of `data` as one energy.
 
-    Rows are standardised; a network is trained with the DISCO loss against the exact posterior
-    over all training rows; the weights that do best on held-out rows are kept. **What is learned
-    is the density of the data smoothed** by Gaussian noise of standard deviation `noise_scale`, in
-    units of each column's own: conditionals drawn later are asymptotically exact for that density,
-    up to what the network has not learned. Score matching sees the shape of modes well and their
-    relative masses hardly; compare draws with the data.
+    Rows are standardised; a network is trained on nine rows in ten, and the weights that do best on
+    the others are kept. There are two ways, and which is taken depends on `noise_scale`:
 
-    With `objective="contrastive"` it is the density of the rows themselves, as far as draws of the
-    reference reach: rows are told from these draws, which also sees the masses of modes. It does
-    best with `reference="mixture"`, which the network starts from and then only corrects.
+    - Without it, a Gaussian mixture is fitted as the reference, and the network learns to tell rows
+      from draws of it (`objective="contrastive"`). **What is learned is the density of the data**,
+      masses of modes and constant included, as far as draws of the reference reach. Held-out rows
+      judge every step, so the result is not worse than the mixture but by chance.
+    - With it, the network is trained with the DISCO loss against the exact posterior over all
+      training rows (`objective="disco"`), from the Gaussian that fits the data. **What is learned
+      is the density of the data smoothed** by Gaussian noise of standard deviation `noise_scale`,
+      in units of each column's own: conditionals drawn later are asymptotically exact for that
+      density, up to what the network has not learned. Score matching sees the shape of modes well
+      and their relative masses hardly; compare draws with the data.
 
-    The default reference is a Gaussian with the data's mean and `REFERENCE_WIDTH` times its
-    deviations, and training starts from the Gaussian that fits the data: with no step taken, that
-    is what is returned.
+    `objective` and `reference` may be chosen by themselves. `FitResult.report` says what came of
+    it.
 
     Args:
         rng_key: random key; the same key gives the same result on the same machine.
@@ -180,8 +186,9 @@ def fit(
             max(10, D + 2), no constant columns and no copies.
         names: D distinct names; by default those that `data` carries, or "0", "1", ...
         reference: "mixture", a Gaussian mixture fitted to the rows with as many components as
-            held-out rows ask for; or a reference of your own, in the user's units. Training then
-            starts from it. By default, or "gaussian", the Gaussian above.
+            held-out rows ask for, the default of a contrast; "gaussian", the default otherwise,
+            with the data's mean and `REFERENCE_WIDTH` times its deviations, where training starts
+            from the Gaussian that fits the data; or a reference of your own, in the user's units.
         max_components: most components of such a mixture.
         resume: a result of `fit` with the same key, data and settings, to go on from. Going on from
             an interrupted run ends where the uninterrupted one would have. A larger `num_steps`
@@ -213,10 +220,16 @@ def fit(
     if unknown:
         known = sorted(field.name for field in dataclasses.fields(TrainingSettings))
         raise ValueError(f"Unknown settings {sorted(unknown)}; `fit` takes {known}.")
+    given = {"objective", "noise_scale"} & set(settings)
     if resume is not None:
         settings = {**dataclasses.asdict(resume.settings), **settings}
+    elif not (given or isinstance(reference, Reference) or reference == "gaussian"):
+        settings["objective"] = "contrastive"
     options = TrainingSettings(**settings)
     dimension = table.shape[1]
+    if reference is None:
+        # A contrast sees no further than the reference's draws reach.
+        reference = "mixture" if options.objective in CONTRASTS else "gaussian"
     if isinstance(reference, str) and reference not in ("gaussian", "mixture"):
         raise ValueError(
             f"Expected a reference, 'gaussian' or 'mixture' for `reference`; got {reference!r}."
@@ -230,6 +243,12 @@ def fit(
     split_key, network_key, train_key = jax.random.split(rng_key, 3)
     units = _units(split_key, table, names, options)
     held_out, rows = (units.standardize(part) for part in (units.held_out, units.rows))
+    noise_scales: dict[float, float] = {}
+    if options.noise_scale is None:
+        chosen, noise_scales = choose_noise_scale(rows, held_out)
+        options = dataclasses.replace(options, noise_scale=chosen)
+    elif resume is not None:
+        noise_scales = resume.noise_scales
     linear: Array | None = None
     components: dict[int, float] = {}
     if isinstance(reference, Reference):
@@ -250,13 +269,14 @@ def fit(
     # Made before training, so that what is wrong with it is said before time is spent.
     prior = None
     if isinstance(model, LearnedEnergy):
+        smoothed = OBJECTIVES[options.objective].smooths and not options.undo_smoothing
         prior = EnergyDistribution(
             model,
             reference,
             names=names,
             loc=units.loc.astype(rows.dtype),
             scale=units.scale.astype(rows.dtype),
-            noise_scale=options.noise_scale if OBJECTIVES[options.objective].smooths else None,
+            noise_scale=options.noise_scale if smoothed else None,
         )
     # What must be the same for a run to be gone on with: all but the number of steps.
     arrays = [table, jax.random.key_data(rng_key), *jax.tree.leaves(standard)]
@@ -283,6 +303,7 @@ def fit(
         settings=options,
         best_step=run.best_step,
         components=components,
+        noise_scales=noise_scales,
         interrupted=interrupted,
         _prior=None if prior is None else prior._replace(energy_fn=model),
         _model=model,
@@ -328,7 +349,7 @@ def _units(
     dtype = jnp.result_type(float)
     # The energy takes points in the user's units: they must tell apart what the smoothing does.
     spacing = float(jnp.finfo(dtype).eps) * np.abs(train).max(axis=0) / scale
-    coarse = spacing > 0.1 * options.noise_scale
+    coarse = spacing > 0.1 * options.smallest_noise
     if coarse.any():
         raise ValueError(
             f"Expected columns of `data` that {dtype} can tell apart; "
@@ -341,7 +362,7 @@ def _units(
         correlation = np.atleast_2d(np.corrcoef(train, rowvar=False))
         values, vectors = np.linalg.eigh(correlation)
         # Directions that rounding, or hardly any variance, fills are not blown up to a deviation.
-        smallest = max(MIN_VARIANCE, (10 * spacing.max() / options.noise_scale) ** 2)
+        smallest = max(MIN_VARIANCE, (10 * spacing.max() / options.smallest_noise) ** 2)
         root = np.sqrt(np.maximum(values, smallest))
         # Of all roots of the inverse the symmetric one stays nearest to the columns.
         whitener = (vectors / root) @ vectors.T / scale
@@ -374,6 +395,7 @@ def _untrained(
         rngs=nnx.Rngs(rng_key),
     )
     graph, weights = nnx.split(network)
+    undo = options.undo_smoothing or options.objective == "joint"
     dtype = jnp.result_type(float)
     return (LearnedScore if scored else LearnedEnergy)(
         weights,
@@ -382,7 +404,7 @@ def _untrained(
         jnp.asarray(units.whitener, dtype),
         jnp.asarray(np.linalg.slogdet(units.whitener)[1], dtype),
         graph,
-        reference.smoothed(options.noise_scale) if options.undo_smoothing else None,
+        reference.smoothed(options.smallest_noise) if undo else None,
     )
 
 
@@ -396,7 +418,7 @@ def _gaussian_and_start(
     """
     dimension = rows.shape[1]
     covariance = np.cov(np.asarray(rows, np.float64), rowvar=False).reshape(dimension, dimension)
-    covariance = covariance + options.noise_scale**2 * np.eye(dimension)
+    covariance = covariance + options.smallest_noise**2 * np.eye(dimension)
     precision_factor = np.linalg.cholesky(np.linalg.inv(covariance)).T
     linear = np.sqrt(1 - REFERENCE_WIDTH**-2) * precision_factor
     reference = GaussianReference(np.zeros(dimension), REFERENCE_WIDTH**2 * covariance)

@@ -20,9 +20,11 @@ MAX_ROWS = 60_000
 """Rows that expectation-maximisation reads; more cost time and say little more."""
 RIDGE = 1e-6
 """What is added to each variance, as a share of it."""
-LEAST_VARIANCE = 1e-5
-"""The same for a component of a reference, in the units of the columns: given the others, no
-column is known better than its own square root of this, or single precision could not condition."""
+LEAST_VARIANCE = 2.0
+"""What is added to the variance of each column of a component, as a share of it, in roundings times
+columns: where columns are more nearly collinear, that precision could not condition on them."""
+KNOWN_ROWS = 4
+"""Rows to a column from which on a component's covariance is taken as it is."""
 WIDE_SHARE, WIDE = 0.01, 4.0
 """Share of a reference that is one component with the data's covariance, so many times wider."""
 
@@ -44,7 +46,8 @@ class Components(NamedTuple):
         """With more variance along the columns that basis @ x has, a share of what is there."""
         inverse = np.linalg.inv(basis)
         variances = np.einsum("ij,kjl,il->ki", basis, self.covariances, basis)
-        more = np.einsum("ij,kj,lj->kil", inverse, LEAST_VARIANCE * variances, inverse)
+        share = LEAST_VARIANCE * len(basis) * float(jnp.finfo(jnp.result_type(float)).eps)
+        more = np.einsum("ij,kj,lj->kil", inverse, share * variances, inverse)
         return self._replace(covariances=self.covariances + more)
 
 
@@ -62,10 +65,15 @@ def _fit_components(rows: np.ndarray, num_components: int) -> Components:
         # Stopped before the last digit is as good a start.
         warnings.simplefilter("ignore", ConvergenceWarning)
         mixture.fit(white)
+    # Of a few rows the shape is not known: such a component becomes round, and as large.
+    dimension = rows.shape[1]
+    known = np.minimum(1, mixture.weights_ * len(rows) / (KNOWN_ROWS * dimension))[:, None, None]
+    sizes = np.trace(mixture.covariances_, axis1=1, axis2=2)[:, None, None] / dimension
+    covariances = known * mixture.covariances_ + (1 - known) * sizes * np.eye(dimension)
     return Components(
         mixture.weights_,
         loc + mixture.means_ @ factor.T,
-        factor @ mixture.covariances_ @ factor.T + RIDGE * np.diag(rows.var(0)),
+        factor @ covariances @ factor.T + RIDGE * np.diag(rows.var(0)),
     )
 
 

@@ -62,7 +62,7 @@ def _random_rows(rng_key: Array, rows: Array, size: int) -> Array:
 
 def _levels(rng_key: Array, shape: tuple[int, ...], options: TrainingSettings) -> Array:
     scales = geometric_noise_scales(
-        options.noise_scale, options.max_noise_scale, options.num_noise_scales
+        options.smallest_noise, options.max_noise_scale, options.num_noise_scales
     )
     return jax.random.choice(rng_key, jnp.asarray(scales, jnp.result_type(float)), shape)
 
@@ -109,13 +109,13 @@ def _noisy_batch(
     chosen = _random_rows(row_key, rows, options.batch_size)
     noise = jax.random.normal(noise_key, chosen.shape, rows.dtype)
     points = chosen + proposal_scale[:, None] * noise
-    posterior = row_posterior(posterior_key, points, rows, options.noise_scale)
+    posterior = row_posterior(posterior_key, points, rows, options.smallest_noise)
     target = posterior.mean if options.target == "mean" else posterior.draw
     return points, target, proposal_scale
 
 
 def _both(rng_key: Array, rows: Array, model: Learned, options: TrainingSettings) -> Source:
-    """Rows beside draws of the reference, and noisy points with their targets."""
+    """Rows beside draws of the reference; and noisy points with their targets."""
     contrast_key, noisy_key = jax.random.split(rng_key)
     pair_of, pairs = _beside(_reference_draws)(contrast_key, rows, model, options)
     points_of, points = _noisy_points(noisy_key, rows, model, options)
@@ -166,7 +166,7 @@ def _nothing(
 def _disco(
     model: Learned, options: TrainingSettings, x: Array, target: Array, scale: Array
 ) -> Array:
-    return disco_loss(model.score, x, target, scale, options.noise_scale)
+    return disco_loss(model.score, x, target, scale, options.smallest_noise)
 
 
 def _contrastive(model: Learned, options: TrainingSettings, row: Array, draw: Array) -> Array:
@@ -176,20 +176,21 @@ def _contrastive(model: Learned, options: TrainingSettings, row: Array, draw: Ar
 def _joint(
     model: Learned, options: TrainingSettings, row: Array, draw: Array, *noisy: Array
 ) -> Array:
+    # Smoothing hardly changes the ratio of densities that one network is here taken to be of both.
     contrast = _contrastive(model, options, row, draw)
     return contrast + options.disco_weight * _disco(model, options, *noisy)
 
 
 def _denoising(model: Learned, options: TrainingSettings, row: Array, noise: Array) -> Array:
-    scale = jnp.asarray(options.noise_scale, row.dtype)
-    return disco_loss(model.score, row + scale * noise, row, scale, options.noise_scale)
+    scale = jnp.asarray(options.smallest_noise, row.dtype)
+    return disco_loss(model.score, row + scale * noise, row, scale, options.smallest_noise)
 
 
 def _multiscale(
     model: Learned, options: TrainingSettings, row: Array, beside: tuple[Array, Array]
 ) -> Array:
     noise, scale = beside
-    return disco_loss(model.score, row + scale * noise, row, scale, options.noise_scale)
+    return disco_loss(model.score, row + scale * noise, row, scale, options.smallest_noise)
 
 
 def _diffusion(
@@ -211,7 +212,7 @@ def _sliced(model: Learned, options: TrainingSettings, row: Array, direction: Ar
 
 
 def _held_out(model: Learned, options: TrainingSettings, row: Array, noise: Array) -> Array:
-    return held_out_loss(model.score, row, noise, options.noise_scale)
+    return held_out_loss(model.score, row, noise, options.smallest_noise)
 
 
 OBJECTIVES = {

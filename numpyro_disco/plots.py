@@ -87,7 +87,8 @@ def plot_report(fit: FitResult, report: Report) -> Any:
     for (i, j), axis in np.ndenumerate(grid):
         if i == j:
             both = np.concatenate([rows[:, i], report.draws[:, i]])
-            bins = np.linspace(*np.quantile(both, [0.001, 0.999]), 41)
+            low, high = np.quantile(both, [0.001, 0.999])
+            bins = np.linspace(low, high, 41)
             axis.hist(rows[:, i], bins, density=True, alpha=0.5, label="held-out rows")
             axis.hist(report.draws[:, i], bins, density=True, histtype="step", label="draws")
         else:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.scipy.stats import multivariate_normal
 
 from numpyro_disco._typing import Array
+from numpyro_disco.energies import Learned, LearnedEnergy
 from numpyro_disco.noise import geometric_noise_scales
 from numpyro_disco.posterior import row_posterior
 
@@ -64,6 +65,24 @@ def _verdict(value: float, good: float, look: float) -> str:
     return GOOD if value <= good else LOOK if value <= look else BAD
 
 
+# The model is an argument of what is compiled: its weights are no constants of the program.
+
+
+@jax.jit
+def _energies(energy: LearnedEnergy, points: Array) -> Array:
+    return jax.vmap(energy.standardized)(points)
+
+
+@jax.jit
+def _standardize(model: Learned, points: Array) -> Array:
+    return jax.vmap(model.standardize)(points)
+
+
+@jax.jit
+def _learned_scores(model: Learned, points: Array) -> Array:
+    return jax.lax.map(model.score, points, batch_size=min(256, len(points)))
+
+
 def make_report(rng_key: Array, fit: FitResult) -> Report:
     """Look at a fit from every side: see `FitResult.report`."""
     density_key, draw_key, noise_key, pick_key = jax.random.split(rng_key, 4)
@@ -77,8 +96,7 @@ def make_report(rng_key: Array, fit: FitResult) -> Report:
         lines.append(_smoothing(fit))
         noise_scales, score_errors, own = _scores(noise_key, fit, held_out)
         lines.append(_score_line(score_errors, own))
-    standardize = jax.jit(jax.vmap(fit._model.standardize))
-    lines.append(_masses(fit, held_out, np.asarray(standardize(jnp.asarray(draws)))))
+    lines.append(_masses(fit, held_out, np.asarray(_standardize(fit._model, jnp.asarray(draws)))))
     lines.append(_tails(fit, held_out))
     return Report(tuple(lines), draws, noise_scales, score_errors)
 
@@ -99,14 +117,12 @@ def _density(
 ) -> tuple[Line, Line]:
     """Held-out log density against a Gaussian's, and against that of rows trained on."""
     normalized = fit.distribution.normalize(rng_key, num_runs=NUM_RUNS)
-    energy = fit._energy
-    log_density = jax.jit(jax.vmap(lambda z: -energy.standardized(z)))
     log_z, error = (
         float(np.asarray(number))
         for number in (normalized.log_normalizer, normalized.log_normalizer_error)
     )
     of_held_out, of_rows = (
-        np.asarray(log_density(x), np.float64) - log_z for x in (held_out, rows)
+        -np.asarray(_energies(fit._energy, x), np.float64) - log_z for x in (held_out, rows)
     )
     everything = np.asarray(fit._rows, np.float64)
     covariance = np.cov(everything, rowvar=False).reshape(2 * everything.shape[1:])
@@ -140,7 +156,7 @@ def _smoothing(fit: FitResult) -> Line:
     """By how much smoothing widens each column given the others, were the rows Gaussian."""
     prior, model = fit.distribution, fit._model
     basis = np.linalg.inv(np.asarray(model.whitener, np.float64))
-    noise = float(fit.settings.noise_scale or 0.0) * basis
+    noise = fit.settings.smallest_noise * basis
     covariance = basis @ np.cov(np.asarray(fit._rows, np.float64), rowvar=False) @ basis.T
 
     def spread(covariance: np.ndarray) -> np.ndarray:
@@ -149,13 +165,19 @@ def _smoothing(fit: FitResult) -> Line:
     widening = spread(covariance + noise @ noise.T) / spread(covariance) - 1
     worst = int(np.argmax(widening))
     in_units = np.sqrt(np.diagonal(noise @ noise.T))
+    chosen = ""
+    if fit.noise_scales:
+        chosen = (
+            f"; of {len(fit.noise_scales)} scales, {fit.settings.smallest_noise:.2g} deviations "
+            "gave held-out rows the highest density of the smoothed rows"
+        )
     each = ", ".join(f"{n} {s:.3g}" for n, s in zip(prior.names, in_units, strict=True))
     return Line(
         "smoothing",
         float(widening[worst]),
         _verdict(float(widening[worst]), 0.1, 0.5),
         f"by {each}, each in its own unit; {prior.names[worst]} given the others is at least "
-        f"{100 * widening[worst]:.2g} % wider for it",
+        f"{100 * widening[worst]:.2g} % wider for it" + chosen,
     )
 
 
@@ -167,23 +189,17 @@ def _scores(
     Points are held-out rows with noise; the exact score is that of the smoothed training rows.
     """
     settings = fit.settings
-    sigma = float(settings.noise_scale or 0.0)
+    sigma = settings.smallest_noise
     levels = geometric_noise_scales(sigma, settings.max_noise_scale, NUM_LEVELS)
-    rows, model = jnp.asarray(fit._rows), fit._model
+    rows = jnp.asarray(fit._rows)
     posterior = jax.jit(row_posterior)
-
-    @jax.jit
-    def squares(points: Array, mean: Array) -> tuple[Array, Array]:
-        exact = (mean - points) / sigma**2
-        learned = jax.lax.map(model.score, points, batch_size=256)
-        return ((learned - exact) ** 2).sum(), (exact**2).sum()
-
     errors = []
     points = jnp.asarray(held_out)
     for key, level in zip(jax.random.split(rng_key, NUM_LEVELS), levels, strict=True):
         noisy = points + level * jax.random.normal(key, points.shape, points.dtype)
-        wrong, all_ = squares(noisy, posterior(key, noisy, rows, sigma).mean)
-        errors.append(float(jnp.sqrt(wrong / all_)))
+        exact = (posterior(key, noisy, rows, sigma).mean - noisy) / sigma**2
+        wrong = _learned_scores(fit._model, noisy) - exact
+        errors.append(float(jnp.sqrt((wrong**2).sum() / (exact**2).sum())))
     # A row that was trained on, and noise: how much of the posterior is on that very row?
     some = rows[: len(points)]
     noise = jax.random.normal(rng_key, some.shape, some.dtype)
@@ -236,8 +252,9 @@ def _tails(fit: FitResult, held_out: np.ndarray) -> Line:
     directions = jnp.asarray(held_out[:256])
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
     radii = farthest * jnp.asarray([1.0, 1.5, 2.0, 4.0, 8.0])
-    energy = jax.jit(jax.vmap(jax.vmap(fit._energy.standardized)))
-    energies = np.asarray(energy(radii[None, :, None] * directions[:, None]))
+    points = radii[None, :, None] * directions[:, None]
+    energies = np.asarray(_energies(fit._energy, points.reshape(-1, points.shape[-1])))
+    energies = energies.reshape(points.shape[:2])
     falling = float(1 - (np.diff(energies, axis=1) > 0).all(axis=1).mean())
     return Line(
         "tails",

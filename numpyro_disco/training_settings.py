@@ -8,6 +8,7 @@ import numpy as np
 
 from numpyro_disco._checks import check_count, check_positive
 from numpyro_disco.noise import geometric_noise_scales
+from numpyro_disco.posterior import TRIED_SCALES
 
 STEPS_PER_ROUND = 50
 """Steps between two looks at the held-out rows; one compiled program makes them all."""
@@ -23,6 +24,8 @@ OBJECTIVE_NAMES = (
     "hutchinson",
     "sliced",
 )
+CONTRASTS = ("contrastive", "joint")
+"""Those that tell rows from draws of the reference, which should be close to them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,19 +36,22 @@ class TrainingSettings:
         objective: "disco", the score of the smoothed rows at all noise levels; or "contrastive",
             logistic regression of rows against draws of the reference, which smooths nothing and
             sees the masses of modes, but only as far as the reference's draws reach; or "joint",
-            the sum of both, the first at work where the second's draws do not reach. The others
-            are there to be compared and taught: "denoising" at one noise level, "implicit" score
-            matching with the exact trace or ("hutchinson", "sliced") an estimate of it, and three
-            that learn no energy of the data: "multiscale" denoising (MDSM) and "diffusion" without
-            time, which average over noise levels, and "disco_score", whose network is a score.
-        noise_scale: sigma_0: the density that is learned is that of the data smoothed by it.
+            their sum, DISCO at work on the reference smoothed like the rows and where its draws do
+            not reach. The others are there to be compared and taught: "denoising" at one noise
+            level, "implicit" score matching with the exact trace or ("hutchinson", "sliced") an
+            estimate of it, and three that learn no energy of the data: "multiscale" denoising
+            (MDSM) and "diffusion" without time, which average over noise levels, and
+            "disco_score", whose network is a score. `fit` takes "contrastive" if neither this nor
+            a noise scale is given.
+        noise_scale: sigma_0: the density that is learned is that of the data smoothed by it. None
+            lets held-out rows choose, see `numpyro_disco.posterior.choose_noise_scale`.
         max_noise_scale: the largest noise that proposes points: how far out the score is learned.
         num_noise_scales: geometric noise levels between the two.
         target: "mean" of the posterior over rows, which has no sampling noise, or a "draw" from it.
         disco_weight: of the DISCO loss beside the contrastive one, for "joint".
-        undo_smoothing: train with the reference smoothed like the rows, then put the reference
-            itself in its place: what smoothing does to both is undone. Helps as far as the
-            reference knows the shape.
+        undo_smoothing: train the score with the reference smoothed like the rows, then put the
+            reference itself in its place: what smoothing does to both is undone. Helps as far as
+            the reference knows the shape. Always so for "joint".
         num_steps: optimiser steps, rounded up to whole rounds of 50.
         patience: steps without a lower held-out loss after which contrastive training stops.
         batch_size: noisy points in a step.
@@ -56,7 +62,8 @@ class TrainingSettings:
         width: units of each hidden layer.
         num_blocks: residual blocks of two layers each.
         num_octaves: frequencies of the sine and cosine features; by default enough for waves of
-            about the length of noise_scale, and no more.
+            about the length of noise_scale, and no more; for a contrast two less, as the reference
+            holds the fine structure.
         whiten: whether standardised units are those of decorrelated columns, so that smoothing is
             shaped like the data (covariance noise_scale^2 times theirs; each column is smoothed
             alike either way); or of each column alone.
@@ -64,11 +71,11 @@ class TrainingSettings:
     """
 
     objective: str = "disco"
-    noise_scale: float = 0.05
+    noise_scale: float | None = 0.05
     max_noise_scale: float = 2.0
     num_noise_scales: int = 100
     target: str = "mean"
-    disco_weight: float = 1.0
+    disco_weight: float = 0.01
     undo_smoothing: bool = False
     num_steps: int = 3000
     patience: int = 1000
@@ -83,7 +90,7 @@ class TrainingSettings:
     held_out_fraction: float = 0.1
 
     def __post_init__(self) -> None:
-        geometric_noise_scales(self.noise_scale, self.max_noise_scale, self.num_noise_scales)
+        geometric_noise_scales(self.smallest_noise, self.max_noise_scale, self.num_noise_scales)
         if self.objective not in OBJECTIVE_NAMES:
             raise ValueError(
                 f"Expected one of {OBJECTIVE_NAMES} for `objective`; got {self.objective!r}."
@@ -103,11 +110,17 @@ class TrainingSettings:
                 )
 
     @property
+    def smallest_noise(self) -> float:
+        """sigma_0, once it is known; until then the least that could be chosen."""
+        return TRIED_SCALES[0] if self.noise_scale is None else self.noise_scale
+
+    @property
     def octaves(self) -> int:
         """Frequencies pi/4 times 1, 2, 4, ... up to about 1 / (2 noise_scale)."""
         if self.num_octaves is not None:
             return self.num_octaves
-        return max(1, 1 + round(np.log2(2 / (np.pi * self.noise_scale))))
+        fewer = 2 if self.objective in CONTRASTS else 0
+        return max(1, 1 - fewer + round(np.log2(2 / (np.pi * self.smallest_noise))))
 
     @property
     def num_rounds(self) -> int:

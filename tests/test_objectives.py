@@ -31,6 +31,7 @@ def test_objective_trains(rows, objective):
         jax.random.key(0),
         rows,
         objective=objective,
+        reference="gaussian",
         noise_scale=NOISE_SCALE,
         num_steps=300,
         learning_rate=3e-3,

@@ -35,6 +35,7 @@ def quick_fit(reference=None):
         rows,
         names=NAMES,
         reference=reference,
+        noise_scale=0.05,
         num_steps=50,
         width=16,
         num_blocks=1,

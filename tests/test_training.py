@@ -22,7 +22,14 @@ TARGET = Mixture(
     [[[0.06, 0.03], [0.03, 0.05]], [[0.04, -0.03], [-0.03, 0.08]], [[0.12, 0.02], [0.02, 0.04]]],
 )
 NOISE_SCALE = 0.3
-SMALL = {"width": 16, "num_blocks": 1, "num_steps": 150, "batch_size": 64, "progress_bar": False}
+SMALL = {
+    "noise_scale": 0.05,
+    "width": 16,
+    "num_blocks": 1,
+    "num_steps": 150,
+    "batch_size": 64,
+    "progress_bar": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +223,18 @@ def test_where_no_step_helps_the_gaussian_start_is_kept():
     np.testing.assert_allclose(fit.distribution.score(noise[:20]) * unit, score, atol=1e-4)
 
 
+def test_noise_scale_chosen_by_held_out_rows(few):
+    fit = disco.fit(jax.random.key(0), few, **{**SMALL, "noise_scale": None})
+    chosen = fit.settings.noise_scale
+    assert fit.noise_scales[chosen] == max(fit.noise_scales.values())
+    assert fit.distribution.noise_scale == pytest.approx(chosen)
+    given = disco.fit(jax.random.key(0), few, **{**SMALL, "noise_scale": chosen})
+    for a, b in zip(weights_of(fit), weights_of(given), strict=True):
+        np.testing.assert_array_equal(a, b)
+    more = disco.fit(jax.random.key(0), few, resume=fit, num_steps=200, progress_bar=False)
+    assert more.settings.noise_scale == chosen and more.noise_scales == fit.noise_scales
+
+
 def test_draw_target_trains_too(few):
     settings = {**SMALL, "noise_scale": 0.3, "learning_rate": 5e-3}
     history = disco.fit(jax.random.key(0), few, target="draw", **settings).history
@@ -232,6 +251,18 @@ def test_names_put_columns_in_order_or_rename_them(few):
     assert renamed.names == ("c", "d") and renamed.loc[1] > 90
     with pytest.raises(ValueError, match=r"which share \['a'\]"):
         disco.fit(jax.random.key(0), table, names=("c", "a"), **settings)
+
+
+def test_what_is_learned_by_default(few):
+    settings = {key: value for key, value in SMALL.items() if key != "noise_scale"}
+    fit = disco.fit(jax.random.key(0), few, max_components=2, **settings)
+    assert fit.settings.objective == "contrastive" and list(fit.components) == [1, 2]
+    assert isinstance(fit.distribution.reference, disco.MixtureReference)
+    assert fit.distribution.noise_scale is None
+    again = disco.fit(jax.random.key(0), few, resume=fit, max_components=2, progress_bar=False)
+    assert again.components == fit.components
+    given = disco.fit(jax.random.key(0), few, reference="gaussian", **settings)
+    assert given.settings.objective == "disco"
 
 
 def test_reference_of_ones_own(few):
