@@ -80,7 +80,7 @@ class TrainingSettings:
     num_steps: int = 3000
     patience: int = 1000
     batch_size: int = 1024
-    reuse: int = 4
+    reuse: int = 16
     learning_rate: float = 2e-3
     ema_decay: float = 0.999
     width: int = 128

