@@ -73,7 +73,7 @@ def row_posterior(
     rows: Array,
     noise_scale: float | Array,
     *,
-    chunk_size: int = 512,
+    chunk_size: int = 2048,
 ) -> RowPosterior:
     """The exact posterior over all training rows behind each point.
 
