@@ -8,6 +8,8 @@ import numpyro_disco as disco
 from numpyro_disco.objectives import OBJECTIVES
 from numpyro_disco.training_settings import OBJECTIVE_NAMES
 
+pytestmark = pytest.mark.training
+
 SMALL = {"width": 32, "num_blocks": 1, "batch_size": 256, "progress_bar": False}
 NOISE_SCALE = 0.4
 # Those that learn no score of the data, and what their loss then is.

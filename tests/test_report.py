@@ -9,6 +9,8 @@ from statistics_tools import Mixture
 
 import numpyro_disco as disco
 
+pytestmark = pytest.mark.training
+
 TARGET = Mixture(
     [0.3, 0.7], [[-2.0, 0.0], [1.5, 0.5]], [[[0.2, 0.1], [0.1, 0.2]], [[0.1, 0.0], [0.0, 0.3]]]
 )
