@@ -255,10 +255,14 @@ def fit(
         standard = reference.affine(units.whitener, -units.whitener @ units.loc)
     elif reference == "mixture" and resume is not None:
         standard, components = resume._model.reference, resume.components
-        reference = resume.distribution._reference
+        reference = standard if resume._prior is None else resume._prior._reference
     elif reference == "mixture":
         mixture, components = fit_reference(
-            rows, held_out, max_components=max_components, basis=units.basis
+            rows,
+            held_out,
+            max_components=max_components,
+            basis=units.basis,
+            progress_bar=progress_bar,
         )
         standard = MixtureReference(*mixture)
         reference = MixtureReference(*mixture.moved(units.basis, units.loc))

@@ -6,11 +6,13 @@ References:
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from tqdm.auto import tqdm
 
 from numpyro_disco.reference import MixtureReference
 
@@ -89,6 +91,7 @@ def fit_reference(
     *,
     max_components: int,
     basis: np.ndarray | None = None,
+    progress_bar: bool = False,
 ) -> tuple[Components, dict[int, float]]:
     """A mixture with as many components as held-out rows ask for: 1, 2, 4, ...
 
@@ -101,6 +104,7 @@ def fit_reference(
         max_components: most components.
         basis: the matrix that takes rows to the units of the columns, in which single precision
             has to do; by default they are in these.
+        progress_bar: show the numbers of components tried with tqdm.
 
     Returns:
         The mixture, in the rows' units, and the mean held-out log density by components tried.
@@ -113,23 +117,27 @@ def fit_reference(
     best: Components | None = None
     log_densities: np.ndarray = np.zeros(0)
     tried: dict[int, float] = {}
-    count = 1
     # Two rows for each mean at the very least, but always one component.
-    while count <= max_components and (count == 1 or 2 * count * rows.shape[1] <= len(rows)):
-        weights, means, covariances = _fit_components(rows, count)
-        mixture = Components(
-            np.append((1 - WIDE_SHARE) * weights, WIDE_SHARE),
-            np.concatenate([means, rows.mean(0)[None]]),
-            np.concatenate([covariances, wide[None]]),
-        ).regular_in(basis)
-        found = np.asarray(MixtureReference(*mixture).log_prob(jnp.asarray(held_out)), np.float64)
-        tried[count] = float(found.mean())
-        if best is not None:
-            gain = found - log_densities
-            if not gain.mean() > gain.std() / np.sqrt(len(gain)):
-                break
-        best, log_densities = mixture, found
-        count *= 2
+    most = max(1, min(max_components, len(rows) // (2 * rows.shape[1])))
+    counts = [2**k for k in range(most.bit_length())]
+    hidden = not progress_bar or "CI" in os.environ
+    with tqdm(counts, desc="mixture", disable=hidden) as bar:
+        for count in bar:
+            bar.set_postfix(components=count)
+            weights, means, covariances = _fit_components(rows, count)
+            mixture = Components(
+                np.append((1 - WIDE_SHARE) * weights, WIDE_SHARE),
+                np.concatenate([means, rows.mean(0)[None]]),
+                np.concatenate([covariances, wide[None]]),
+            ).regular_in(basis)
+            reference = MixtureReference(*mixture)
+            found = np.asarray(reference.log_prob(jnp.asarray(held_out)), np.float64)
+            tried[count] = float(found.mean())
+            if best is not None:
+                gain = found - log_densities
+                if not gain.mean() > gain.std() / np.sqrt(len(gain)):
+                    break
+            best, log_densities = mixture, found
     assert best is not None
     return best, tried
 
