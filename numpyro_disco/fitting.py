@@ -104,7 +104,9 @@ class FitResult:
         - masses: shares of held-out rows and of draws in clusters of the rows;
         - tails: whether the energy grows beyond the farthest row.
 
-        Smoothing and score are there only if what was learned is smoothed.
+        Smoothing and score are there only if what was learned is smoothed. The held-out rows are
+        those that chose the step that is kept (and the number of components), which flatters their
+        log density a little; rows that `fit` never saw are the stricter judge.
 
         Args:
             rng_key: random key; a fixed one by default.
