@@ -61,7 +61,9 @@ def disco_loss(
 
 
 def diffusion_loss(score_fn: ScoreFn, row: Array, noise: Array, proposal_scale: Array) -> Array:
-    r"""Denoising at all noise levels by a score that is not told which: |eps + sigma(t) s|^2 / D.
+    r"""Denoising at all noise levels by a score that is not told which.
+
+    .. math:: L = |\epsilon + \sigma(t) s(x + \sigma(t) \epsilon)|^2 / D
 
     It learns the average over noise levels of grad log p_t(x), each level weighted by
     sigma(t)^2 p_t(x): neither the score of p_0 nor of any p_t.
@@ -82,7 +84,9 @@ def diffusion_loss(score_fn: ScoreFn, row: Array, noise: Array, proposal_scale: 
 
 
 def implicit_loss(score_fn: ScoreFn, x: Array) -> Array:
-    r"""Implicit score matching at a row: (|s|^2 / 2 + tr ds/dx) / D, with the exact trace.
+    r"""Implicit score matching at a row, with the exact trace.
+
+    .. math:: L = (|s|^2 / 2 + \operatorname{tr} \partial s / \partial x) / D
 
     Its minimiser is the score of the rows' own density, smoothed by nothing; it costs D
     derivatives of the score. Of finitely many rows it has no minimum: a score that is steep
@@ -126,7 +130,7 @@ def hutchinson_loss(score_fn: ScoreFn, x: Array, probe: Array) -> Array:
 def sliced_loss(score_fn: ScoreFn, x: Array, direction: Array) -> Array:
     """Sliced score matching: (v . s)^2 / 2 + v . (ds/dx) v along one random direction.
 
-    The same minimiser as `implicit_loss`; noisier than `hutchinson_loss`, which knows |s|^2.
+    The same minimiser as `implicit_loss`; noisier than `hutchinson_loss`, which knows the square.
 
     Args:
         score_fn: s.
