@@ -384,9 +384,11 @@ def _untrained(
     options: TrainingSettings,
 ) -> Learned:
     """The network with its first weights, and all that stands beside it."""
-    num_local = 0
+    num_local, num_octaves = 0, options.octaves
     if isinstance(reference, MixtureReference):
         num_local = len(units.loc) + reference.means.shape[0]
+        if options.num_octaves is None and options.objective in CONTRASTS:
+            num_octaves = 1
     scored = options.objective == "disco_score"
     if scored and linear is not None:
         # The score of the energy |A z|^2 / 2.
@@ -395,7 +397,7 @@ def _untrained(
         len(units.loc),
         width=options.width,
         num_blocks=options.num_blocks,
-        num_octaves=options.octaves,
+        num_octaves=num_octaves,
         num_local=num_local,
         linear=linear,
         rngs=nnx.Rngs(rng_key),

@@ -62,8 +62,8 @@ class TrainingSettings:
         width: units of each hidden layer.
         num_blocks: residual blocks of two layers each.
         num_octaves: frequencies of the sine and cosine features; by default enough for waves of
-            about the length of noise_scale, and no more; one for a contrast, where the reference
-            holds the fine structure and waves would be learned by heart.
+            about the length of noise_scale, and no more; one for a contrast with a mixture, which
+            holds the fine structure, and where waves would be learned by heart.
         whiten: whether standardised units are those of decorrelated columns, so that smoothing is
             shaped like the data (covariance noise_scale^2 times theirs; each column is smoothed
             alike either way); or of each column alone.
@@ -119,8 +119,6 @@ class TrainingSettings:
         """Frequencies pi/4 times 1, 2, 4, ... up to about 1 / (2 noise_scale)."""
         if self.num_octaves is not None:
             return self.num_octaves
-        if self.objective in CONTRASTS:
-            return 1
         return max(1, 1 + round(np.log2(2 / (np.pi * self.smallest_noise))))
 
     @property

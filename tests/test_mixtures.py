@@ -9,7 +9,7 @@ from sklearn.datasets import load_breast_cancer, load_wine
 from statistics_tools import Mixture
 
 import numpyro_disco as disco
-from numpyro_disco import mixtures, training
+from numpyro_disco import mixtures, objectives
 from numpyro_disco.losses import contrastive_loss
 from numpyro_disco.mixtures import WIDE_SHARE
 
@@ -118,7 +118,7 @@ def masses(prior, rows):
     return np.log(total), np.bincount(mode.ravel(), density.ravel(), 3) * cell / total
 
 
-SETTINGS = {"width": 32, "num_blocks": 1, "num_steps": 1000, "progress_bar": False}
+SETTINGS = {"width": 32, "num_blocks": 1, "num_steps": 2000, "progress_bar": False}
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,9 @@ def rows():
 @pytest.mark.training
 def test_contrastive_learning_sees_masses_and_the_constant(rows):
     """From one wide Gaussian, which knows nothing of modes: total variation at most 0.02."""
-    fit = disco.fit(jax.random.key(0), rows, objective="contrastive", **SETTINGS)
+    fit = disco.fit(
+        jax.random.key(0), rows, objective="contrastive", reference="gaussian", **SETTINGS
+    )
     log_total, shares = masses(fit.distribution, rows)
     error = 0.5 * np.abs(shares - TARGET.weights).sum()
     print(f"contrastive: log Z {log_total:+.3f}, modes {shares.round(3)}, off by {error:.4f}")
@@ -140,10 +142,12 @@ def test_contrastive_learning_sees_masses_and_the_constant(rows):
 
 @pytest.mark.training
 def test_contrastive_learning_the_wrong_way_round_fails(rows, monkeypatch):
-    monkeypatch.setattr(training, "contrastive_loss", flipped_contrastive_loss)
+    monkeypatch.setattr(objectives, "contrastive_loss", flipped_contrastive_loss)
     # Other settings than above, or the program that was compiled there would be found again.
     settings = SETTINGS | {"num_steps": 200, "held_out_fraction": 0.2}
-    fit = disco.fit(jax.random.key(0), rows, objective="contrastive", **settings)
+    fit = disco.fit(
+        jax.random.key(0), rows, objective="contrastive", reference="gaussian", **settings
+    )
     _, shares = masses(fit.distribution, rows)
     assert 0.5 * np.abs(shares - TARGET.weights).sum() > 0.02
 
