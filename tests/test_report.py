@@ -8,6 +8,8 @@ import pytest
 from statistics_tools import Mixture
 
 import numpyro_disco as disco
+from numpyro_disco.energies import LearnedEnergy, _pytree
+from numpyro_disco.report import _tails
 
 pytestmark = pytest.mark.training
 
@@ -91,17 +93,20 @@ def test_a_wrong_density_is_seen(fit):
     assert {report[name].verdict for name in ("log density", "memory", "masses")} == {"bad"}
 
 
+@_pytree
+@dataclasses.dataclass(frozen=True)
+class Falling(LearnedEnergy):
+    """An energy that is lower the farther out."""
+
+    def standardized(self, z):
+        return -(z @ z)
+
+
 def test_an_energy_that_falls_outward_is_seen(fit):
-    class Falling(type(fit._model)):
-        def standardized(self, z):
-            return -(z @ z)
-
-    from numpyro_disco.report import _tails
-
     assert _tails(fit, fit._held_out).verdict == "good"
     broken = Falling(*(getattr(fit._model, f.name) for f in dataclasses.fields(fit._model)))
-    energy = fit.distribution._replace(energy_fn=broken)
-    line = _tails(dataclasses.replace(fit, _prior=energy, _model=broken), fit._held_out)
+    prior = fit.distribution._replace(energy_fn=broken)
+    line = _tails(dataclasses.replace(fit, _prior=prior, _model=broken), fit._held_out)
     assert line.verdict == "bad" and line.value == 1.0
 
 

@@ -275,6 +275,13 @@ def test_reference_of_ones_own(few):
 
 
 class TestInterruption:
+    @pytest.fixture(autouse=True)
+    def python_hears_the_signal(self):
+        """Started where SIGINT is ignored, as in a shell's background, it installs no handler."""
+        former = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, former)
+
     def interrupt_after(self, monkeypatch, rounds):
         """Press ctrl-C in the middle of a round: the signal itself, not a stand-in."""
         from numpyro_disco import training
