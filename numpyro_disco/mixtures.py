@@ -6,14 +6,13 @@ References:
 
 from __future__ import annotations
 
-import os
 import warnings
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
 
+from numpyro_disco._progress import progress
 from numpyro_disco.reference import MixtureReference
 
 BASE_WIDTH = 2.0
@@ -120,8 +119,7 @@ def fit_reference(
     # Two rows for each mean at the very least, but always one component.
     most = max(1, min(max_components, len(rows) // (2 * rows.shape[1])))
     counts = [2**k for k in range(most.bit_length())]
-    hidden = not progress_bar or "CI" in os.environ
-    with tqdm(counts, desc="mixture", disable=hidden) as bar:
+    with progress(counts, desc="mixture", shown=progress_bar) as bar:
         for count in bar:
             bar.set_postfix(components=count)
             weights, means, covariances = _fit_components(rows, count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -37,7 +38,8 @@ class Line(NamedTuple):
     """What was compared, and what to do."""
 
 
-class Report(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Report:
     """The lines of `FitResult.report`, and what `plot_report` draws."""
 
     lines: tuple[Line, ...]
@@ -48,11 +50,9 @@ class Report(NamedTuple):
     score_errors: np.ndarray
     """RMS error of the score at each over the RMS of the exact score, shape (L,)."""
 
-    def __getitem__(self, name):  # type: ignore[override, no-untyped-def]
-        """A line by its name, or a field by its position."""
-        if isinstance(name, str):
-            return next(line for line in self.lines if line.name == name)
-        return tuple(self)[name]
+    def __getitem__(self, name: str) -> Line:
+        """The line of that name."""
+        return next(line for line in self.lines if line.name == name)
 
     def __str__(self) -> str:
         """One line for each thing looked at."""

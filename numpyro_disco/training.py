@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -13,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm.auto import tqdm
 
+from numpyro_disco._progress import progress
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energies import Learned
 from numpyro_disco.objectives import OBJECTIVES
@@ -96,8 +95,7 @@ def train(
         run = _start(model.weights, judge, options)
     device_rows = jnp.asarray(rows)
     num_steps, first = options.num_rounds * STEPS_PER_ROUND, int(run.carry.step)
-    hidden = not progress_bar or "CI" in os.environ
-    with tqdm(total=num_steps, initial=first, disable=hidden) as bar:
+    with progress(total=num_steps, initial=first, shown=progress_bar) as bar:
         try:
             for index in range(first // STEPS_PER_ROUND, options.num_rounds):
                 key = jax.random.fold_in(round_key, index)

@@ -201,7 +201,9 @@ def ours(task: Task, seed: int, settings: dict[str, Any]) -> list[Method]:
     )
     seconds = time.perf_counter() - start
     prior = fit.distribution
-    note = f"step {fit.best_step}, {max(fit.components)} components tried"
+    lowest = fit.history.held_out_loss.min()
+    tried = max(fit.components, default=0)
+    note = f"step {fit.best_step}, held-out loss {lowest:.4f}, {tried} components tried"
     return [
         Method("fit", by_quadrature(lambda x: prior.log_prob(x)), seconds, note),
         Method("its reference alone", by_quadrature(prior.reference.log_prob), seconds),
