@@ -139,31 +139,44 @@ def columns_of(data: Any, argument: str = "data") -> tuple[np.ndarray, tuple[str
 
 
 def rows_of(data: Any, names: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return training rows as a float64 matrix (N, D), checked, and the names of its columns."""
+    """Return training rows as a float64 matrix (N, D) and the names of its columns.
+
+    Rows with holes, NaN, are left in; all else is checked, of the complete rows.
+    """
     table, found = columns_of(data)
     if table.ndim != 2 or table.shape[1] == 0:
         raise ValueError(
             f"Expected rows of shape (N, D) for `data`; got shape {table.shape}. For a single "
             "column use `data[:, None]`."
         )
-    num_rows, dimension = table.shape
+    dimension = table.shape[1]
     if names is not None and found is not None:
         table = _in_order(table, check_names(names, dimension), found)
     names = check_names(names if names is not None else found, dimension)
+    infinite = np.isinf(table)
+    if infinite.any():
+        columns = [names[i] for i in np.flatnonzero(infinite.any(axis=0))]
+        raise ValueError(
+            f"Expected finite numbers in `data`, or NaN where one is missing; "
+            f"{int(infinite.any(axis=1).sum())} of {len(table)} rows hold infinity, in the columns "
+            f"{columns}. Drop those rows, or mark what is missing with NaN."
+        )
+    complete = table[~np.isnan(table).any(axis=1)]
     minimum = max(10, dimension + 2)
-    if num_rows < minimum:
+    if len(complete) < minimum:
+        holes = len(table) - len(complete)
         raise ValueError(
-            f"Expected at least {minimum} rows in `data` to learn a density of {dimension} "
-            f"coordinates; got {num_rows}."
+            f"Expected at least {minimum} complete rows in `data` to learn a density of "
+            f"{dimension} coordinates; got {len(complete)}"
+            + (f", and {holes} with holes." if holes else ".")
         )
-    bad = ~np.isfinite(table)
-    if bad.any():
-        columns = [names[i] for i in np.flatnonzero(bad.any(axis=0))]
-        raise ValueError(
-            f"Expected finite numbers in `data`; {int(bad.any(axis=1).sum())} of {num_rows} rows "
-            f"hold NaN or infinity, in the columns {columns}. Drop those rows first, and fill "
-            "their holes afterwards with `numpyro_disco.impute`."
-        )
+    check_columns(complete, names)
+    return table, names
+
+
+def check_columns(table: np.ndarray, names: tuple[str, ...]) -> None:
+    """Refuse constant columns, and copies of others."""
+    num_rows = len(table)
     spread, size = table.std(axis=0), np.abs(table).max(axis=0)
     constant = spread <= 1e-12 * np.maximum(size, np.finfo(np.float64).tiny)
     if constant.any():
@@ -180,7 +193,6 @@ def rows_of(data: Any, names: Sequence[str] | None) -> tuple[np.ndarray, tuple[s
             f"Expected columns that say different things in `data`; {pairs} are copies of each "
             "other up to shift and scale. Keep one of each pair: together they have no density."
         )
-    return table, names
 
 
 def _in_order(table: np.ndarray, names: Sequence[str], found: Sequence[str]) -> np.ndarray:

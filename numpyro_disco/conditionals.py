@@ -11,7 +11,7 @@ import numpy as np
 from numpyro_disco._checks import check_count, check_key, observed_values
 from numpyro_disco._typing import Array
 from numpyro_disco.distributions import EnergyDistribution, check_prior
-from numpyro_disco.sampling import MIN_PARTICLES, draw_conditionals, poisoned
+from numpyro_disco.sampling import MIN_PARTICLES, poisoned
 from numpyro_disco.tempering_settings import TemperingSettings
 
 MIN_IMPUTE_PARTICLES = 256
@@ -67,6 +67,7 @@ def sample_conditional(
             f"Expected at least `num_samples` = {num_samples} particles; got {num_particles}."
         )
     values, mask = observed_values(observed, prior.names)
+    prior._check_inside(values, mask)
     values = jnp.asarray(values, prior.loc.dtype)
     if prior.values is not None:
         clamped = np.asarray(prior.observed)
@@ -77,9 +78,8 @@ def sample_conditional(
     rows, masks = jnp.atleast_2d(values), jnp.atleast_2d(mask)
     if len(rows) == 0:
         return jnp.zeros((num_samples, 0, len(prior.names)), values.dtype)
-    draws, result = draw_conditionals(
+    draws, result = prior._draw(
         jax.random.split(rng_key, len(rows)),
-        prior._scaled_energy(),
         rows,
         masks,
         num_samples,

@@ -21,10 +21,16 @@ from numpyro_disco._checks import (
     observed_values,
 )
 from numpyro_disco._typing import Array, ArrayLike, EnergyFn
+from numpyro_disco.constrained import (
+    ConstrainedReference,
+    conditional_reference,
+    unconstrained_values,
+)
 from numpyro_disco.energies import as_pytree_callable
 from numpyro_disco.reference import Reference
 from numpyro_disco.sampling import MIN_PARTICLES, ScaledEnergy, draw_conditionals, poisoned
-from numpyro_disco.supports import StandardizedVector
+from numpyro_disco.supports import CoordinateSupports, StandardizedVector, check_supports
+from numpyro_disco.tempering import TemperedResult
 from numpyro_disco.tempering_settings import TemperingSettings
 
 
@@ -85,7 +91,11 @@ class EnergyDistribution(Distribution):
         reference: a `GaussianReference` or `MixtureReference` q over the same D coordinates,
             wide enough to cover the density: where tempering starts.
         names: D distinct names of the coordinates; "0", "1", ... by default.
-        loc: where samplers start, shape (D,), user's units; the reference's mean by default.
+        supports: from names to NumPyro constraints on one number, for coordinates that are not any
+            real number. **With it, `energy_fn`, `reference`, `loc` and `scale` are over the
+            unconstrained coordinates** y = biject_to(support).inv(x), and the density of y is
+            exp(-E(y)) / Z; methods take and give x, Jacobians included.
+        loc: where samplers start, shape (D,); the reference's mean by default.
         scale: the unit in which samplers move, shape (D,); the reference's deviations by default.
         noise_scale: the smoothing with which the energy was learned, in standardised units, or
             None; `cool` needs it.
@@ -122,10 +132,12 @@ class EnergyDistribution(Distribution):
         "log_normalizer_error",
         "noise_scale",
     )
-    pytree_aux_fields = ("names", "observed")
+    pytree_aux_fields = ("names", "observed", "_supports")
 
     names: tuple[str, ...]
     """Names of the coordinates."""
+    _supports: CoordinateSupports
+    """Where each of them lives."""
     observed: tuple[bool, ...]
     """Which coordinates are clamped."""
     log_normalizer: Array | None
@@ -139,6 +151,7 @@ class EnergyDistribution(Distribution):
         reference: Reference,
         *,
         names: Any = None,
+        supports: Mapping[str, constraints.Constraint] | None = None,
         loc: ArrayLike | None = None,
         scale: ArrayLike | None = None,
         noise_scale: float | None = None,
@@ -158,6 +171,14 @@ class EnergyDistribution(Distribution):
             raise ValueError(f"Expected a function for `energy_fn`; got {energy_fn!r}.")
         (dimension,) = reference.event_shape
         self.names = check_names(names, dimension)
+        found = check_supports(supports, self.names)
+        for name, support in zip(self.names, found, strict=True):
+            if support.is_discrete:
+                raise ValueError(
+                    f"Expected continuous constraints in `supports`; got {support!r} for {name!r}. "
+                    "An energy is a density over real numbers."
+                )
+        self._supports = CoordinateSupports(found)
         self.energy_fn = as_pytree_callable(energy_fn)
         self._reference = reference
         self.loc = jnp.asarray(reference.mean if loc is None else loc)
@@ -212,26 +233,57 @@ class EnergyDistribution(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """All of D-space, or the clamped subspace; unconstrained coordinates are standardised."""
-        return StandardizedVector(self.loc, self.scale, self.values, self.observed)
+        """The supports of the coordinates, or the clamped subspace of them.
+
+        Unconstrained coordinates are standardised.
+        """
+        return StandardizedVector(self.loc, self.scale, self.values, self.observed, self._supports)
 
     @property
-    def reference(self) -> Reference:
+    def reference(self) -> Reference | ConstrainedReference:
         """The sampleable density q: of the free coordinates given the clamped ones, if any."""
-        if self.values is None:
+        if self.values is not None:
+            return self.reference_given(self.values, np.asarray(self.observed))
+        if self._supports.real:
             return self._reference
-        return self._reference.condition(self.values, np.asarray(self.observed))
+        return ConstrainedReference(self._reference, self._supports)
+
+    def reference_given(
+        self, values: ArrayLike, observed: ArrayLike
+    ) -> Reference | ConstrainedReference:
+        """The reference of the free coordinates given others, a distribution over vectors.
+
+        Args:
+            values: array (..., D), ignored where free.
+            observed: boolean array (..., D), traced or not.
+        """
+        return conditional_reference(
+            self._reference, self._supports, jnp.asarray(values, self.loc.dtype), observed
+        )
 
     def energy(self, x: ArrayLike) -> Array:
-        """E(x) in nats, up to a constant: shape (..., D) to (...)."""
-        x = self._points(x)
-        return self.inverse_temperature * jnp.vectorize(self.energy_fn, signature="(d)->()")(x)
+        """E(x) in nats, up to a constant: shape (..., D) to (...); infinite out of the support."""
+        return jnp.vectorize(self._energy_at, signature="(d)->()")(self._points(x))
 
     def score(self, x: ArrayLike) -> Array:
         """-grad E(x), shape (..., D), exact; zero for clamped coordinates."""
-        x = self._points(x)
-        gradient = jnp.vectorize(jax.grad(self.energy_fn), signature="(d)->(d)")(x)
-        return -self.inverse_temperature * jnp.where(np.asarray(self.observed), 0.0, gradient)
+        gradient = jnp.vectorize(jax.grad(self._energy_at), signature="(d)->(d)")(self._points(x))
+        return -jnp.where(np.asarray(self.observed), 0.0, gradient)
+
+    def _energy_at(self, x: Array) -> Array:
+        """E of one point in the user's units: minus the log density of its free coordinates."""
+        if self._supports.real:
+            return self.inverse_temperature * self.energy_fn(x)
+        # Outside, gradients of logarithms are NaN even where they are not used.
+        centre = self._supports.constrain(self.loc)
+        inside = self._supports.inside(x)
+        y = self._supports.unconstrain(jnp.where(inside, x, centre))
+        inside = inside & jnp.isfinite(y)
+        y = jnp.where(inside, y, self.loc)
+        log_dets = self._supports.log_dets(y, jnp.where(inside, x, centre))
+        free = ~np.asarray(self.observed)
+        energy = self.inverse_temperature * self.energy_fn(y) + log_dets @ free.astype(y.dtype)
+        return jnp.where(inside.all(), energy, jnp.inf)
 
     @validate_sample
     def log_prob(self, value: ArrayLike) -> Array:
@@ -239,7 +291,17 @@ class EnergyDistribution(Distribution):
 
         Up to an additive constant before `normalize`. Of a clamped distribution: the density of
         the free coordinates.
+
+        Raises:
+            ValueError: NaN in `value`, where it can be seen.
         """
+        if not isinstance(value, jax.core.Tracer) and np.isnan(np.asarray(value)).any():
+            raise ValueError(
+                "Expected a `value` without NaN; a density is not defined there. If the value is "
+                "data with missing entries, give it to `numpyro_disco.sample(name, prior, "
+                "obs=table)`, which makes each missing entry a latent, instead of to `condition`, "
+                "`substitute` or `numpyro.sample(..., obs=)`."
+            )
         guarded = _constant(self)
         log_prob = -guarded.energy(value)
         return log_prob if self.log_normalizer is None else log_prob - guarded.log_normalizer
@@ -305,6 +367,7 @@ class EnergyDistribution(Distribution):
                 f"Expected at least one free coordinate; `observed` clamps all of {self.names}."
             )
         values = jnp.asarray(values, self.loc.dtype)
+        self._check_inside(values, new)
         if self.values is not None:
             values = jnp.where(new, values, self.values)
         distribution = self._replace(
@@ -318,6 +381,8 @@ class EnergyDistribution(Distribution):
 
     def temper(self, inverse_temperature: float) -> Self:
         """p^b / Z_b, with the reference tempered alike: flatter for b < 1, sharper for b > 1.
+
+        With `supports`, p is the density of the unconstrained coordinates.
 
         Args:
             inverse_temperature: b > 0.
@@ -387,9 +452,7 @@ class EnergyDistribution(Distribution):
         settings = TemperingSettings(num_particles=max(num_samples, MIN_PARTICLES))
         values, masks = self._rows()
         keys = jax.random.split(key, len(values))
-        draws, result = draw_conditionals(
-            keys, self._scaled_energy(), values, masks, num_samples, settings
-        )
+        draws, result = self._draw(keys, values, masks, num_samples, settings)
         draws = poisoned(draws, result, axis=1)
         return draws.reshape(self.shape(sample_shape))
 
@@ -416,7 +479,7 @@ class EnergyDistribution(Distribution):
         settings = TemperingSettings(num_particles=num_particles)
         values, masks = (jnp.repeat(rows, num_runs, axis=0) for rows in self._rows())
         keys = jax.random.split(rng_key, len(values))
-        _, result = draw_conditionals(keys, self._scaled_energy(), values, masks, 1, settings)
+        _, result = self._draw(keys, values, masks, 1, settings)
         estimates = poisoned(result.log_normalizer, result, axis=0).reshape(-1, num_runs)
         log_mean = logsumexp(estimates, axis=1) - jnp.log(num_runs)
         # The standard error of log(mean Z) is that of mean Z relative to it, to first order.
@@ -427,11 +490,45 @@ class EnergyDistribution(Distribution):
             log_normalizer_error=error.reshape(self.batch_shape),
         )
 
-    def _scaled_energy(self) -> ScaledEnergy:
-        """The joint energy, whatever is clamped."""
-        return ScaledEnergy(
+    def _draw(
+        self,
+        keys: Array,
+        values: Array,
+        observed: Array,
+        num_samples: int,
+        settings: TemperingSettings,
+        batch_size: int = 64,
+    ) -> tuple[Array, TemperedResult]:
+        """`draw_conditionals` of the joint energy, whatever is clamped, in the user's units."""
+        energy = ScaledEnergy(
             self.energy_fn, self.inverse_temperature, self._reference, self.loc, self.scale
         )
+        held = unconstrained_values(self._supports, values, observed)
+        draws, result = draw_conditionals(
+            keys, energy, held, observed, num_samples, settings, batch_size
+        )
+        if not self._supports.real:
+            draws = jnp.where(observed, values, self._supports.constrain(draws))
+        return draws, result
+
+    def _check_inside(self, values: Any, observed: Any, argument: str = "observed") -> None:
+        """Refuse observed values that lie outside of their supports, where they can be seen."""
+        if self._supports.real or any(
+            isinstance(array, jax.core.Tracer) for array in (values, observed)
+        ):
+            return
+        values = jnp.asarray(values, self.loc.dtype)
+        inside = self._supports.inside(values)
+        # On the bound of an open set a density has no value either.
+        inside &= jnp.isfinite(self._supports.unconstrain(values))
+        bad = np.asarray(~inside & observed)
+        if bad.any():
+            place = tuple(np.argwhere(bad)[0])
+            raise ValueError(
+                f"Expected values inside of the supports in `{argument}`; got "
+                f"{float(values[place])} for {self.names[place[-1]]!r}, whose support is "
+                f"{self._supports.supports[place[-1]]!r}."
+            )
 
     def _rows(self) -> tuple[Array, Array]:
         """Clamped values and which they are, one row for each entry of the batch: (rows, D)."""

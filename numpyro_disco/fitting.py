@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from numpyro.distributions import constraints
 
-from numpyro_disco._checks import check_count, check_key, rows_of
+from numpyro_disco._checks import check_columns, check_count, check_key, rows_of
 from numpyro_disco._typing import Array, ArrayLike
+from numpyro_disco.conditionals import impute
 from numpyro_disco.distributions import EnergyDistribution
 from numpyro_disco.energies import Learned, LearnedEnergy, LearnedScore
 from numpyro_disco.mixtures import fit_reference
@@ -20,6 +24,7 @@ from numpyro_disco.networks import EnergyNetwork, ScoreNetwork
 from numpyro_disco.objectives import OBJECTIVES
 from numpyro_disco.posterior import choose_noise_scale
 from numpyro_disco.reference import GaussianReference, MixtureReference, Reference
+from numpyro_disco.supports import CoordinateSupports, check_supports
 from numpyro_disco.training import History, Run, train
 from numpyro_disco.training_settings import CONTRASTS, TrainingSettings
 
@@ -30,6 +35,8 @@ MIN_VARIANCE = 1e-6
 """Of a direction that is brought to unit variance, in squared deviations of the columns."""
 REFERENCE_WIDTH = 2.0
 """Standard deviations of the default reference, relative to those of the data."""
+MAX_SHARE = 0.1
+"""Of the rows, that may have one and the same value in a column and still have a density there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +65,7 @@ class FitResult:
     interrupted: bool
     _prior: EnergyDistribution | None = dataclasses.field(repr=False)
     _model: Learned = dataclasses.field(repr=False)
+    _supports: CoordinateSupports = dataclasses.field(repr=False)
     _rows: np.ndarray = dataclasses.field(repr=False)
     _held_out: np.ndarray = dataclasses.field(repr=False)
     _run: Run = dataclasses.field(repr=False)
@@ -75,12 +83,32 @@ class FitResult:
 
     def score(self, x: ArrayLike) -> Array:
         """The learned score at points in the user's units, shape (..., D) to (..., D)."""
-        model = self._model
+        model, supports = self._model, self._supports
+
+        def unconstrained(y: Array) -> Array:
+            return model.score(model.standardize(y)) @ model.whitener
 
         def one(x: Array) -> Array:
-            return model.score(model.standardize(x)) @ model.whitener
+            if supports.real:
+                return unconstrained(x)
+            # log p(x) = log p(y) - log |dx / dy|, y the unconstrained coordinates.
+            y, pull_back = jax.vjp(supports.unconstrain, x)
+            log_det = jax.grad(lambda x: supports.log_dets(supports.unconstrain(x), x).sum())(x)
+            return pull_back(unconstrained(y))[0] - log_det
 
         return jnp.vectorize(one, signature="(d)->(d)")(jnp.asarray(x))
+
+    def _standardize(self, x: ArrayLike) -> Array:
+        """Points in the user's units in those of `_rows`, shape (..., D)."""
+        y = self._supports.unconstrain(jnp.asarray(x))
+        return (y - self._model.loc) @ self._model.whitener.T
+
+    def _unstandardize(self, z: ArrayLike) -> Array:
+        """The inverse."""
+        model = self._model
+        basis = np.linalg.inv(np.asarray(model.whitener, np.float64))
+        y = np.asarray(z, np.float64) @ basis.T + np.asarray(model.loc)
+        return self._supports.constrain(jnp.asarray(y, model.loc.dtype))
 
     @property
     def _energy(self) -> LearnedEnergy:
@@ -157,16 +185,19 @@ def fit(
     data: Any,
     *,
     names: Any = None,
+    supports: Mapping[str, constraints.Constraint] | None = None,
     reference: Reference | str | None = None,
     max_components: int = 128,
+    num_refits: int = 0,
     resume: FitResult | None = None,
     progress_bar: bool = True,
     **settings: Any,
 ) -> FitResult:
     """Learn the joint density of the columns of `data` as one energy.
 
-    Rows are standardised; a network is trained on nine rows in ten, and the weights that do best on
-    the others are kept. There are two ways, and which is taken depends on `noise_scale`:
+    Rows are mapped to unconstrained space if `supports` say so, and standardised; a network is
+    trained on nine rows in ten, and the weights that do best on the others are kept. There are two
+    ways, and which is taken depends on `noise_scale`:
 
     - Without it, a Gaussian mixture is fitted as the reference, and the network learns to tell rows
       from draws of it (`objective="contrastive"`). **What is learned is the density of the data**,
@@ -184,14 +215,26 @@ def fit(
 
     Args:
         rng_key: random key; the same key gives the same result on the same machine.
-        data: array (N, D), a DataFrame, or a dict of columns; finite numbers, N at least
-            max(10, D + 2), no constant columns and no copies.
+        data: array (N, D), a DataFrame, or a dict of columns; finite numbers, or NaN where one is
+            missing; at least max(10, D + 2) complete rows, no constant columns and no copies.
         names: D distinct names; by default those that `data` carries, or "0", "1", ...
+        supports: from names to NumPyro constraints on one number: `constraints.positive`,
+            `unit_interval`, `interval(a, b)`, .... The column is learned in unconstrained space,
+            draws stay inside, and densities are those of the user's units. A discrete constraint
+            (`boolean`, `integer_interval(a, b)`, `nonnegative_integer`) says that the column holds
+            whole numbers: each is spread evenly over the unit interval around it, so that there is
+            a density, and the prior's support is the interval of all of these. Round draws to get
+            whole numbers back.
         reference: "mixture", a Gaussian mixture fitted to the rows with as many components as
             held-out rows ask for, the default of a contrast; "gaussian", the default otherwise,
             with the data's mean and `REFERENCE_WIDTH` times its deviations, where training starts
-            from the Gaussian that fits the data; or a reference of your own, in the user's units.
+            from the Gaussian that fits the data; or a reference of your own, in the user's units
+            (of unconstrained coordinates, with `supports`).
         max_components: most components of such a mixture.
+        num_refits: what to do with rows that have holes. 0: learn from complete rows alone, which
+            is right if holes are made completely at random, and wastes what the other rows say.
+            Otherwise, so many times, draw the holes from what was learned and learn again from all
+            rows: stochastic EM, which is right also where holes depend on what is observed.
         resume: a result of `fit` with the same key, data and settings, to go on from. Going on from
             an interrupted run ends where the uninterrupted one would have. A larger `num_steps`
             goes on for longer, at the learning rate of the longer schedule.
@@ -204,6 +247,9 @@ def fit(
     Raises:
         ValueError: data that cannot be learned from, or settings that make no sense.
         FloatingPointError: the loss is not finite.
+
+    Warns:
+        UserWarning: rows have holes and are left out.
 
     References:
         Wedenig & Peharz 2025.
@@ -218,6 +264,8 @@ def fit(
     """
     rng_key = check_key(rng_key)
     table, names = rows_of(data, names)
+    check_count(max_components, "max_components")
+    check_count(num_refits, "num_refits", minimum=0)
     unknown = set(settings) - {field.name for field in dataclasses.fields(TrainingSettings)}
     if unknown:
         known = sorted(field.name for field in dataclasses.fields(TrainingSettings))
@@ -228,7 +276,6 @@ def fit(
     elif not (given or isinstance(reference, Reference) or reference == "gaussian"):
         settings["objective"] = "contrastive"
     options = TrainingSettings(**settings)
-    dimension = table.shape[1]
     if reference is None:
         # A contrast sees no further than the reference's draws reach.
         reference = "mixture" if options.objective in CONTRASTS else "gaussian"
@@ -236,14 +283,75 @@ def fit(
         raise ValueError(
             f"Expected a reference, 'gaussian' or 'mixture' for `reference`; got {reference!r}."
         )
-    if isinstance(reference, Reference) and tuple(reference.event_shape) != (dimension,):
+    if isinstance(reference, Reference) and tuple(reference.event_shape) != (len(names),):
         raise ValueError(
-            f"Expected a `reference` over {dimension} coordinates, as `data` has columns; got "
+            f"Expected a `reference` over {len(names)} coordinates, as `data` has columns; got "
             f"event shape {reference.event_shape}."
         )
-    check_count(max_components, "max_components")
+    constraints_given = check_supports(supports, names)
+    if options.objective in CONTRASTS:
+        _check_ties(table, names, constraints_given)
+    spread_key = jax.random.fold_in(rng_key, 1)
+    table, found = _unconstrained(spread_key, table, names, constraints_given)
+    holed = np.isnan(table).any(axis=1)
+    complete, holed_rows = table[~holed], table[holed]
+    check_columns(complete, names)
+
+    def learn(filled: np.ndarray, resume: FitResult | None = None) -> FitResult:
+        return _fit(
+            rng_key,
+            complete,
+            filled,
+            names,
+            found,
+            reference,
+            max_components,
+            resume,
+            progress_bar,
+            options,
+        )
+
+    if not num_refits:
+        if holed.any():
+            warnings.warn(
+                f"{int(holed.sum())} of {len(table)} rows of `data` have holes and are left out. "
+                "To learn from them as well, give `num_refits`, say 3.",
+                stacklevel=2,
+            )
+        return learn(complete[:0], resume)
+    if resume is not None or not holed.any():
+        raise ValueError(
+            "Expected `num_refits` with rows of `data` that have holes, and without `resume`; "
+            + ("got `resume`." if holed.any() else "no row has holes: leave it out.")
+        )
+    result = learn(complete[:0])
+    for refit in range(num_refits):
+        if result.interrupted:
+            break
+        unconstrained = result.distribution._replace(
+            _supports=CoordinateSupports((constraints.real,) * len(names))
+        )
+        impute_key = jax.random.fold_in(rng_key, 2 + refit)
+        filled = impute(impute_key, unconstrained, holed_rows, num_imputations=1)[0]
+        result = learn(np.where(np.isnan(holed_rows), np.asarray(filled, np.float64), holed_rows))
+    return result
+
+
+def _fit(
+    rng_key: Array,
+    table: np.ndarray,
+    filled: np.ndarray,
+    names: tuple[str, ...],
+    supports: CoordinateSupports,
+    reference: Reference | str,
+    max_components: int,
+    resume: FitResult | None,
+    progress_bar: bool,
+    options: TrainingSettings,
+) -> FitResult:
+    """Learn from complete rows, some of them held out, and from rows that were filled."""
     split_key, network_key, train_key = jax.random.split(rng_key, 3)
-    units = _units(split_key, table, names, options)
+    units = _units(split_key, table, filled, names, options)
     held_out, rows = (units.standardize(part) for part in (units.held_out, units.rows))
     noise_scales: dict[float, float] = {}
     if options.noise_scale is None:
@@ -280,15 +388,16 @@ def fit(
             model,
             reference,
             names=names,
+            supports=dict(zip(names, supports.supports, strict=True)),
             loc=units.loc.astype(rows.dtype),
             scale=units.scale.astype(rows.dtype),
             noise_scale=options.noise_scale if smoothed else None,
         )
     # What must be the same for a run to be gone on with: all but the number of steps.
-    arrays = [table, jax.random.key_data(rng_key), *jax.tree.leaves(standard)]
+    arrays = [table, filled, jax.random.key_data(rng_key), *jax.tree.leaves(standard)]
     digest = hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in arrays)).hexdigest()
     same_run = dataclasses.replace(options, num_steps=1)
-    fingerprint = (names, digest, type(reference).__name__, model.graph, same_run)
+    fingerprint = (names, supports, digest, type(reference).__name__, model.graph, same_run)
     if resume is not None and resume._fingerprint != fingerprint:
         raise ValueError(
             "Expected `resume` to come from the same key, data, reference and settings (all but "
@@ -313,6 +422,7 @@ def fit(
         interrupted=interrupted,
         _prior=None if prior is None else prior._replace(energy_fn=model),
         _model=model,
+        _supports=supports,
         _rows=rows,
         _held_out=held_out,
         _run=run,
@@ -320,8 +430,84 @@ def fit(
     )
 
 
+def _check_ties(
+    table: np.ndarray, names: tuple[str, ...], given: tuple[constraints.Constraint, ...]
+) -> None:
+    """Refuse continuous columns in which many rows share one value: there is no density there."""
+    for name, support, column in zip(names, given, table.T, strict=True):
+        if support.is_discrete:
+            continue
+        values, counts = np.unique(column[~np.isnan(column)], return_counts=True)
+        share = counts.max() / counts.sum()
+        if share > MAX_SHARE:
+            whole = (values == np.round(values)).all()
+            remedy = (
+                "Say that it holds whole numbers, "
+                f"`supports={{{name!r}: constraints.integer_interval({values[0]:.0f}, "
+                f"{values[-1]:.0f})}}`"
+                if whole
+                else "Model it outside of the prior"
+            )
+            raise ValueError(
+                f"Expected columns of `data` with a density; {share:.0%} of the rows have the "
+                f"value {values[counts.argmax()]:g} in {name!r}, which has {len(values)} values "
+                f"altogether. {remedy}; or give `noise_scale`, which smooths every column."
+            )
+
+
+def _unconstrained(
+    rng_key: Array,
+    table: np.ndarray,
+    names: tuple[str, ...],
+    given: tuple[constraints.Constraint, ...],
+) -> tuple[np.ndarray, CoordinateSupports]:
+    """The rows in unconstrained space, whole numbers spread, and the supports of what came out."""
+    table, found = table.copy(), list(given)
+    for place, (name, support) in enumerate(zip(names, given, strict=True)):
+        column = table[:, place]
+        seen = column[~np.isnan(column)]
+        outside = seen[~np.asarray(support(seen))]
+        if len(outside):
+            raise ValueError(
+                f"Expected values of {name!r} in `data` to be in its support, {support!r}; "
+                f"{len(outside)} of {len(seen)} are not, {outside[0]:g} among them."
+            )
+        if support.is_discrete:
+            lower, upper = (getattr(support, f"{end}_bound", None) for end in ("lower", "upper"))
+            if isinstance(support, type(constraints.boolean)):
+                lower, upper = 0, 1
+            key = jax.random.fold_in(rng_key, place)
+            table[:, place] += np.asarray(jax.random.uniform(key, column.shape)) - 0.5
+            found[place] = _around(lower, upper)
+    supports = CoordinateSupports(tuple(found))
+    if supports.real:
+        return table, supports
+    # Double precision: columns may be nearly collinear in unconstrained space as well.
+    with jax.enable_x64(True):
+        y = np.asarray(supports.unconstrain(jnp.asarray(table)))
+    infinite = ~np.isfinite(y) & ~np.isnan(table)
+    if infinite.any():
+        row, place = np.argwhere(infinite)[0]
+        raise ValueError(
+            f"Expected values of {names[place]!r} in `data` inside of its support, "
+            f"{supports.supports[place]!r}; {int(infinite[:, place].sum())} are on its bound, "
+            f"{table[row, place]:g}, where no density reaches. Give a wider support, or move them "
+            "inside by less than they were measured to."
+        )
+    return np.where(np.isnan(table), np.nan, y), supports
+
+
+def _around(lower: float | None, upper: float | None) -> constraints.Constraint:
+    """The real numbers within one half of the whole numbers between two bounds."""
+    if lower is not None and upper is not None:
+        return constraints.interval(lower - 0.5, upper + 0.5)
+    if lower is not None:
+        return constraints.greater_than(lower - 0.5)
+    return constraints.real if upper is None else constraints.less_than(upper + 0.5)
+
+
 class _Units(NamedTuple):
-    """Rows in the user's units, and what standardises them; double precision."""
+    """Rows in unconstrained space, and what standardises them; double precision."""
 
     held_out: np.ndarray
     rows: np.ndarray
@@ -338,12 +524,17 @@ class _Units(NamedTuple):
 
 
 def _units(
-    rng_key: Array, table: np.ndarray, names: tuple[str, ...], options: TrainingSettings
+    rng_key: Array,
+    table: np.ndarray,
+    filled: np.ndarray,
+    names: tuple[str, ...],
+    options: TrainingSettings,
 ) -> _Units:
-    """Held-out rows, rows to train on, and the units of the latter."""
+    """Held-out rows, rows to train on (all of `filled` among them), and the units of the latter."""
     order = np.asarray(jax.random.permutation(rng_key, len(table)))
     num_held_out = max(1, round(options.held_out_fraction * len(table)))
-    held_out, train = table[order[:num_held_out]], table[order[num_held_out:]]
+    held_out = table[order[:num_held_out]]
+    train = np.concatenate([table[order[num_held_out:]], filled])
     loc, scale = train.mean(axis=0), train.std(axis=0)
     constant = ~(scale > 1e-12 * np.abs(train).max(axis=0))
     if constant.any():

@@ -365,9 +365,9 @@ class _Group:
         ]
         return jnp.stack(jnp.broadcast_arrays(*values), axis=-1)
 
-    def reference(self, trace: dict) -> Reference:
+    def reference(self, trace: dict) -> Distribution:
         """The reference of the free coordinates given the others, one for each plate member."""
-        return self.prior._reference.condition(self.point(trace), self._observed)
+        return self.prior.reference_given(self.point(trace), self._observed)
 
 
 def _groups(structure: dict, elsewhere: set[str]) -> list[_Group]:

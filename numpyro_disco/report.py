@@ -74,11 +74,6 @@ def _energies(energy: LearnedEnergy, points: Array) -> Array:
 
 
 @jax.jit
-def _standardize(model: Learned, points: Array) -> Array:
-    return jax.vmap(model.standardize)(points)
-
-
-@jax.jit
 def _learned_scores(model: Learned, points: Array) -> Array:
     return jax.lax.map(model.score, points, batch_size=min(256, len(points)))
 
@@ -96,7 +91,7 @@ def make_report(rng_key: Array, fit: FitResult) -> Report:
         lines.append(_smoothing(fit))
         noise_scales, score_errors, own = _scores(noise_key, fit, held_out)
         lines.append(_score_line(score_errors, own))
-    lines.append(_masses(fit, held_out, np.asarray(_standardize(fit._model, jnp.asarray(draws)))))
+    lines.append(_masses(fit, held_out, np.asarray(fit._standardize(draws))))
     lines.append(_tails(fit, held_out))
     return Report(tuple(lines), draws, noise_scales, score_errors)
 
@@ -171,13 +166,14 @@ def _smoothing(fit: FitResult) -> Line:
             f"; of {len(fit.noise_scales)} scales, {fit.settings.smallest_noise:.2g} deviations "
             "gave held-out rows the highest density of the smoothed rows"
         )
+    unconstrained = "" if fit._supports.real else " of unconstrained space"
     each = ", ".join(f"{n} {s:.3g}" for n, s in zip(prior.names, in_units, strict=True))
     return Line(
         "smoothing",
         float(widening[worst]),
         _verdict(float(widening[worst]), 0.1, 0.5),
-        f"by {each}, each in its own unit; {prior.names[worst]} given the others is at least "
-        f"{100 * widening[worst]:.2g} % wider for it" + chosen,
+        f"by {each}, each in its own unit{unconstrained}; {prior.names[worst]} given the others "
+        f"is at least {100 * widening[worst]:.2g} % wider for it" + chosen,
     )
 
 

@@ -22,7 +22,6 @@ from numpyro.primitives import _PYRO_STACK
 from numpyro_disco._checks import observed_values
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.distributions import EnergyDistribution, not_latent
-from numpyro_disco.reference import Reference
 from numpyro_disco.supports import StandardizedReal, StandardizedVector
 
 
@@ -49,10 +48,10 @@ class Coordinate(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """The real line; the unconstrained coordinate is standardised."""
+        """The coordinate's own; the unconstrained coordinate is standardised."""
         # `scan` stacks leaves along new leading axes: the coordinate is a matter of the last axis.
         loc, scale = self.prior.loc[..., self.index], self.prior.scale[..., self.index]
-        return StandardizedReal(loc, scale)
+        return StandardizedReal(loc, scale, self.prior._supports.select([self.index]))
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
         """A coordinate cannot be drawn before the others: see the error for what can be done."""
@@ -100,7 +99,11 @@ class Holes(Distribution):
         columns = self._columns
         nothing = (False,) * len(columns)
         return StandardizedVector(
-            self.prior.loc[..., columns], self.prior.scale[..., columns], None, nothing
+            self.prior.loc[..., columns],
+            self.prior.scale[..., columns],
+            None,
+            nothing,
+            self.prior._supports.select(columns),
         )
 
     def complete(self, value: ArrayLike) -> Array:
@@ -147,11 +150,11 @@ class HolesReference(Distribution):
         return self.parent.support
 
     @property
-    def _rows(self) -> Reference:
+    def _rows(self) -> Distribution:
         parent = self.parent
         observed = np.ones(parent.shape_of_table, bool)
         observed.flat[list(parent.holes)] = False
-        return parent.prior._reference.condition(parent.values, observed)
+        return parent.prior.reference_given(parent.values, observed)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Independent draws, shape sample_shape + (holes,)."""

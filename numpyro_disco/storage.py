@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from numpyro.distributions import constraints
 
 from numpyro_disco._typing import Pytree
 from numpyro_disco.distributions import EnergyDistribution, check_prior
@@ -29,7 +30,19 @@ from numpyro_disco.networks import EnergyNetwork
 from numpyro_disco.reference import GaussianReference, MixtureReference, Reference
 
 FORMAT = "numpyro_disco.prior"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+OLDEST_VERSION = 2
+"""Read as well: it knows no supports."""
+SINGLE_CONSTRAINTS = ("real", "positive", "nonnegative", "softplus_positive", "unit_interval")
+FAMILIES = (
+    "interval",
+    "open_interval",
+    "greater_than",
+    "greater_than_eq",
+    "less_than",
+    "less_than_eq",
+)
+"""NumPyro's constraints on one number without and with bounds, by name."""
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -100,6 +113,7 @@ def save(path: str | os.PathLike[str], prior: EnergyDistribution) -> None:
         "format_version": FORMAT_VERSION,
         "names": list(prior.names),
         "observed": list(prior.observed),
+        "supports": [_describe_support(s) for s in prior._supports.supports],
         "references": kinds,
         "network": nnx.merge(energy.graph, energy.weights).settings,
         "arrays": {name: list(np.shape(array)) for name, array in arrays.items()},
@@ -165,12 +179,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             if not isinstance(description, dict) or description.get("format") != FORMAT:
                 raise LoadError(f"{foreign}: its description is of something else.")
             version = description.get("format_version")
-            if version != FORMAT_VERSION:
+            if version not in range(OLDEST_VERSION, FORMAT_VERSION + 1):
                 newer = not isinstance(version, int) or version > FORMAT_VERSION
                 remedy = "Upgrade numpyro_disco." if newer else "Fit and save the prior again."
                 raise LoadError(
-                    f"'{path}' has format version {version}; this numpyro_disco reads version "
-                    f"{FORMAT_VERSION}. {remedy}"
+                    f"'{path}' has format version {version}; this numpyro_disco reads versions "
+                    f"{OLDEST_VERSION} to {FORMAT_VERSION}. {remedy}"
                 )
             arrays = {}
             for name, shape in description["arrays"].items():
@@ -215,10 +229,14 @@ def _rebuild(description: dict[str, Any], arrays: dict[str, np.ndarray]) -> Ener
     names, observed = description["names"], description["observed"]
     if not (isinstance(names, list) and isinstance(observed, list)):
         raise ValueError("`names` and `observed` are not lists")
+    supports = description.get("supports", [{"kind": "real"}] * len(names))
+    if len(supports) != len(names):
+        raise ValueError("`supports` does not fit `names`")
     prior = EnergyDistribution(
         energy,
         _reference(kinds["reference"], "reference", arrays),
         names=names,
+        supports={name: _support(s) for name, s in zip(names, supports, strict=True)},
         loc=arrays["loc"],
         scale=arrays["scale"],
     )
@@ -244,6 +262,29 @@ def _rebuild(description: dict[str, Any], arrays: dict[str, np.ndarray]) -> Ener
     )
     prior._batch_shape = batch_shape
     return prior
+
+
+def _describe_support(support: constraints.Constraint) -> dict[str, Any]:
+    """Kind and bounds of a constraint, as JSON."""
+    for kind in SINGLE_CONSTRAINTS:
+        if type(support) is type(getattr(constraints, kind)):
+            return {"kind": kind}
+    for kind in FAMILIES:
+        if type(support) is getattr(constraints, kind):
+            return {"kind": kind, "bounds": [float(b) for b in jax.tree.leaves(support)]}
+    raise ValueError(
+        f"Expected one of NumPyro's own constraints on one number as a support, "
+        f"{SINGLE_CONSTRAINTS + FAMILIES}; got {support!r}, which cannot be saved as data."
+    )
+
+
+def _support(description: dict[str, Any]) -> constraints.Constraint:
+    kind = description["kind"]
+    if kind in SINGLE_CONSTRAINTS:
+        return getattr(constraints, kind)
+    if kind in FAMILIES:
+        return getattr(constraints, kind)(*map(float, description["bounds"]))
+    raise ValueError(f"there is no support {kind!r}")
 
 
 def _reference_fields(kind: str) -> tuple[str, ...]:

@@ -4,109 +4,238 @@ NumPyro's samplers move in the unconstrained space that a support names. A learn
 location and scale of its coordinates, so its supports map standardised coordinates to the user's
 units: samplers start at the scale of the data and need not learn it. A clamped support maps the
 free coordinates alone, so a sampler moves in as many dimensions as there are unknowns.
+
+Three spaces follow each other: standardised u, unconstrained y = loc + scale * u, and the user's
+x = T(y), T one bijection for each coordinate.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import biject_to, constraints, transforms
 
+from numpyro_disco._checks import name_index
 from numpyro_disco._typing import Array
 
 
-class StandardizedReal(constraints.Constraint):
-    """The real line, whose unconstrained coordinate is (x - loc) / scale."""
+class CoordinateSupports:
+    """The set that each of D coordinates lives in, and the maps from the real line onto them.
 
-    def __init__(self, loc: Array, scale: Array) -> None:
+    All of it is known when a program is compiled: equal if kinds and bounds are.
+
+    Args:
+        supports: D scalar NumPyro constraints, as `check_supports` returns them.
+    """
+
+    def __init__(self, supports: tuple[constraints.Constraint, ...]) -> None:
+        self.supports = supports
+        self._key = tuple((type(s), *map(float, jax.tree.leaves(s))) for s in supports)
+        places: dict[tuple, list[int]] = {}
+        for place, key in enumerate(self._key):
+            places.setdefault(key, []).append(place)
+        # Coordinates of one kind are mapped together, however many there are.
+        self._groups = [(supports[group[0]], np.asarray(group)) for group in places.values()]
+        placed = [place for group in places.values() for place in group]
+        self._order = np.argsort(np.asarray(placed, int))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CoordinateSupports) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def real(self) -> bool:
+        """Whether every coordinate is any real number."""
+        return all(kind is type(constraints.real) for kind, *_ in self._key)
+
+    def select(self, places: Iterable[int]) -> CoordinateSupports:
+        """The supports of some coordinates, in the order of `places`."""
+        return CoordinateSupports(tuple(self.supports[place] for place in places))
+
+    def _each(self, function: Callable, *arrays: Any) -> Array:
+        """`function(support, columns, ...)` for the columns of each kind, put side by side."""
+        parts = [function(kind, *(a[..., group] for a in arrays)) for kind, group in self._groups]
+        return jnp.concatenate(parts, axis=-1)[..., self._order]
+
+    def constrain(self, y: Any) -> Array:
+        """T: unconstrained to the user's units, shape (..., D)."""
+        return jnp.asarray(y) if self.real else self._each(lambda s, y: biject_to(s)(y), y)
+
+    def unconstrain(self, x: Any) -> Array:
+        """The inverse of T; not finite outside of the supports and on their bounds."""
+        return jnp.asarray(x) if self.real else self._each(lambda s, x: biject_to(s).inv(x), x)
+
+    def log_dets(self, y: Any, x: Any) -> Array:
+        """Log |dx / dy| of each coordinate, shape (..., D)."""
+        if self.real:
+            return jnp.zeros_like(y)
+        return self._each(lambda s, y, x: biject_to(s).log_abs_det_jacobian(y, x), y, x)
+
+    def inside(self, x: Any) -> Array:
+        """Which coordinates are finite and in their supports, shape (..., D)."""
+        x = jnp.asarray(x)
+        finite = jnp.isfinite(x)
+        return finite if self.real else finite & self._each(lambda s, x: s(x), x)
+
+
+def check_supports(
+    supports: Mapping[str, constraints.Constraint] | None, names: tuple[str, ...]
+) -> tuple[constraints.Constraint, ...]:
+    """One constraint for each coordinate, real where nothing is given; discrete ones as they are.
+
+    Args:
+        supports: from names to scalar NumPyro constraints.
+        names: of all coordinates.
+    """
+    if supports is not None and not isinstance(supports, Mapping):
+        raise ValueError(
+            "Expected a mapping from names to NumPyro constraints for `supports`; got "
+            f"{type(supports).__name__}."
+        )
+    found: list[constraints.Constraint] = [constraints.real] * len(names)
+    for name, support in (supports or {}).items():
+        place = name_index(name, names, "supports")
+        if not isinstance(support, constraints.Constraint) or support.event_dim != 0:
+            raise ValueError(
+                f"Expected a constraint on one number for {name!r} in `supports`, such as "
+                f"`numpyro.distributions.constraints.positive`; got {support!r}."
+            )
+        if not support.is_discrete:
+            try:
+                biject_to(support)
+            except NotImplementedError:
+                raise ValueError(
+                    f"Expected a constraint that NumPyro can map the real line onto for {name!r} "
+                    f"in `supports`; got {support!r}. Register one with `biject_to`."
+                ) from None
+        found[place] = support
+    return tuple(found)
+
+
+class StandardizedReal(constraints.Constraint):
+    """One coordinate: x = T(loc + scale * u) of an unconstrained, standardised u."""
+
+    def __init__(self, loc: Array, scale: Array, base: CoordinateSupports | None = None) -> None:
         self.loc, self.scale = loc, scale
+        self.base = CoordinateSupports((constraints.real,)) if base is None else base
+
+    def __repr__(self) -> str:
+        return f"StandardizedReal({self.base.supports[0]!r})"
 
     def __call__(self, x: Any) -> Any:
-        """Whether x is finite."""
-        return (x == x) & (jnp.abs(x) != jnp.inf)
+        """Whether x is finite and in the support."""
+        return self.base.inside(jnp.asarray(x)[..., None])[..., 0]
 
     def feasible_like(self, prototype: Any) -> Array:
         """The location, in the shape of `prototype`."""
-        return jnp.broadcast_to(self.loc, jnp.shape(prototype))
+        centre = self.base.constrain(jnp.asarray(self.loc)[..., None])[..., 0]
+        return jnp.broadcast_to(centre, jnp.shape(prototype))
 
     def eq(self, other: object, static: bool = False) -> Any:
         """Whether `other` is the same set with the same coordinate."""
-        if not isinstance(other, StandardizedReal):
+        if not isinstance(other, StandardizedReal) or self.base != other.base:
             return False
         return _all_equal(self, other, ("loc", "scale"), static)
 
     def tree_flatten(self) -> tuple[Any, Any]:
         """Location and scale are leaves."""
-        return (self.loc, self.scale), (("loc", "scale"), {})
+        return (self.loc, self.scale), (("loc", "scale"), {"base": self.base})
 
 
 class StandardizedVector(constraints.Constraint):
     """Vectors of D numbers of which some are held at given values.
 
-    The unconstrained vector holds (x - loc) / scale of the free coordinates only.
+    The unconstrained vector holds u of the free coordinates only, x = T(loc + scale * u).
     """
 
     event_dim = 1
 
     def __init__(
-        self, loc: Array, scale: Array, values: Array | None, observed: tuple[bool, ...]
+        self,
+        loc: Array,
+        scale: Array,
+        values: Array | None,
+        observed: tuple[bool, ...],
+        base: CoordinateSupports | None = None,
     ) -> None:
         self.loc, self.scale, self.values, self.observed = loc, scale, values, observed
+        self.base = (
+            CoordinateSupports((constraints.real,) * len(observed)) if base is None else base
+        )
+
+    def __repr__(self) -> str:
+        held = np.flatnonzero(self.observed).tolist()
+        return f"StandardizedVector({self.base.supports!r}, held: {held})"
 
     def __call__(self, x: Any) -> Any:
-        """Whether x is finite and holds the given values."""
-        inside = (x == x) & (jnp.abs(x) != jnp.inf)
+        """Whether x is finite, in the supports, and holds the given values."""
+        inside = self.base.inside(x)
         if self.values is not None:
             inside = inside & (~np.asarray(self.observed) | (x == self.values))
         return inside.all(-1)
 
     def feasible_like(self, prototype: Any) -> Array:
         """The location with the given values, in the shape of `prototype`."""
-        centre = self.loc
+        centre = self.base.constrain(self.loc)
         if self.values is not None:
-            centre = jnp.where(np.asarray(self.observed), self.values, self.loc)
+            centre = jnp.where(np.asarray(self.observed), self.values, centre)
         return jnp.broadcast_to(centre, jnp.shape(prototype))
 
     def eq(self, other: object, static: bool = False) -> Any:
         """Whether `other` is the same set with the same coordinate."""
-        if not isinstance(other, StandardizedVector) or self.observed != other.observed:
-            return False
-        return _all_equal(self, other, ("loc", "scale", "values"), static)
+        same = isinstance(other, StandardizedVector) and _static(self) == _static(other)
+        return same and _all_equal(self, other, ("loc", "scale", "values"), static)
 
     def tree_flatten(self) -> tuple[Any, Any]:
-        """Location, scale and values are leaves; which are held is not."""
+        """Location, scale and values are leaves; which are held, and their sets, are not."""
         names = ("loc", "scale", "values")
-        return tuple(getattr(self, n) for n in names), (names, {"observed": self.observed})
+        return tuple(getattr(self, n) for n in names), (names, _static(self))
 
 
-class ClampedAffineTransform(transforms.Transform):
-    """u of the free coordinates to x = loc + scale * u there, and the held values elsewhere.
+class ClampedTransform(transforms.Transform):
+    """u of the free coordinates to x = T(loc + scale * u) there, and the held values elsewhere.
 
-    The Jacobian is that of the free coordinates, a constant.
+    The Jacobian is that of the free coordinates.
     """
 
     domain = constraints.real_vector
 
     def __init__(
-        self, loc: Array, scale: Array, values: Array | None, observed: tuple[bool, ...]
+        self,
+        loc: Array,
+        scale: Array,
+        values: Array | None,
+        observed: tuple[bool, ...],
+        base: CoordinateSupports | None = None,
     ) -> None:
         self.loc, self.scale, self.values, self.observed = loc, scale, values, observed
+        self.base = (
+            CoordinateSupports((constraints.real,) * len(observed)) if base is None else base
+        )
 
     @property
     def codomain(self) -> constraints.Constraint:
         """The vectors with these values held."""
-        return StandardizedVector(self.loc, self.scale, self.values, self.observed)
+        return StandardizedVector(self.loc, self.scale, self.values, self.observed, self.base)
 
     @property
     def _free(self) -> np.ndarray:
         return np.flatnonzero(~np.asarray(self.observed))
 
+    def _unconstrained(self, x: Any) -> Array:
+        free = self._free
+        return self.loc[..., free] + self.scale[..., free] * x
+
     def __call__(self, x: Any) -> Array:
         """From the free unconstrained coordinates to whole vectors."""
         free = self._free
-        moved = self.loc[..., free] + self.scale[..., free] * x
+        moved = self.base.select(free).constrain(self._unconstrained(x))
         if self.values is None:
             return moved
         shape = jnp.broadcast_shapes(moved.shape[:-1], self.values.shape[:-1])
@@ -115,11 +244,17 @@ class ClampedAffineTransform(transforms.Transform):
 
     def _inverse(self, y: Any) -> Array:
         free = self._free
-        return (y[..., free] - self.loc[..., free]) / self.scale[..., free]
+        y = self.base.select(free).unconstrain(y[..., free])
+        return (y - self.loc[..., free]) / self.scale[..., free]
 
     def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> Array:
-        """Sum of log scale over the free coordinates."""
-        log_det = jnp.log(self.scale[..., self._free]).sum(-1)
+        """Sum over the free coordinates of log scale and of T's own."""
+        free = self._free
+        log_det = jnp.log(self.scale[..., free]).sum(-1)
+        if not self.base.real:
+            unconstrained = self._unconstrained(x)
+            base = self.base.select(free)
+            log_det = log_det + base.log_dets(unconstrained, y[..., free]).sum(-1)
         return jnp.broadcast_to(log_det, jnp.shape(y)[:-1])
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -136,14 +271,17 @@ class ClampedAffineTransform(transforms.Transform):
 
     def eq(self, other: object, static: bool = False) -> Any:
         """Whether `other` is the same map."""
-        if not isinstance(other, ClampedAffineTransform) or self.observed != other.observed:
-            return False
-        return _all_equal(self, other, ("loc", "scale", "values"), static)
+        same = isinstance(other, ClampedTransform) and _static(self) == _static(other)
+        return same and _all_equal(self, other, ("loc", "scale", "values"), static)
 
     def tree_flatten(self) -> tuple[Any, Any]:
-        """Location, scale and values are leaves; which are held is not."""
+        """Location, scale and values are leaves; which are held, and their sets, are not."""
         names = ("loc", "scale", "values")
-        return tuple(getattr(self, n) for n in names), (names, {"observed": self.observed})
+        return tuple(getattr(self, n) for n in names), (names, _static(self))
+
+
+def _static(held: StandardizedVector | ClampedTransform) -> dict[str, Any]:
+    return {"observed": held.observed, "base": held.base}
 
 
 def _all_equal(one: Any, other: Any, fields: tuple[str, ...], static: bool) -> Any:
@@ -158,11 +296,14 @@ def _all_equal(one: Any, other: Any, fields: tuple[str, ...], static: bool) -> A
 
 @biject_to.register(StandardizedReal)
 def _(constraint: StandardizedReal) -> transforms.Transform:
-    return transforms.AffineTransform(constraint.loc, constraint.scale)
+    standardize = transforms.AffineTransform(constraint.loc, constraint.scale)
+    if constraint.base.real:
+        return standardize
+    return transforms.ComposeTransform([standardize, biject_to(constraint.base.supports[0])])
 
 
 @biject_to.register(StandardizedVector)
 def _(constraint: StandardizedVector) -> transforms.Transform:
-    return ClampedAffineTransform(
-        constraint.loc, constraint.scale, constraint.values, constraint.observed
+    return ClampedTransform(
+        constraint.loc, constraint.scale, constraint.values, constraint.observed, constraint.base
     )

@@ -176,17 +176,26 @@ def test_rows_of_refuses():
             checks.rows_of(data, None)
     with refuses("3 `names`", "got 2"):
         checks.rows_of(rows(), ["a", "b"])
-    with refuses("at least 10 rows in `data`", "got 9"):
+    with refuses("at least 10 complete rows in `data`", "got 9"):
         checks.rows_of(rows(9), None)
     wide = np.random.default_rng(0).normal(size=(15, 14))
-    with refuses("at least 16 rows in `data`", "got 15"):
+    with refuses("at least 16 complete rows in `data`", "got 15"):
         checks.rows_of(wide, None)
 
 
 def test_rows_of_refuses_what_is_not_finite():
     data = rows()
-    data[3, 1], data[4, 1], data[4, 2] = np.nan, np.inf, -np.inf
-    with refuses("finite numbers in `data`", "2 of 20 rows", "['u', 'g']", "impute"):
+    data[4, 1], data[5, 2] = np.inf, -np.inf
+    with refuses("finite numbers in `data`", "2 of 20 rows", "['u', 'g']", "NaN"):
+        checks.rows_of(data, NAMES)
+
+
+def test_rows_of_leaves_holes_in_and_counts_complete_rows():
+    data = rows()
+    data[3, 1] = np.nan
+    np.testing.assert_array_equal(checks.rows_of(data, NAMES)[0], data)
+    data[3:14, 1] = np.nan
+    with refuses("at least 10 complete rows", "got 9, and 11 with holes"):
         checks.rows_of(data, NAMES)
 
 

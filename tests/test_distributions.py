@@ -637,7 +637,12 @@ def test_expand_mask_and_to_event(mixture):
 def test_validation_refuses_points_off_the_support():
     prior = disco.EnergyDistribution(skewed, reference(), names=NAMES, validate_args=True)
     with pytest.warns(UserWarning, match="support"):
-        prior.log_prob(jnp.array([jnp.nan, 0.0, 0.0]))
+        prior.log_prob(jnp.array([jnp.inf, 0.0, 0.0]))
+
+
+def test_a_hole_has_no_density():
+    with pytest.raises(ValueError, match="without NaN.*`numpyro_disco.sample"):
+        PRIOR.log_prob(jnp.array([jnp.nan, 0.0, 0.0]))
 
 
 # -- the guard: no normaliser may depend on what is inferred -----------------------------------

@@ -13,11 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpyro.distributions import constraints
 
 import numpyro_disco as disco
 from numpyro_disco import storage
+from numpyro_disco.supports import CoordinateSupports
 
 NAMES = ("z", "u", "g")
+SUPPORTS = CoordinateSupports(
+    (constraints.positive, constraints.interval(-2.0, 3.0), constraints.real)
+)
 X = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
 
 
@@ -64,6 +69,7 @@ def relatives(prior):
         "batch": prior.clamp({"u": np.linspace(-1.0, 1.0, 6)}),
         "tempered": prior.temper(0.7),
         "cooled": prior.cool(0.03),
+        "supported": prior._replace(_supports=SUPPORTS),
         # As `normalize` leaves it; the estimate itself is none of storage's business.
         "normalized": prior._replace(
             log_normalizer=jnp.asarray(1.25), log_normalizer_error=jnp.asarray(0.02)
@@ -75,7 +81,7 @@ def relatives(prior):
     }
 
 
-STATES = "plain clamped batch tempered cooled normalized mixture everything".split() + [
+STATES = "plain supported clamped batch tempered cooled normalized mixture everything".split() + [
     "cold mixture"
 ]
 
@@ -83,7 +89,9 @@ STATES = "plain clamped batch tempered cooled normalized mixture everything".spl
 def assert_equal_priors(one, other):
     assert one.names == other.names and one.observed == other.observed
     assert one.batch_shape == other.batch_shape and one.event_shape == other.event_shape
-    x = X if one.values is None else np.where(one.observed, one.values, X)
+    assert one._supports == other._supports
+    x = np.asarray(one._supports.constrain(X))
+    x = x if one.values is None else np.where(one.observed, one.values, x)
     np.testing.assert_array_equal(one.energy(x), other.energy(x))
     np.testing.assert_array_equal(one.log_prob(x), other.log_prob(x))
     np.testing.assert_array_equal(one.score(x), other.score(x))
@@ -172,7 +180,7 @@ def test_the_file_is_arrays_and_a_readable_description(path):
     contents = members(path)
     description = json.loads(contents.pop("description.json"))
     assert description["format"] == "numpyro_disco.prior"
-    assert description["format_version"] == 2
+    assert description["format_version"] == 3
     assert description["names"] == list(NAMES)
     assert description["observed"] == [True, True, False]
     assert description["network"]["width"] == 16
@@ -241,8 +249,29 @@ def change_description(path, **changes):
 
 
 def test_a_newer_format(path):
-    change_description(path, format_version=3)
-    with pytest.raises(disco.LoadError, match="format version 3.*reads version 2.*Upgrade"):
+    change_description(path, format_version=4)
+    with pytest.raises(disco.LoadError, match="format version 4.*reads versions 2 to 3.*Upgrade"):
+        disco.load(path)
+
+
+def test_the_format_before_supports(tmp_path, relatives):
+    path = tmp_path / "old.npz"
+    disco.save(path, relatives["plain"])
+    change_description(path, format_version=2, supports=...)
+    assert disco.load(path)._supports.real
+
+
+def test_a_support_that_is_no_data(tmp_path, prior):
+    odd = prior._replace(_supports=CoordinateSupports((constraints.circular,) * 3))
+    with pytest.raises(ValueError, match="NumPyro's own constraints.*cannot be saved"):
+        disco.save(tmp_path / "odd.npz", odd)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("supports", [[{"kind": "real"}], [{"kind": "os.system"}] * 3])
+def test_supports_that_make_no_sense(path, supports):
+    change_description(path, supports=supports)
+    with pytest.raises(disco.LoadError, match="damaged"):
         disco.load(path)
 
 
