@@ -258,6 +258,13 @@ def observed_values(
     return jnp.where(mask, table, 0.0), mask
 
 
+def row_labels(table: Any) -> tuple[str, ...] | None:
+    """The labels of a DataFrame's rows, if `table` is one."""
+    if hasattr(table, "columns") and hasattr(table, "index"):
+        return tuple(str(label) for label in table.index)
+    return None
+
+
 def _numbers(value: Any, argument: str) -> Any:
     """`value` as an array: traced arrays as they are, anything else as float64."""
     if isinstance(value, jax.core.Tracer):

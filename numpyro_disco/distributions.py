@@ -9,7 +9,6 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp
 from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.util import validate_sample
 
@@ -28,7 +27,13 @@ from numpyro_disco.constrained import (
 )
 from numpyro_disco.energies import as_pytree_callable
 from numpyro_disco.reference import Reference
-from numpyro_disco.sampling import MIN_PARTICLES, ScaledEnergy, draw_conditionals, poisoned
+from numpyro_disco.sampling import (
+    MIN_PARTICLES,
+    ScaledEnergy,
+    draw_conditionals,
+    log_mean,
+    poisoned,
+)
 from numpyro_disco.supports import CoordinateSupports, StandardizedVector, check_supports
 from numpyro_disco.tempering import TemperedResult
 from numpyro_disco.tempering_settings import TemperingSettings
@@ -481,12 +486,9 @@ class EnergyDistribution(Distribution):
         keys = jax.random.split(rng_key, len(values))
         _, result = self._draw(keys, values, masks, 1, settings)
         estimates = poisoned(result.log_normalizer, result, axis=0).reshape(-1, num_runs)
-        log_mean = logsumexp(estimates, axis=1) - jnp.log(num_runs)
-        # The standard error of log(mean Z) is that of mean Z relative to it, to first order.
-        relative = jnp.exp(estimates - log_mean[:, None])
-        error = relative.std(axis=1, ddof=1) / jnp.sqrt(num_runs)
+        log_normalizer, error = log_mean(estimates)
         return self._replace(
-            log_normalizer=log_mean.reshape(self.batch_shape),
+            log_normalizer=log_normalizer.reshape(self.batch_shape),
             log_normalizer_error=error.reshape(self.batch_shape),
         )
 
@@ -510,6 +512,17 @@ class EnergyDistribution(Distribution):
         if not self._supports.real:
             draws = jnp.where(observed, values, self._supports.constrain(draws))
         return draws, result
+
+    def _log_dets(self, x: Array, which: ArrayLike) -> Array:
+        """Log |dx / dy| summed over some coordinates, which alone need be known: (..., D) to (...).
+
+        A density of theirs in unconstrained space, less this, is one in the user's units.
+        """
+        if self._supports.real:
+            return jnp.zeros(x.shape[:-1], x.dtype)
+        x = jnp.where(which, x, self._supports.constrain(self.loc))
+        log_dets = self._supports.log_dets(self._supports.unconstrain(x), x)
+        return jnp.where(which, log_dets, 0.0).sum(-1)
 
     def _check_inside(self, values: Any, observed: Any, argument: str = "observed") -> None:
         """Refuse observed values that lie outside of their supports, where they can be seen."""

@@ -30,9 +30,10 @@ from numpyro.infer.util import (
 
 from numpyro_disco._typing import Array
 from numpyro_disco.distributions import EnergyDistribution
+from numpyro_disco.holes import Holes, PaddedHoles
 from numpyro_disco.kernels import LogDensities
 from numpyro_disco.reference import Reference
-from numpyro_disco.sites import Coordinate, Holes
+from numpyro_disco.sites import Coordinate
 from numpyro_disco.tempering import DrawBase
 
 WRAPPERS = (
@@ -68,6 +69,13 @@ class TemperedModel(NamedTuple):
     """Whether discrete latent sites are summed out of the target."""
 
 
+def model_structure(model: Callable, args: tuple, kwargs: dict) -> dict[str, dict]:
+    """The sites of a model, latent ones anywhere in their supports."""
+    seeded = handlers.seed(model, jax.random.key(0))
+    started = handlers.substitute(seeded, substitute_fn=init_to_uniform)
+    return handlers.trace(started).get_trace(*args, **kwargs)
+
+
 def prepare_model(
     model: Callable,
     args: tuple,
@@ -94,8 +102,7 @@ def prepare_model(
     base = {} if base is None else base
     # A key of its own for whatever the model draws that is not a latent site: the same each time.
     seeded = handlers.seed(model, jax.random.key(0))
-    shape_model = handlers.substitute(seeded, substitute_fn=init_to_uniform)
-    structure = handlers.trace(shape_model).get_trace(*args, **kwargs)
+    structure = model_structure(model, args, kwargs)
     latent: list[str] = []
     discrete: dict[str, Array] = {}
     for name, site in structure.items():
@@ -178,7 +185,7 @@ def prepare_model(
             if name in base:
                 log_base += jnp.sum(base[name].log_prob(site["value"]))
             elif name in prototype and name not in own:
-                if not isinstance(_unwrapped(site["fn"]), Coordinate):
+                if not isinstance(unwrapped(site["fn"]), Coordinate):
                     log_base += jnp.sum(_base(site["fn"]).log_prob(site["value"]))
             elif name in log_dets:
                 log_base += jnp.sum(log_prob)
@@ -210,9 +217,7 @@ def unconstrain_draws(
         The names in the vector's order, and an array (num_draws, d).
     """
     seeded = handlers.seed(model, jax.random.key(0))
-    structure = handlers.trace(
-        handlers.substitute(seeded, substitute_fn=init_to_uniform)
-    ).get_trace(*args, **kwargs)
+    structure = model_structure(model, args, kwargs)
     latent = [
         name
         for name, site in structure.items()
@@ -313,7 +318,8 @@ def _enumerated_log_joint(
     return log_joint
 
 
-def _unwrapped(fn: Distribution) -> Distribution:
+def unwrapped(fn: Distribution) -> Distribution:
+    """What is under expansions, event axes and masks."""
     while isinstance(fn, WRAPPERS):
         fn = fn.base_dist
     return fn
@@ -332,7 +338,7 @@ def _base(fn: Distribution) -> Distribution:
         return _base(fn.base_dist).to_event(fn.reinterpreted_batch_ndims)
     if isinstance(fn, numpyro.distributions.TransformedDistribution):
         return numpyro.distributions.TransformedDistribution(_base(fn.base_dist), fn.transforms)
-    if isinstance(fn, EnergyDistribution | Holes):
+    if isinstance(fn, EnergyDistribution | Holes | PaddedHoles):
         return fn.reference
     return fn
 
@@ -373,7 +379,7 @@ class _Group:
 def _groups(structure: dict, elsewhere: set[str]) -> list[_Group]:
     groups: dict[str, _Group] = {}
     for name, site in structure.items():
-        fn = _unwrapped(site["fn"]) if site["type"] == "sample" else None
+        fn = unwrapped(site["fn"]) if site["type"] == "sample" else None
         if isinstance(fn, Coordinate):
             prefix = name.removesuffix(f".{fn.name}")
             group = groups.setdefault(prefix, _Group(fn.prior))

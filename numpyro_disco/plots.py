@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpyro_disco.diagnostics import Calibration
     from numpyro_disco.fitting import FitResult
     from numpyro_disco.report import Report
     from numpyro_disco.tempering import TemperedHistory
@@ -134,3 +135,31 @@ def plot_tempering(history: TemperedHistory, axes: Any = None) -> Any:
     axes[0].set(yscale="log")
     axes[1].set(ylim=(0, 1))
     return axes
+
+
+def plot_ranks(calibration: Calibration, **kwargs: Any) -> Any:
+    """Distribution functions of ranks less that of the uniform, with the band of chance.
+
+    Args:
+        calibration: from `numpyro_disco.calibration`.
+        **kwargs: arguments of ArviZ's plot.
+
+    Returns:
+        Array of matplotlib axes (ArviZ 0.x), or ArviZ's collection of plots (1.x).
+    """
+    plt = _pyplot()
+    import arviz as az
+    from scipy import stats
+
+    if hasattr(az, "plot_ecdf_pit"):
+        return az.plot_ecdf_pit(calibration.to_arviz(), **kwargs)
+    count = len(calibration.ranks)
+    figure, axes = plt.subplots(
+        1, count, figsize=(3 * count, 3), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, (name, ranks) in zip(axes[0], calibration.ranks.items(), strict=True):
+        settings = {"difference": True, "confidence_bands": True, "ax": axis} | kwargs
+        points = np.linspace(0, 1, 101)
+        az.plot_ecdf(ranks, cdf=stats.uniform.cdf, eval_points=points, **settings)
+        axis.set(title=name, xlabel="rank of the truth")
+    return axes[0]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import logsumexp
 
 from numpyro_disco._typing import Array, EnergyFn
 from numpyro_disco.reference import Reference
@@ -127,6 +128,15 @@ def draw_conditionals(
     draws, results = jax.lax.map(one, padded, batch_size=size)
     draws, results = jax.tree.map(lambda leaf: leaf[:num_rows], (draws, results))
     return jnp.swapaxes(draws, 0, 1), results
+
+
+def log_mean(log_estimates: Array) -> tuple[Array, Array]:
+    """Log of the mean of independent estimates on the last axis, and its standard error."""
+    count = log_estimates.shape[-1]
+    log_mean = logsumexp(log_estimates, axis=-1) - jnp.log(count)
+    # The standard error of log(mean Z) is that of mean Z relative to it, to first order.
+    relative = jnp.exp(log_estimates - log_mean[..., None])
+    return log_mean, relative.std(axis=-1, ddof=1) / jnp.sqrt(count)
 
 
 def poisoned(array: Array, result: TemperedResult, axis: int) -> Array:

@@ -9,20 +9,21 @@ forward, and the samplers that only need log densities take it in their stride.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.util import validate_sample
 from numpyro.primitives import _PYRO_STACK
 
-from numpyro_disco._checks import observed_values
+from numpyro_disco._checks import observed_values, row_labels
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.distributions import EnergyDistribution, not_latent
-from numpyro_disco.supports import StandardizedReal, StandardizedVector
+from numpyro_disco.holes import Holes, PaddedHoles
+from numpyro_disco.supports import StandardizedReal
 
 
 class Coordinate(Distribution):
@@ -68,107 +69,14 @@ class Coordinate(Distribution):
         return jnp.zeros(jnp.broadcast_shapes(jnp.shape(value), self.batch_shape))
 
 
-class Holes(Distribution):
-    """The missing entries of a table, as one vector: density of the rows given what is there.
-
-    `log_prob` is the sum of the rows' joint log densities, up to what normalises the prior.
-
-    Args:
-        prior: an unclamped `EnergyDistribution` of one row.
-        values: the table (..., D), anything where it is missing.
-        observed: concrete boolean array (..., D), true where an entry is there.
-    """
-
-    arg_constraints: dict[str, Any] = {}
-    pytree_data_fields = ("prior", "values")
-    pytree_aux_fields = ("holes", "shape_of_table")
-
-    def __init__(self, prior: EnergyDistribution, values: Array, observed: np.ndarray) -> None:
-        self.prior, self.values = prior, values
-        self.shape_of_table = observed.shape
-        self.holes = tuple(int(i) for i in np.flatnonzero(~observed))
-        super().__init__((), (len(self.holes),))
-
-    @property
-    def _columns(self) -> np.ndarray:
-        return np.asarray(self.holes) % self.shape_of_table[-1]
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """All real vectors; unconstrained coordinates are standardised column by column."""
-        columns = self._columns
-        nothing = (False,) * len(columns)
-        return StandardizedVector(
-            self.prior.loc[..., columns],
-            self.prior.scale[..., columns],
-            None,
-            nothing,
-            self.prior._supports.select(columns),
-        )
-
-    def complete(self, value: ArrayLike) -> Array:
-        """The table with its holes filled by `value`: shape (..., holes) to (..., *table)."""
-        value = jnp.asarray(value)
-        batch = value.shape[:-1]
-        flat = jnp.broadcast_to(self.values.ravel(), (*batch, self.values.size))
-        filled = flat.astype(value.dtype).at[..., np.asarray(self.holes)].set(value)
-        return filled.reshape(*batch, *self.shape_of_table)
-
-    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Not drawn forward: a model with holes in its data is for inference."""
-        raise NotImplementedError(
-            "The missing entries of a table are inferred with the rest of the model: run MCMC, SVI "
-            "or TemperedSMC. To fill them from the prior alone use `numpyro_disco.impute`."
-        )
-
-    @validate_sample
-    def log_prob(self, value: ArrayLike) -> Array:
-        """Sum over rows of the joint log density, shape (..., holes) to (...)."""
-        rows = self.prior.log_prob(self.complete(value))
-        batch_ndim = jnp.ndim(value) - 1
-        return rows.sum(axis=tuple(range(batch_ndim, rows.ndim)))
-
-    @property
-    def reference(self) -> Distribution:
-        """The holes under the reference of each row given what is there: drawable, normalised."""
-        return HolesReference(self)
-
-
-class HolesReference(Distribution):
-    """Conditionals of the reference for the holes of a table, as one vector."""
-
-    arg_constraints: dict[str, Any] = {}
-    pytree_data_fields = ("parent",)
-
-    def __init__(self, parent: Holes) -> None:
-        self.parent = parent
-        super().__init__((), parent.event_shape)
-
-    @property
-    def support(self) -> constraints.Constraint:
-        """That of the holes."""
-        return self.parent.support
-
-    @property
-    def _rows(self) -> Distribution:
-        parent = self.parent
-        observed = np.ones(parent.shape_of_table, bool)
-        observed.flat[list(parent.holes)] = False
-        return parent.prior.reference_given(parent.values, observed)
-
-    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Independent draws, shape sample_shape + (holes,)."""
-        rows = self._rows.sample(key, sample_shape)
-        flat = rows.reshape(*sample_shape, -1)
-        return flat[..., np.asarray(self.parent.holes)]
-
-    def log_prob(self, value: ArrayLike) -> Array:
-        """Normalised log density of the holes, shape (..., holes) to (...)."""
-        rows = self._rows.log_prob(self.parent.complete(value))
-        return rows.sum(axis=tuple(range(jnp.ndim(value) - 1, rows.ndim)))
-
-
-def sample(name: str, prior: EnergyDistribution, *, obs: ArrayLike | None = None) -> Array:
+def sample(
+    name: str,
+    prior: EnergyDistribution,
+    *,
+    obs: Any = None,
+    padded: bool | None = None,
+    deterministic: bool = False,
+) -> Array:
     """Put a learned prior into a model, one site for each coordinate.
 
     Sites are called "name.coordinate"; default coordinates are "0", "1", .... NumPyro's own
@@ -178,19 +86,30 @@ def sample(name: str, prior: EnergyDistribution, *, obs: ArrayLike | None = None
 
     With `obs`, rows whose NaN entries are missing: each missing entry is a latent, all of them the
     one vector site "name.missing" in the order of the table's entries, and nothing else is.
+    `numpyro_disco.to_arviz` labels them by row and column.
+
+    Where the holes are can be seen in a concrete table only. Of a traced one (an argument of a
+    compiled function, as in `TemperedSMC`; the rows of a subsampling plate) "name.missing" holds a
+    number for *every* entry; those of entries that are there are padding, independent standardised
+    normals that touch nothing: evidence and posterior of all else stay as they are, and tables with
+    other holes do not compile again.
 
     Args:
         name: prefix of the sites.
         prior: an `EnergyDistribution` over D coordinates.
-        obs: concrete array (..., D) with NaN where missing. Call it outside of plates: the axes
-            before the last are independent rows.
+        obs: array (..., D) with NaN where missing, a DataFrame, or a dict of columns. The axes
+            before the last are independent rows, inside of plates of that shape or outside of any.
+        padded: whether "name.missing" is padded; by default if the table is traced or the plate
+            subsampled. Say `True` where a model is run with a concrete table first and with a
+            traced one later, as `MCMC(..., jit_model_args=True)` does.
+        deterministic: also record the whole vectors, as the deterministic site "name".
 
     Returns:
         The vector, shape (..., D): plate axes first; with `obs` the completed table.
 
     Raises:
-        ValueError: a handler gives a value to a coordinate that does not exist, or `obs` is traced
-            or inside a plate.
+        ValueError: a handler gives a value to a coordinate that does not exist, or `obs` does not
+            fit the plates around it or the supports.
         NotImplementedError: the model is run forward and a coordinate would have to be drawn.
 
     Example:
@@ -205,8 +124,10 @@ def sample(name: str, prior: EnergyDistribution, *, obs: ArrayLike | None = None
             f"Expected an `EnergyDistribution`; got {type(prior).__name__}. For other "
             "distributions use `numpyro.sample`."
         )
+    if deterministic:
+        return numpyro.deterministic(name, sample(name, prior, obs=obs, padded=padded))
     if obs is not None:
-        return _sample_holes(name, prior, obs)
+        return _sample_holes(name, prior, obs, padded)
     free = [c for c, clamped in zip(prior.names, prior.observed, strict=True) if not clamped]
     _check_handlers(name, [f"{name}.{coordinate}" for coordinate in free])
     values: list[Any] = []
@@ -256,12 +177,19 @@ def _sample_coordinate(site: str, coordinate: Coordinate) -> Any:
     value = numpyro.sample(site, coordinate, obs=done[0] if done else None)
     if not given:
         return value
-    plates = [handler for handler in _PYRO_STACK if isinstance(handler, numpyro.plate)]
-    if jnp.ndim(value) > len(coordinate.batch_shape) and not plates:
+    if jnp.ndim(value) > len(coordinate.batch_shape) and not _plates():
         raise ValueError(
             f"Expected one number for {site!r}; got an array of shape {jnp.shape(value)}. For many "
             "vectors put `sample` into a plate of that size, or give it a table, `obs=`."
         )
+    if not isinstance(value, jax.core.Tracer):
+        inside = coordinate.support(jnp.asarray(value, coordinate.prior.loc.dtype))
+        if not bool(jnp.all(inside)):
+            raise ValueError(
+                f"Expected finite numbers inside of the support of {site!r}, "
+                f"{coordinate.support!r}; got {value}. Leave out what is not known, or give rows "
+                "with holes to `sample(name, prior, obs=rows)`."
+            )
     # A coordinate held at something inferred would need the normaliser of what is left.
     return not_latent(jnp.asarray(value, coordinate.prior.loc.dtype))
 
@@ -293,25 +221,64 @@ def _check_handlers(name: str, known: list[str]) -> None:
                 )
 
 
-def _sample_holes(name: str, prior: EnergyDistribution, obs: ArrayLike) -> Array:
+def _sample_holes(name: str, prior: EnergyDistribution, obs: Any, padded: bool | None) -> Array:
     values, observed = observed_values(obs, prior.names, "obs")
-    if isinstance(observed, jax.core.Tracer):
-        raise ValueError(
-            "Expected a concrete array for `obs`, whose NaN say what is missing; got a traced one. "
-            "Close the model over the table, or turn `jit_model_args` off."
-        )
     if any(prior.observed):
         raise ValueError("Expected an unclamped prior with `obs`: put the values into the table.")
-    if any(isinstance(handler, numpyro.plate) for handler in _PYRO_STACK):
-        raise ValueError(
-            "Call `sample(..., obs=table)` outside of plates: the rows of the table are "
-            "independent already, and a plate would count each of them once for every member."
-        )
+    prior._check_inside(values, observed, "obs")
     _check_handlers(name, [f"{name}.missing"])
     values = jnp.asarray(values, prior.loc.dtype)
-    if observed.all():
-        numpyro.factor(f"{name}.log_prob", prior.log_prob(values).sum())
-        return values
-    holes = Holes(prior, values, observed)
-    missing = numpyro.sample(f"{name}.missing", holes)
-    return holes.complete(missing)
+    traced = isinstance(observed, jax.core.Tracer)
+    subsampled = any(plate.subsample_size != plate.size for plate in _plates())
+    if padded is False and (traced or subsampled):
+        raise ValueError(
+            "Expected a concrete table for `obs` outside of subsampling plates with "
+            "`padded=False`: where its holes are must be known when the model is compiled."
+        )
+    if padded or traced or subsampled:
+        # Each member of a plate has a vector of its own; without plates, the rows are one event.
+        rows = PaddedHoles(prior, values, jnp.asarray(observed))
+        fn = rows if _plates() else rows.to_event(values.ndim - 1)
+        try:
+            return rows.complete(numpyro.sample(f"{name}.missing", fn))
+        except (TypeError, ValueError) as error:
+            if padded is None:
+                error.add_note(
+                    f"The table of {name!r} is traced. If the model was run before with a concrete "
+                    "one, as under `jit_model_args=True`, give `padded=True` to "
+                    "`numpyro_disco.sample`."
+                )
+            raise
+    shape = _plate_shape()
+    if _plates() and values.shape[:-1] != shape:
+        raise ValueError(
+            f"Expected a table of shape {(*shape, len(prior.names))} for `obs` inside of plates of "
+            f"shape {shape}, one row for each member; got {values.shape}."
+        )
+    # The holes of all rows are one vector, whatever the plates: no two rows have as many.
+    with _outside_plates():
+        if observed.all():
+            numpyro.factor(f"{name}.log_prob", prior.log_prob(values).sum())
+            return values
+        fn = Holes(prior, values, observed, row_labels(obs))
+        return fn.complete(numpyro.sample(f"{name}.missing", fn))
+
+
+def _plates() -> list[numpyro.plate]:
+    return [handler for handler in _PYRO_STACK if isinstance(handler, numpyro.plate)]
+
+
+def _plate_shape() -> tuple[int, ...]:
+    sizes = {plate.dim: plate.subsample_size for plate in _plates()}
+    return tuple(sizes.get(dim, 1) for dim in range(min(sizes, default=0), 0))
+
+
+@contextmanager
+def _outside_plates() -> Iterator[None]:
+    """Sites in here belong to no plate."""
+    stack = _PYRO_STACK[:]
+    _PYRO_STACK[:] = [handler for handler in stack if not isinstance(handler, numpyro.plate)]
+    try:
+        yield
+    finally:
+        _PYRO_STACK[:] = stack

@@ -235,6 +235,7 @@ class ClampedTransform(transforms.Transform):
     def __call__(self, x: Any) -> Array:
         """From the free unconstrained coordinates to whole vectors."""
         free = self._free
+        self.forward_shape(jnp.shape(x))
         moved = self.base.select(free).constrain(self._unconstrained(x))
         if self.values is None:
             return moved

@@ -642,7 +642,7 @@ def test_validation_refuses_points_off_the_support():
 
 def test_a_hole_has_no_density():
     with pytest.raises(ValueError, match="without NaN.*`numpyro_disco.sample"):
-        PRIOR.log_prob(jnp.array([jnp.nan, 0.0, 0.0]))
+        prior_of().log_prob(jnp.array([jnp.nan, 0.0, 0.0]))
 
 
 # -- the guard: no normaliser may depend on what is inferred -----------------------------------

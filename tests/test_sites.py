@@ -27,7 +27,8 @@ from numpyro.infer import (
 from numpyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from numpyro.infer.inspect import get_model_relations
 from numpyro.infer.util import initialize_model
-from statistics_tools import assert_within
+from scipy import stats
+from statistics_tools import assert_within, mean_and_error
 
 import numpyro_disco as disco
 
@@ -517,23 +518,124 @@ def test_a_whole_table_has_no_latent():
     )
 
 
-@pytest.mark.parametrize("table", [TABLE, np.zeros((4, 3))], ids=["holes", "whole"])
-def test_a_table_inside_a_plate(table):
-    def plated():
-        numpyro.sample("mu", dist.Normal())
-        with numpyro.plate("rows", 4):
-            disco.sample("x", PRIOR, obs=table)
+def plated(table, size=4, padded=None, subsample_size=None):
+    with numpyro.plate("rows", size, subsample_size=subsample_size) as rows:
+        taken = table if subsample_size is None else jnp.asarray(table)[rows]
+        x = disco.sample("x", PRIOR, obs=taken, padded=padded)
+    numpyro.deterministic("completed", x)
 
-    # A whole table in a plate would count its rows once for every member.
-    with pytest.raises(ValueError, match="outside of plates"):
-        latents(plated)
+
+def test_a_table_inside_a_plate_counts_each_row_once():
+    assert latents(plated, TABLE) == latents(with_table, TABLE)
+    values = {"x.missing": jnp.arange(6.0)}
+    inside, outside = traced(plated, values, TABLE), traced(with_table, values, TABLE)
+    np.testing.assert_array_equal(inside["completed"]["value"], outside["completed"]["value"])
+    site, there = inside["x.missing"], outside["x.missing"]
+    assert site["cond_indep_stack"] == [] and site["scale"] is None
+    np.testing.assert_allclose(
+        site["fn"].log_prob(site["value"]), there["fn"].log_prob(there["value"]), rtol=1e-6
+    )
+    # A row without holes has a factor, and it too counts once.
+    whole = np.zeros((4, 3))
+    factor = traced(plated, {}, whole)["x.log_prob"]
+    np.testing.assert_allclose(factor["fn"].log_factor, PRIOR.log_prob(whole).sum(), rtol=1e-6)
+    assert factor["cond_indep_stack"] == []
+
+
+def test_a_table_that_does_not_fit_its_plates():
+    with pytest.raises(ValueError, match=r"table of shape \(5, 3\).*one row for each.*\(4, 3\)"):
+        latents(plated, TABLE, 5)
+
+
+def entries(table, value):
+    """Where a padded latent is a hole, and the log density of all it holds."""
+    there = ~np.isnan(table)
+    completed = np.where(there, table, value)
+    # The padding is normal with the location and scale of the prior's coordinates.
+    padding = dist.Normal(PRIOR.loc, PRIOR.scale).log_prob(value)
+    return completed, PRIOR.log_prob(completed) + np.where(there, padding, 0.0).sum(-1)
+
+
+VALUE = np.random.default_rng(3).normal(size=(4, 3)).astype(np.float32)
+
+
+def test_a_traced_table_has_a_latent_for_each_entry_and_is_not_compiled_again():
+    traces = 0
+
+    @jax.jit
+    def log_density_and_rows(table):
+        nonlocal traces
+        traces += 1
+        trace = traced(with_table, {"x.missing": VALUE}, table)
+        site = trace["x.missing"]
+        return site["fn"].log_prob(site["value"]), trace["completed"]["value"]
+
+    for table in (TABLE, TABLE[::-1], np.full((4, 3), np.nan), np.zeros((4, 3))):
+        log_prob, rows = log_density_and_rows(table)
+        completed, expected = entries(table, VALUE)
+        np.testing.assert_allclose(rows, completed, rtol=1e-6)
+        np.testing.assert_allclose(log_prob, expected.sum(), rtol=1e-5)
+    assert traces == 1
+
+
+def test_a_padded_table_in_a_subsampled_plate_is_scaled():
+    table = np.concatenate([TABLE, TABLE])
+    with handlers.trace() as trace, handlers.seed(rng_seed=0):
+        with handlers.substitute(data={"x.missing": VALUE}):
+            plated(table, size=8, subsample_size=4)
+    site = trace["x.missing"]
+    taken = np.asarray(trace["rows"]["value"])
+    assert site["scale"] == 2.0 and site["fn"].batch_shape == (4,)
+    _, expected = entries(table[taken], VALUE)
+    np.testing.assert_allclose(site["fn"].log_prob(site["value"]), expected, rtol=1e-5)
+
+
+def test_a_table_that_is_concrete_first_and_traced_later_has_to_say_so():
+    def run(padded):
+        mcmc = MCMC(
+            NUTS(lambda table: disco.sample("x", PRIOR, obs=table, padded=padded)),
+            num_warmup=1,
+            num_samples=1,
+            jit_model_args=True,
+            progress_bar=False,
+        )
+        mcmc.run(KEY, jnp.asarray(TABLE))
+        return mcmc.get_samples()["x.missing"].shape
+
+    assert run(True) == (1, 4, 3)
+    with pytest.raises(ValueError) as refusal:
+        run(None)
+    assert "padded=True" in refusal.value.__notes__[0]
+
+
+def test_the_whole_table_as_a_deterministic_site():
+    def recorded():
+        disco.sample("x", PRIOR, obs=TABLE, deterministic=True)
+
+    trace = traced(recorded, {"x.missing": jnp.arange(6.0)})
+    assert trace["x"]["type"] == "deterministic" and trace["x"]["value"].shape == (4, 3)
+
+
+def test_a_partly_missing_vector_in_condition_is_refused():
+    """NaN under stock `condition` would be a NaN log density; the call to use is named."""
+    conditioned = handlers.condition(lambda: numpyro.sample("x", PRIOR), {"x": TABLE[0]})
+
+    def with_another():
+        conditioned()
+        numpyro.sample("z", dist.Normal())
+
+    with pytest.raises(ValueError, match=r"without NaN.*numpyro_disco.sample\(name, prior, obs="):
+        started(with_another)
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="finite numbers inside of the support of 'x.a'"):
+            started(handlers.condition(model, {"x.a": value}), PRIOR)
 
 
 def test_tables_that_make_no_sense():
     with pytest.raises(ValueError, match=r"last axis of 3 for `obs`.*got shape \(4, 2\)"):
         latents(lambda: with_table(TABLE[:, :2]))
-    with pytest.raises(ValueError, match="concrete array for `obs`.*turn `jit_model_args` off"):
-        jax.jit(lambda table: traced(with_table, {}, table))(TABLE)
+    with pytest.raises(ValueError, match="concrete table.*`padded=False`"):
+        jax.jit(lambda table: disco.sample("x", PRIOR, obs=table, padded=False))(TABLE)
     with pytest.raises(ValueError, match="unclamped prior with `obs`"):
         latents(lambda: with_table(TABLE, PRIOR.clamp({"a": 0.0})))
     with pytest.raises(ValueError, match="finite numbers, or NaN"):
@@ -547,8 +649,6 @@ def test_holes_are_not_drawn_forward():
 
 def test_a_table_as_an_argument_of_tempered_smc():
     settings = dict(num_particles=64, num_chains=1, progress_bar=False)
-    with pytest.raises(ValueError, match="jit_model_args"):
-        disco.TemperedSMC(with_table, **settings).run(KEY, TABLE)
     smc = disco.TemperedSMC(with_table, jit_model_args=False, **settings)
     smc.run(KEY, TABLE)
     completed = np.asarray(smc.get_samples()["completed"])
@@ -557,6 +657,33 @@ def test_a_table_as_an_argument_of_tempered_smc():
     expected = np.broadcast_to(TABLE.astype(np.float32)[there], (64, there.sum()))
     np.testing.assert_array_equal(completed[:, there], expected)
     assert (completed.std(0)[~there] > 0.1).all()
+
+
+def test_the_evidence_of_a_padded_table_is_that_of_the_table():
+    """Closed form: the log density of what is there under the Gaussian, plus log Z."""
+    smc = disco.TemperedSMC(with_table, num_particles=1024, num_chains=8, progress_bar=False)
+    log_z = 0.5 * np.linalg.slogdet(2 * np.pi * COVARIANCE)[1]
+
+    def truth(table):
+        total = 0.0
+        for row in table:
+            seen = ~np.isnan(row)
+            if seen.any():
+                covariance = COVARIANCE[np.ix_(seen, seen)]
+                total += stats.multivariate_normal.logpdf(row[seen], MEAN[seen], covariance)
+        return total + len(table) * log_z
+
+    tables = TABLE, TABLE[::-1] + 0.5
+    for key, table in enumerate(tables):
+        smc.run(jax.random.key(key), table)
+        ratio = np.exp(np.asarray(smc.log_normalizer, np.float64) - truth(table))
+        estimate, error = mean_and_error(ratio)
+        assert_within(estimate, 1.0, error, sigmas=7.4, resolution=0.2, label="evidence ratio")
+    # The holes of the other table lie elsewhere, and its evidence is another.
+    with pytest.raises(AssertionError, match="is off"):
+        ratio = np.exp(np.asarray(smc.log_normalizer, np.float64) - truth(TABLE))
+        estimate, error = mean_and_error(ratio)
+        assert_within(estimate, 1.0, error, sigmas=7.4, resolution=np.inf, label="twin")
 
 
 def conditional_means(table):

@@ -1,0 +1,296 @@
+"""Can a conditional be trusted? Is what is given typical, and are the draws calibrated?"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from numpyro_disco._checks import check_count, check_key, columns_of, name_index, observed_values
+from numpyro_disco._typing import Array
+from numpyro_disco.conditionals import given_rows, log_integrals, sample_conditional
+from numpyro_disco.distributions import EnergyDistribution, check_prior
+
+RARE = 0.01
+"""Share of draws or rows below which something is called rare."""
+MAX_ROWS = 2000
+"""Rows among which distances are compared."""
+GOOD, LOOK, BAD = "good", "look", "bad"
+
+
+class ConditionalCheck(NamedTuple):
+    """How typical what is given is of what was learned, row by row."""
+
+    percentile: np.ndarray
+    """Share of draws of the prior whose coordinates, the same ones, have a log density no higher
+    than the given ones, shape (rows,) or ()."""
+    distance_percentile: np.ndarray | None
+    """Share of data rows that are as far from their nearest neighbour, in these coordinates, as the
+    given ones from theirs; None without `data`."""
+    typical: np.ndarray
+    """Neither is rare."""
+
+
+def check_conditional(
+    rng_key: Array,
+    prior: EnergyDistribution,
+    observed: Any,
+    *,
+    data: Any = None,
+    num_draws: int = 200,
+    num_particles: int = 256,
+) -> ConditionalCheck:
+    """Is what is clamped typical of what was learned? Warns where it is not.
+
+    A learned density says little about places where no row was. Two looks at them: the marginal log
+    density of the given coordinates among that of draws of the prior (a percentile, by tempered
+    SMC, one run each); and, with `data`, the distance to the nearest row among the distances of
+    rows to their own nearest, in standardised units.
+
+    Args:
+        rng_key: random key.
+        prior: the `EnergyDistribution`.
+        observed: as for `sample_conditional`, at least one number in every row. Each pattern of
+            what is observed costs `num_draws` runs.
+        data: the rows that were learned from, as given to `fit`; incomplete ones are left out.
+        num_draws: draws of the prior that are compared with.
+        num_particles: particles of each run.
+
+    Returns:
+        A `ConditionalCheck`.
+
+    Warns:
+        UserWarning: something is rarer than one in a hundred.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpyro_disco as disco
+        >>> q = disco.GaussianReference(jnp.zeros(2), 9 * jnp.eye(2))
+        >>> prior = disco.EnergyDistribution(lambda x: 0.5 * (x @ x), q, names=("a", "b"))
+        >>> bool(disco.check_conditional(jax.random.key(0), prior, {"a": 0.3}).typical)
+        True
+    """
+    rng_key = check_key(rng_key)
+    check_prior(prior, "Give its `distribution`.")
+    check_count(num_draws, "num_draws", minimum=2)
+    rows, masks, single = given_rows(prior, observed, "observed")
+    seen = np.asarray(masks)
+    if not seen.any(axis=1).all():
+        raise ValueError(
+            "Expected at least one number in every row of `observed`; row "
+            f"{int(np.argmin(seen.any(axis=1)))} has none."
+        )
+    draw_key, run_key = jax.random.split(rng_key)
+    draws = prior.sample(draw_key, (num_draws,)).reshape(num_draws, -1, len(prior.names))[:, 0]
+    percentile = np.empty(len(rows))
+    distance = None if data is None else np.empty(len(rows))
+    table = None if data is None else _complete_rows(data, prior)
+    for index, pattern in enumerate(np.unique(seen, axis=0)):
+        which = np.flatnonzero((seen == pattern).all(axis=1))
+        points = jnp.concatenate([rows[which], draws])
+        marginal, _ = log_integrals(
+            jax.random.fold_in(run_key, index),
+            prior,
+            points,
+            jnp.broadcast_to(pattern, points.shape),
+            num_particles,
+            num_runs=1,
+        )
+        log_density = np.asarray(marginal - prior._log_dets(points, pattern))
+        of_rows, of_draws = np.split(log_density, [len(which)])
+        percentile[which] = (of_draws <= of_rows[:, None]).mean(axis=1)
+        if table is not None and distance is not None:
+            standard = _standardized(prior, np.asarray(rows)[np.ix_(which, pattern)], pattern)
+            distance[which] = _distance_percentile(
+                standard, _standardized(prior, table[:, pattern], pattern)
+            )
+    typical = percentile >= RARE
+    if distance is not None:
+        typical &= distance >= RARE
+    odd = np.flatnonzero(~typical)
+    if len(odd):
+        warnings.warn(
+            f"What is given in {len(odd)} of {len(rows)} rows of `observed` (rows "
+            f"{odd[:5].tolist()}{'...' if len(odd) > 5 else ''}) is rarer than one in "
+            f"{1 / RARE:.0f} among what was learned: there the conditional rests on hardly any "
+            "data. Check units and typing errors, or widen what is known by a likelihood.",
+            stacklevel=2,
+        )
+    if single:
+        distance = None if distance is None else distance[0]
+        return ConditionalCheck(percentile[0], distance, typical[0])
+    return ConditionalCheck(percentile, distance, typical)
+
+
+def _complete_rows(data: Any, prior: EnergyDistribution) -> np.ndarray:
+    table, names = columns_of(data)
+    if names is not None and set(names) >= set(prior.names):
+        table = table[:, [names.index(name) for name in prior.names]]
+    if table.ndim != 2 or table.shape[1] != len(prior.names):
+        raise ValueError(
+            f"Expected rows with the columns {prior.names} for `data`; got shape {table.shape}."
+        )
+    table = table[~np.isnan(table).any(axis=1)]
+    if len(table) < 2:
+        raise ValueError(f"Expected complete rows in `data`; got {len(table)}.")
+    return table
+
+
+def _standardized(prior: EnergyDistribution, x: np.ndarray, pattern: np.ndarray) -> np.ndarray:
+    """Some coordinates in unconstrained, standardised units."""
+    places = np.flatnonzero(pattern)
+    y = np.asarray(prior._supports.select(places).unconstrain(jnp.asarray(x)), np.float64)
+    return (y - np.asarray(prior.loc)[places]) / np.asarray(prior.scale)[places]
+
+
+def _distance_percentile(points: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    from sklearn.neighbors import NearestNeighbors
+
+    neighbours = NearestNeighbors(n_neighbors=2).fit(rows)
+    # The nearest row to a row is itself.
+    own = neighbours.kneighbors(rows[:: -(-len(rows) // MAX_ROWS)])[0][:, 1]
+    distance = neighbours.kneighbors(points, n_neighbors=1)[0]
+    return (own >= distance).mean(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Ranks of hidden truths among draws of their conditionals.
+
+    Attributes:
+        ranks: for each column that was hidden in turn, the rank of the truth among the draws, from
+            0 to 1, in every row where it was there. Uniform if the conditionals are right.
+        num_draws: draws behind each rank.
+    """
+
+    ranks: Mapping[str, np.ndarray]
+    num_draws: int
+
+    def coverage(self, level: float) -> dict[str, float]:
+        """Share of truths inside the central intervals of that probability, by column.
+
+        Args:
+            level: between 0 and 1, say 0.9.
+        """
+        return {
+            name: float((np.abs(ranks - 0.5) <= level / 2).mean())
+            for name, ranks in self.ranks.items()
+        }
+
+    def p_values(self) -> dict[str, float]:
+        """By column, how likely ranks as far from uniform are (Kolmogorov-Smirnov), if all is well.
+
+        The ranks of a column are those of different rows, so they are independent.
+        """
+        return {name: float(stats.kstest(r, "uniform").pvalue) for name, r in self.ranks.items()}
+
+    def __str__(self) -> str:
+        """A line for each column: good, look or bad, coverage and p-value."""
+        width = max(map(len, self.ranks))
+        half, most = self.coverage(0.5), self.coverage(0.9)
+        lines = []
+        for name, p in self.p_values().items():
+            verdict = GOOD if p >= 0.05 / len(self.ranks) else LOOK if p >= 1e-4 else BAD
+            lines.append(
+                f"{verdict:5}{name:{width}}  50 % intervals hold {half[name]:.0%}, 90 % intervals "
+                f"{most[name]:.0%} of {len(self.ranks[name])} truths; ranks are uniform with "
+                f"p = {p:.2g}"
+            )
+        return "\n".join(lines)
+
+    def to_arviz(self) -> Any:
+        """The ranks as an ArviZ object, one variable for each column in the group "prior_sbc"."""
+        from numpyro_disco.inference_data import ranks_to_arviz
+
+        return ranks_to_arviz(self.ranks)
+
+    def plot(self, **kwargs: Any) -> Any:
+        """Draw the distribution of the ranks against uniform, with ArviZ.
+
+        Needs matplotlib, the `plots` extra.
+
+        Args:
+            **kwargs: arguments of `arviz.plot_ecdf` (ArviZ 0.x) or `arviz.plot_ecdf_pit` (1.x).
+
+        Returns:
+            Axes of each column (ArviZ 0.x), or ArviZ's collection of plots (1.x).
+        """
+        from numpyro_disco.plots import plot_ranks
+
+        return plot_ranks(self, **kwargs)
+
+
+def calibration(
+    rng_key: Array,
+    prior: EnergyDistribution,
+    table: Any,
+    *,
+    columns: Sequence[str] | None = None,
+    num_draws: int = 99,
+    num_particles: int = 256,
+) -> Calibration:
+    """Hide each column in turn, and rank the truth among draws of its conditional.
+
+    Where a conditional is the one that rows come from, ranks are uniform; where they pile up in the
+    middle it is too wide, at both ends too narrow, at one end shifted. The rows must be new to the
+    prior: of those it was learned from, ranks are too good.
+
+    Args:
+        rng_key: random key.
+        prior: the `EnergyDistribution`.
+        table: rows (n, D), a DataFrame or a dict of columns; NaN where missing, in which case the
+            column is hidden from nothing and the others are drawn without it.
+        columns: names of the columns to hide; all by default. Each row and column costs a run.
+        num_draws: draws of each conditional; ranks are multiples of 1 / (num_draws + 1), spread
+            evenly in between.
+        num_particles: particles of each run.
+
+    Returns:
+        A `Calibration`: print it, or look at its `plot`.
+
+    References:
+        Talts et al. 2018, Validating Bayesian inference algorithms with simulation-based
+        calibration.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpyro_disco as disco
+        >>> q = disco.GaussianReference(jnp.zeros(2), 9 * jnp.eye(2))
+        >>> prior = disco.EnergyDistribution(lambda x: 0.5 * (x @ x), q, names=("a", "b"))
+        >>> rows = jax.random.normal(jax.random.key(1), (10, 2))
+        >>> disco.calibration(jax.random.key(0), prior, rows).ranks["a"].shape
+        (10,)
+    """
+    rng_key = check_key(rng_key)
+    check_prior(prior, "Give its `distribution`.")
+    check_count(num_draws, "num_draws", minimum=2)
+    values, there = observed_values(table, prior.names, "table")
+    if values.ndim != 2:
+        raise ValueError(f"Expected shape (rows, D) for `table`; got {values.shape}.")
+    clamped = [name for name, held in zip(prior.names, prior.observed, strict=True) if held]
+    if columns is None:
+        columns = [name for name in prior.names if name not in clamped]
+    places = {name: name_index(name, prior.names, "columns") for name in columns}
+    if set(columns) & set(clamped):
+        raise ValueError(f"Expected free `columns`; {clamped} are clamped in this distribution.")
+    pairs = [(row, place) for place in places.values() for row in np.flatnonzero(there[:, place])]
+    if not pairs:
+        raise ValueError("Expected at least one entry in `table` that can be hidden; got none.")
+    row_of, column_of = (np.asarray(part) for part in zip(*pairs, strict=True))
+    hidden = np.where(there, values, np.nan)[row_of]
+    each = np.arange(len(pairs))
+    hidden[each, column_of] = np.nan
+    draw_key, tie_key = jax.random.split(rng_key)
+    draws = np.asarray(
+        sample_conditional(
+            draw_key, prior, hidden, num_draws, num_particles=max(num_draws, num_particles)
+        )
+    )
+    below = (draws[:, each, column_of] < values[row_of, column_of]).sum(axis=0)
+    # A rank is an interval between two draws: somewhere in it, so that ranks are continuous.
+    ranks = (below + np.asarray(jax.random.uniform(tie_key, below.shape))) / (num_draws + 1)
+    return Calibration({n: ranks[column_of == place] for n, place in places.items()}, num_draws)
