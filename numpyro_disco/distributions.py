@@ -281,11 +281,10 @@ class EnergyDistribution(Distribution):
             return self.inverse_temperature * self.energy_fn(x)
         # Outside, gradients of logarithms are NaN even where they are not used.
         centre = self._supports.constrain(self.loc)
-        inside = self._supports.inside(x)
-        y = self._supports.unconstrain(jnp.where(inside, x, centre))
-        inside = inside & jnp.isfinite(y)
-        y = jnp.where(inside, y, self.loc)
-        log_dets = self._supports.log_dets(y, jnp.where(inside, x, centre))
+        inside = self._supports.inside(x) & jnp.isfinite(self._supports.unconstrain(x))
+        x = jnp.where(inside, x, centre)
+        y = self._supports.unconstrain(x)
+        log_dets = self._supports.log_dets(y, x)
         free = ~np.asarray(self.observed)
         energy = self.inverse_temperature * self.energy_fn(y) + log_dets @ free.astype(y.dtype)
         return jnp.where(inside.all(), energy, jnp.inf)
@@ -530,11 +529,11 @@ class EnergyDistribution(Distribution):
             isinstance(array, jax.core.Tracer) for array in (values, observed)
         ):
             return
-        values = jnp.asarray(values, self.loc.dtype)
-        inside = self._supports.inside(values)
-        # On the bound of an open set a density has no value either.
-        inside &= jnp.isfinite(self._supports.unconstrain(values))
-        bad = np.asarray(~inside & observed)
+        with jax.ensure_compile_time_eval():
+            values = jnp.asarray(values, self.loc.dtype)
+            # On the bound of an open set a density has no value either.
+            finite = jnp.isfinite(self._supports.unconstrain(values))
+            bad = np.asarray(~(self._supports.inside(values) & finite) & observed)
         if bad.any():
             place = tuple(np.argwhere(bad)[0])
             raise ValueError(

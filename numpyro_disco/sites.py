@@ -183,8 +183,9 @@ def _sample_coordinate(site: str, coordinate: Coordinate) -> Any:
             "vectors put `sample` into a plate of that size, or give it a table, `obs=`."
         )
     if not isinstance(value, jax.core.Tracer):
-        inside = coordinate.support(jnp.asarray(value, coordinate.prior.loc.dtype))
-        if not bool(jnp.all(inside)):
+        with jax.ensure_compile_time_eval():
+            inside = coordinate.support(jnp.asarray(value)).all()
+        if not bool(inside):
             raise ValueError(
                 f"Expected finite numbers inside of the support of {site!r}, "
                 f"{coordinate.support!r}; got {value}. Leave out what is not known, or give rows "

@@ -346,3 +346,119 @@ def test_a_row_out_of_reach_is_named(prior):
     table[7] = [6.0, np.nan, np.nan]
     with pytest.raises(RuntimeError, match=r"1 of 20 conditionals \(rows \[7\]\).*-infinity"):
         draw(walled, table)
+
+
+# -- tables ------------------------------------------------------------------------------------
+
+
+def test_frames_in_frames_out(prior):
+    frame = pd.DataFrame(
+        {"who": ["x", "y", "z"], "c": [0.1, np.nan, 0.3], "a": [np.nan, 1.2, 0.5], "b": 0.7},
+        index=["i", "j", "k"],
+    )
+    filled = disco.impute(KEY, prior, frame[list(NAMES)], 3, like=frame)
+    assert len(filled) == 3
+    for one in filled:
+        assert list(one.index) == list(frame.index) and list(one.columns) == list(frame.columns)
+        assert one["who"].tolist() == ["x", "y", "z"] and not one.isna().any(axis=None)
+        # What was there is there to the last bit, though draws are in single precision.
+        for name in frame:
+            known = frame[name].notna()
+            assert one[name][known].tolist() == frame[name][known].tolist()
+    assert filled[0].loc["i", "a"] != filled[1].loc["i", "a"]
+    array = disco.impute(KEY, prior, frame[list(NAMES)], 3)
+    np.testing.assert_allclose([f.loc["i", "a"] for f in filled], array[:, 0, 0], rtol=1e-6)
+
+
+def test_a_table_in_arviz(prior):
+    frame = pd.DataFrame([[0.1, np.nan, 0.2]], columns=list(NAMES), index=["first"])
+    table = disco.impute(KEY, prior, frame, 4, like="arviz")["posterior"]["table"]
+    assert table.dims == ("chain", "draw", "row", "column") and table.shape == (1, 4, 1, 3)
+    assert table.coords["row"].values.tolist() == ["first"]
+    assert table.sel(row="first", column="a").values == pytest.approx(0.1)
+
+
+def test_what_tables_cannot_be_like(prior):
+    table = np.array([[0.1, np.nan, 0.2]])
+    with pytest.raises(ValueError, match="a DataFrame or 'arviz' for `like`; got 'pandas'"):
+        disco.impute(KEY, prior, table, like="pandas")
+    with pytest.raises(ValueError, match="a DataFrame or 'arviz' for `like`; got list"):
+        disco.impute(KEY, prior, table, like=[1])
+    with pytest.raises(ValueError, match=r"1 rows with the columns.*got 1 rows, without \['c'\]"):
+        disco.impute(KEY, prior, table, like=pd.DataFrame({"a": [1], "b": [2]}))
+
+
+# -- marginals ---------------------------------------------------------------------------------
+
+
+def observed_density(mixture, table):
+    """Log density of what is there in each row, in closed form."""
+    rows = []
+    for row in table:
+        seen = np.flatnonzero(~np.isnan(row))
+        rows.append(mixture.marginal(seen).log_prob(row[seen]))
+    return np.array(rows)
+
+
+SEEN = TABLE[~np.isnan(TABLE).all(axis=1)]
+
+
+@pytest.mark.parametrize("mixture", [GAUSSIAN, UNEQUAL], ids=["gaussian", "unequal"])
+def test_marginals_over_random_holes(mixture):
+    found = disco.log_marginal(KEY, prior_of(mixture), SEEN, num_particles=256, num_runs=20)
+    truth = observed_density(mixture, SEEN)
+    assert found.log_density.shape == found.error.shape == (len(SEEN),)
+    assert_within(
+        found.log_density, truth, found.error, sigmas=SIGMAS, resolution=0.3, label="log marginal"
+    )
+    # Log Z is shared, so rows are compared with less error than each has.
+    assert (found.error >= found.shared_error).all()
+    wrong = disco.log_marginal(
+        KEY, prior_of(mixture, flip=True), SEEN, num_particles=256, num_runs=20
+    )
+    with pytest.raises(AssertionError, match="is off"):
+        assert_within(
+            wrong.log_density, truth, wrong.error, sigmas=SIGMAS, resolution=9, label="twin"
+        )
+
+
+def test_marginals_of_a_normalised_and_of_a_clamped_prior():
+    prior = prior_of(UNEQUAL).normalize(KEY)
+    one = disco.log_marginal(KEY, prior, {"a": 0.3}, num_particles=256, num_runs=20)
+    assert one.log_density.shape == () and one.shared_error == prior.log_normalizer_error
+    clamped = prior_of(UNEQUAL).clamp({"b": 0.2})
+    given = disco.log_marginal(KEY, clamped, {"a": 0.3}, num_particles=256, num_runs=20)
+    truth = UNEQUAL.condition([1], [0.2]).marginal([0]).log_prob(np.array([0.3]))
+    assert_within(
+        given.log_density, truth, given.error, sigmas=SIGMAS, resolution=0.3, label="conditional"
+    )
+
+
+@pytest.mark.training
+def test_the_order_of_observation_does_not_matter_on_a_trained_network():
+    """log p(a | b) + log p(b) = log p(b | a) + log p(a), whatever has been learned."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 3)) + rng.exponential(size=(300, 3))
+    prior = disco.fit(
+        KEY, rows, names=NAMES, num_steps=50, width=16, num_blocks=1, progress_bar=False
+    ).distribution
+    a, b = ({name: float(rows[7, place])} for place, name in enumerate("ab"))
+    settings = dict(num_particles=256, num_runs=20)
+    keys = jax.random.split(KEY, 4)
+    totals, errors = [], []
+    for first, second, key in ((a, b, 0), (b, a, 2)):
+        conditional = disco.log_marginal(keys[key], prior.clamp(first), second, **settings)
+        marginal = disco.log_marginal(keys[key + 1], prior, first, **settings)
+        totals.append(conditional.log_density + marginal.log_density)
+        errors.append(np.hypot(conditional.error, marginal.error))
+    assert_within(
+        totals[0], totals[1], np.hypot(*errors), sigmas=SIGMAS, resolution=0.3, label="order"
+    )
+
+
+def test_rows_of_which_nothing_is_known_have_no_marginal():
+    with pytest.raises(ValueError, match="at least one number in every row.*row 1"):
+        disco.log_marginal(KEY, prior_of(GAUSSIAN), {"a": [0.1, np.nan]})
+    with pytest.raises(ValueError, match="clamped to a batch"):
+        batch = prior_of(GAUSSIAN).clamp({"a": np.zeros(3)})
+        disco.log_marginal(KEY, batch, {"b": 0.1})

@@ -1,0 +1,111 @@
+"""Labelled ArviZ objects from runs of models with learned priors, in ArviZ 0.x and 1.x."""
+
+import arviz as az
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pandas as pd
+import pytest
+from numpyro.infer import MCMC, NUTS
+
+import numpyro_disco as disco
+
+NAMES = ("a", "b", "c")
+PRECISION = np.array([[1.5, 0.4, 0.0], [0.4, 1.0, 0.2], [0.0, 0.2, 2.0]])
+TABLE = pd.DataFrame(
+    [[1.0, np.nan, 0.5], [np.nan, 0.2, np.nan], [0.1, 0.2, 0.3]],
+    index=["x", "y", "z"],
+    columns=NAMES,
+)
+HOLES = ["x.b", "y.a", "y.c"]
+
+
+def energy(precision, x):
+    return 0.5 * x @ precision @ x
+
+
+PRIOR = disco.EnergyDistribution(
+    jax.tree_util.Partial(energy, jnp.asarray(PRECISION)),
+    disco.GaussianReference(np.zeros(3), 4.0 * np.eye(3)),
+    names=NAMES,
+)
+
+
+def nuts(model, *args, **kwargs):
+    mcmc = MCMC(
+        NUTS(model),
+        num_warmup=20,
+        num_samples=25,
+        num_chains=2,
+        chain_method="vectorized",
+        progress_bar=False,
+        **kwargs,
+    )
+    mcmc.run(jax.random.key(0), *args)
+    return mcmc
+
+
+def with_table(table, padded=None):
+    x = disco.sample("rows", PRIOR, obs=table, padded=padded, deterministic=True)
+    numpyro.sample("y", dist.Normal(x[:, 0].sum(), 1.0), obs=0.3)
+
+
+def check_holes(data, whole, labels):
+    """Each label is beside the draws of that entry of the completed table."""
+    posterior = data["posterior"]
+    missing = posterior["rows.missing"]
+    assert missing.dims[-1] == "rows.hole" and missing.coords["rows.hole"].values.tolist() == labels
+    rows, columns = (posterior.coords[f"rows.{what}"].values for what in ("row", "column"))
+    assert [f"{r}.{c}" for r, c in zip(rows, columns, strict=True)] == labels
+    index = [list(TABLE.index).index(r) if r in TABLE.index else int(r) for r in rows]
+    place = [NAMES.index(column) for column in columns]
+    np.testing.assert_array_equal(missing.values, whole[..., index, place])
+
+
+def test_holes_are_labelled_by_row_and_column():
+    mcmc = nuts(with_table, TABLE)
+    data = disco.to_arviz(mcmc)
+    whole = np.asarray(mcmc.get_samples(group_by_chain=True)["rows"])
+    check_holes(data, whole, HOLES)
+    assert list(az.summary(data, var_names=["rows.missing"]).index) == [
+        f"rows.missing[{label}]" for label in HOLES
+    ]
+
+
+@pytest.mark.parametrize("sampler", ["NUTS", "TemperedSMC"])
+def test_padding_is_left_out(sampler):
+    table = TABLE.to_numpy()
+    if sampler == "NUTS":
+        run = nuts(lambda: with_table(jnp.asarray(table), padded=True))
+    else:
+        run = disco.TemperedSMC(with_table, num_particles=64, num_chains=2, progress_bar=False)
+        run.run(jax.random.key(0), table)
+    whole = np.asarray(run.get_samples(group_by_chain=True)["rows"])
+    assert run.get_samples()["rows.missing"].shape[1:] == (3, 3)
+    check_holes(disco.to_arviz(run), whole, ["0.b", "1.a", "1.c"])
+
+
+def test_vectors_are_labelled_and_constants_left_out():
+    clamped = PRIOR.clamp({"b": 0.4})
+
+    def model():
+        numpyro.sample("whole", PRIOR)
+        numpyro.sample("part", clamped)
+        with numpyro.plate("member", 2):
+            numpyro.sample("many", PRIOR)
+
+    data = disco.to_arviz(nuts(model), dims={"unknown": ["k"]})
+    posterior = data["posterior"]
+    assert posterior["whole"].coords["whole.coordinate"].values.tolist() == list(NAMES)
+    assert posterior["part"].coords["part.coordinate"].values.tolist() == ["a", "c"]
+    assert posterior["many"].dims == ("chain", "draw", "member", "many.coordinate")
+    assert not az.summary(data).isna().any(axis=None)
+
+
+def test_a_potential_function_has_no_sites():
+    mcmc = MCMC(NUTS(potential_fn=lambda x: x**2), num_warmup=5, num_samples=5, progress_bar=False)
+    mcmc.run(jax.random.key(0), init_params=jnp.array(0.1))
+    with pytest.raises(ValueError, match="a sampler with a `model`"):
+        disco.to_arviz(mcmc)
