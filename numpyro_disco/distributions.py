@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution, constraints
+from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 
 from numpyro_disco._checks import (
@@ -82,7 +84,8 @@ class EnergyDistribution(Distribution):
     -E(x) - log Z, right up to the reported standard error. Samplers that need gradients only
     (NUTS, HMC, SVI, `TemperedSMC`) need no Z, as long as Z depends on nothing that is inferred:
     where it would, differentiating `log_prob` raises. (Kernels that take no gradient, such as AIES,
-    ESS and SA, differentiate nothing, so there it is up to the user.)
+    ESS and SA, differentiate nothing, and nothing is differentiated by a discrete latent: there it
+    is up to the user.)
 
     The weights of the energy are leaves of this distribution, which is a JAX pytree: it may be an
     argument of a model or of a compiled function.
@@ -242,7 +245,8 @@ class EnergyDistribution(Distribution):
 
         Unconstrained coordinates are standardised.
         """
-        return StandardizedVector(self.loc, self.scale, self.values, self.observed, self._supports)
+        loc, scale = (self._beside_batch(leaf, self.event_shape) for leaf in (self.loc, self.scale))
+        return StandardizedVector(loc, scale, self.values, self.observed, self._supports)
 
     @property
     def reference(self) -> Reference | ConstrainedReference:
@@ -268,25 +272,26 @@ class EnergyDistribution(Distribution):
 
     def energy(self, x: ArrayLike) -> Array:
         """E(x) in nats, up to a constant: shape (..., D) to (...); infinite out of the support."""
-        return jnp.vectorize(self._energy_at, signature="(d)->()")(self._points(x))
+        return self._at_points(lambda energy: energy, x, "()")
 
     def score(self, x: ArrayLike) -> Array:
         """-grad E(x), shape (..., D), exact; zero for clamped coordinates."""
-        gradient = jnp.vectorize(jax.grad(self._energy_at), signature="(d)->(d)")(self._points(x))
+        gradient = self._at_points(jax.grad, x, "(d)")
         return -jnp.where(np.asarray(self.observed), 0.0, gradient)
 
-    def _energy_at(self, x: Array) -> Array:
+    def _energy_at(self, parts: tuple[EnergyFn, Array, Array], x: Array) -> Array:
         """E of one point in the user's units: minus the log density of its free coordinates."""
+        energy_fn, inverse_temperature, loc = parts
         if self._supports.real:
-            return self.inverse_temperature * self.energy_fn(x)
+            return inverse_temperature * energy_fn(x)
         # Outside, gradients of logarithms are NaN even where they are not used.
-        centre = self._supports.constrain(self.loc)
+        centre = self._supports.constrain(loc)
         inside = self._supports.inside(x) & jnp.isfinite(self._supports.unconstrain(x))
         x = jnp.where(inside, x, centre)
         y = self._supports.unconstrain(x)
         log_dets = self._supports.log_dets(y, x)
         free = ~np.asarray(self.observed)
-        energy = self.inverse_temperature * self.energy_fn(y) + log_dets @ free.astype(y.dtype)
+        energy = inverse_temperature * energy_fn(y) + log_dets @ free.astype(y.dtype)
         return jnp.where(inside.all(), energy, jnp.inf)
 
     @validate_sample
@@ -321,6 +326,40 @@ class EnergyDistribution(Distribution):
         if self.values is None:
             return x
         return jnp.where(np.asarray(self.observed), self.values, x)
+
+    # -- many distributions in one: `scan` and `jax.vmap` stack the leaves ----------------------
+
+    @property
+    def _stack(self) -> tuple[int, ...]:
+        """Axes that every leaf has gained on its left, the time of a `scan` say: mostly none."""
+        return jnp.shape(self.inverse_temperature)
+
+    @property
+    def _clamped_batch(self) -> tuple[int, ...]:
+        """Axes that the clamped values have between those of the stack and their last."""
+        return () if self.values is None else self.values.shape[len(self._stack) : -1]
+
+    def _beside_batch(self, leaf: Array, event_shape: tuple[int, ...]) -> Array:
+        """A leaf, shape stack + event_shape, such that it broadcasts with a batch of values."""
+        return leaf.reshape(self._stack + (1,) * len(self._clamped_batch) + event_shape)
+
+    def _at_points(self, transform: Any, x: ArrayLike, out: str) -> Array:
+        """`transform(energy)` at points (..., D), each with the weights that belong to it."""
+        x, parts = self._points(x), (self.energy_fn, self.inverse_temperature, self.loc)
+        if not self._stack:
+            at_one = transform(partial(self._energy_at, parts))
+            return jnp.vectorize(at_one, signature=f"(d)->{out}")(x)
+        leaves, structure = jax.tree.flatten(parts)
+        shapes = [jnp.shape(leaf)[len(self._stack) :] for leaf in leaves]
+        axes = [",".join(f"w{i}_{j}" for j in range(len(shape))) for i, shape in enumerate(shapes)]
+        signature = ",".join([*(f"({of_leaf})" for of_leaf in axes), "(d)"])
+
+        def at_one_of_many(*arguments: Array) -> Array:
+            parts = jax.tree.unflatten(structure, arguments[:-1])
+            return transform(partial(self._energy_at, parts))(arguments[-1])
+
+        weights = [self._beside_batch(*pair) for pair in zip(leaves, shapes, strict=True)]
+        return jnp.vectorize(at_one_of_many, signature=f"{signature}->{out}")(*weights, x)
 
     # -- relatives ------------------------------------------------------------------------------
 
@@ -547,3 +586,11 @@ class EnergyDistribution(Distribution):
         values = jnp.zeros(self.event_shape, self.loc.dtype) if self.values is None else self.values
         rows = jnp.broadcast_to(values, self.shape()).reshape(-1, len(self.names))
         return rows, jnp.broadcast_to(np.asarray(self.observed), rows.shape)
+
+
+@promote_batch_shape.register
+def _(distribution: EnergyDistribution) -> EnergyDistribution:
+    """What `scan` stacked along time becomes a batch: its leaves do not say so by themselves."""
+    new = copy.copy(distribution)
+    new._batch_shape = distribution._stack + distribution._clamped_batch
+    return new

@@ -157,8 +157,11 @@ def prepare_model(
                 return None
             if site["name"] in base:
                 return base[site["name"]].sample(next(keys))
+            # The body of a `scan` is read once for all its steps, whose draws are to be their own.
+            step = site["infer"].get("_scan_current_index")
+            key = next(keys) if step is None else jax.random.fold_in(next(keys), step)
             try:
-                return _base(site["fn"]).sample(next(keys), site["kwargs"]["sample_shape"])
+                return _base(site["fn"]).sample(key, site["kwargs"]["sample_shape"])
             except NotImplementedError:
                 raise ValueError(
                     f"Site {site['name']!r} has no base that can be drawn: "

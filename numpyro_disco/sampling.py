@@ -154,6 +154,13 @@ def poisoned(array: Array, result: TemperedResult, axis: int) -> Array:
                 f"{failed[:5].tolist()}{'...' if len(failed) > 5 else ''}): "
                 + status_message(int(status[first]), reached, steps)
             )
+        infinite = np.flatnonzero(~np.isfinite(np.asarray(result.log_normalizer)))
+        if len(infinite):
+            raise RuntimeError(
+                f"The integral of exp(-E) is not finite for {len(infinite)} of {len(status)} "
+                f"conditionals (rows {infinite[:5].tolist()}): the energy falls without bound "
+                "somewhere. Mend it, or give a narrower support."
+            )
         return array
     shape = [1] * array.ndim
     shape[axis] = -1

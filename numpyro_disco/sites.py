@@ -8,6 +8,7 @@ forward, and the samplers that only need log densities take it in their stride.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpyro
 from numpyro.distributions import Distribution, constraints
+from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 from numpyro.primitives import _PYRO_STACK
 
@@ -50,8 +52,8 @@ class Coordinate(Distribution):
     @property
     def support(self) -> constraints.Constraint:
         """The coordinate's own; the unconstrained coordinate is standardised."""
-        # `scan` stacks leaves along new leading axes: the coordinate is a matter of the last axis.
-        loc, scale = self.prior.loc[..., self.index], self.prior.scale[..., self.index]
+        vector = self.prior.support
+        loc, scale = vector.loc[..., self.index], vector.scale[..., self.index]
         return StandardizedReal(loc, scale, self.prior._supports.select([self.index]))
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
@@ -67,6 +69,15 @@ class Coordinate(Distribution):
     def log_prob(self, value: ArrayLike) -> Array:
         """Zeros: the density is in the joint's factor."""
         return jnp.zeros(jnp.broadcast_shapes(jnp.shape(value), self.batch_shape))
+
+
+@promote_batch_shape.register
+def _(coordinate: Coordinate) -> Coordinate:
+    """What `scan` stacked along time becomes a batch, as of the prior."""
+    new = copy.copy(coordinate)
+    new.prior = promote_batch_shape(coordinate.prior)
+    new._batch_shape = new.prior.batch_shape
+    return new
 
 
 def sample(

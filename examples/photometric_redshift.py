@@ -1,0 +1,318 @@
+"""Redshift of galaxies from any of their magnitudes, some of them with known errors.
+
+The data are galaxies of the Buzzard simulation, redshift and magnitudes in six bands, which ship
+inside the package pzflow. The joint density of all seven columns is learned once. It then answers
+galaxies it has never seen: with all bands known, with two missing, and with one of the others known
+up to an error that differs from galaxy to galaxy, which is one line of a NumPyro model. Beside it
+stand one Gaussian, the mixture that the network starts from, and pzflow's own normalizing flow.
+
+    pip install --no-deps pzflow
+    python examples/photometric_redshift.py            about half an hour on two cores
+    python examples/photometric_redshift.py --small    a quick look, without the flow and NUTS
+    python examples/photometric_redshift.py --prior examples/output/galaxies.npz    learn no prior
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro.diagnostics import split_gelman_rubin
+from numpyro.infer import MCMC, NUTS
+
+import numpyro_disco as disco
+from numpyro_disco.tempering_settings import CONVERGED
+
+try:
+    from pzflow import Flow
+    from pzflow.examples import get_galaxy_data
+except ImportError as error:
+    raise SystemExit(
+        f"The galaxies ship inside the package pzflow, which is not there ({error}). All it needs "
+        "beside what is installed is pandas: pip install --no-deps pzflow; pip install pandas"
+    ) from error
+
+NAMES = ("redshift", "u", "g", "r", "i", "z", "y")
+
+
+class Setting(NamedTuple):
+    """What is known of the galaxies that are asked about."""
+
+    name: str
+    table: np.ndarray
+    """Shape (galaxies, 7), NaN where nothing was measured."""
+    error: np.ndarray
+    """Standard deviation of each measurement, the same shape; zero where it is exact."""
+
+
+def settings(rng, truth):
+    """All bands; two missing; and of the other four one with an error. Bands differ by galaxy."""
+    known = truth.copy()
+    known[:, 0] = np.nan
+    exact = np.zeros_like(truth)
+    bands = rng.permuted(np.tile(np.arange(1, 7), (len(truth), 1)), axis=1)
+    holed = known.copy()
+    np.put_along_axis(holed, bands[:, :2], np.nan, axis=1)
+    error = exact.copy()
+    np.put_along_axis(error, bands[:, 2:3], rng.uniform(0.1, 0.2, (len(truth), 1)), axis=1)
+    noisy = holed + error * rng.standard_normal(error.shape)
+    return [
+        Setting("all bands", known, exact),
+        Setting("two missing", holed, exact),
+        Setting("two missing, one noisy", noisy, error),
+    ]
+
+
+def galaxy(prior, magnitudes, band, measured, error):
+    """A galaxy of which some magnitudes are known, the others NaN, and one of these was measured.
+
+    The table is an argument, so one compiled program serves galaxies that lack other bands.
+    """
+    x = disco.sample("galaxy", prior, obs=magnitudes)
+    numpyro.deterministic("redshift", x[..., 0])
+    numpyro.sample("measured", dist.Normal(x[..., band], error), obs=measured)
+
+
+def arguments_of_galaxy(setting, row):
+    """What the model takes: exact magnitudes, and the noisy band with its error."""
+    values, error = setting.table[row], setting.error[row]
+    # An array, like the others: as a number it would be compiled in.
+    band = np.asarray(error.argmax())
+    return np.where(error == 0, values, np.nan), band, values[band], error[band]
+
+
+def draw(rng_key, prior, setting, num_draws):
+    """Redshifts under an energy, (draws, galaxies), and how many runs did not converge.
+
+    A redshift may have several modes, and a chain of NUTS stays in the one where it started.
+    Particles start wherever the mixture has mass, and are weighted, so modes keep their shares.
+    Galaxies are run one by one: a table of all of them is one target of many hundred dimensions.
+    """
+    if not setting.error.any():
+        draws = disco.sample_conditional(
+            rng_key, prior, setting.table, num_draws, num_particles=num_draws
+        )
+        return np.asarray(draws[..., 0]), 0
+    smc = disco.TemperedSMC(
+        galaxy, num_particles=num_draws, num_chains=1, progress_bar=False, throw=False
+    )
+    draws, num_failed = [], 0
+    for row, key in enumerate(jax.random.split(rng_key, len(setting.table))):
+        smc.run(key, prior, *arguments_of_galaxy(setting, row))
+        draws.append(np.asarray(smc.get_samples()["redshift"]))
+        num_failed += int(smc.status[0] != CONVERGED)
+    return np.stack(draws, axis=1), num_failed
+
+
+def draw_mixture(rng_key, mixture, setting, num_draws):
+    """Redshifts under a Gaussian mixture, in closed form.
+
+    A magnitude with an error is a known one of a mixture whose variance there is larger.
+    """
+    noise = setting.error[:, None, :, None] ** 2 * np.eye(len(NAMES))
+    widened = disco.MixtureReference(
+        mixture.weights, mixture.means, mixture.covariances + noise.astype(np.float32)
+    )
+    draws = widened.condition(setting.table).sample(rng_key, (num_draws,))
+    return np.asarray(draws[..., 0])
+
+
+def learn_flow(galaxies, reference, num_epochs):
+    """pzflow's flow with its defaults, as an energy.
+
+    pzflow integrates missing columns over grids, which two of them and an error make too large.
+    Tempered from the same reference as our prior, the flow answers whatever that answers, and what
+    is compared is densities, not samplers.
+    """
+    flow = Flow(NAMES)
+    flow.train(galaxies, epochs=num_epochs, initial_loss=False)
+
+    def energy(x):
+        # The public method takes a DataFrame, through which nothing can be differentiated.
+        return -flow._log_prob(flow._params, x[None], jnp.zeros((1, 1)))[0]
+
+    return disco.EnergyDistribution(energy, reference, names=NAMES)
+
+
+class Scores(NamedTuple):
+    """Of redshifts, means over galaxies."""
+
+    half: float
+    """Share of true redshifts within the central 50 %."""
+    ninety: float
+    """Within the central 90 %."""
+    crps: float
+    """Continuous ranked probability score, in units of redshift."""
+    crps_error: float
+    """Its standard error."""
+    outliers: float
+    """Share of galaxies whose median is off by more than 0.15 (1 + true redshift)."""
+
+
+def score(draws, truth):
+    """Judge draws (draws, galaxies) of redshift by the truth."""
+    low, first, median, third, high = np.quantile(draws, [0.05, 0.25, 0.5, 0.75, 0.95], axis=0)
+    # Mean |z - truth| - mean |z - z'| / 2; of sorted draws, the latter is a sum with weights.
+    count = len(draws)
+    rank = 2 * np.arange(1, count + 1) - count - 1
+    spread = (rank[:, None] * np.sort(draws, axis=0)).sum(0) / (count * (count - 1))
+    crps = np.abs(draws - truth).mean(0) - spread
+    return Scores(
+        ((first < truth) & (truth < third)).mean(),
+        ((low < truth) & (truth < high)).mean(),
+        crps.mean(),
+        crps.std(ddof=1) / np.sqrt(len(truth)),
+        (np.abs(median - truth) > 0.15 * (1 + truth)).mean(),
+    )
+
+
+def compare_samplers(rng_key, prior, setting, truth, rows, num_draws):
+    """TemperedSMC and NUTS on some galaxies: mean, deviation and R-hat of redshift by either."""
+    print("   galaxy   true   TemperedSMC: mean, sd, R-hat   NUTS: mean, sd, R-hat")
+    smc = disco.TemperedSMC(
+        galaxy, num_particles=num_draws, num_chains=4, progress_bar=False, throw=False
+    )
+    for row, key in zip(rows, jax.random.split(rng_key, len(rows)), strict=True):
+        nuts = MCMC(
+            NUTS(galaxy, dense_mass=True),
+            num_warmup=num_draws,
+            num_samples=num_draws,
+            num_chains=4,
+            chain_method="vectorized",
+            progress_bar=False,
+        )
+        cells = []
+        for sampler, sampler_key in zip((smc, nuts), jax.random.split(key), strict=True):
+            sampler.run(sampler_key, prior, *arguments_of_galaxy(setting, row))
+            z = np.asarray(sampler.get_samples(group_by_chain=True)["redshift"])
+            cells.append(f"{z.mean():8.3f} {z.std():6.3f} {split_gelman_rubin(z):6.2f}")
+        print(f"   {row:6d}  {truth[row]:5.3f}   {cells[0]:>27s}   {cells[1]}", flush=True)
+
+
+def plot(path, found, truth):
+    """True redshifts against what was found of them, and some posteriors as bands go missing."""
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=(12, 4.5), layout="constrained")
+    grid = figure.add_gridspec(len(found), 5)
+    name = list(found)[-1]
+    low, median, high = np.quantile(found[name], [0.05, 0.5, 0.95], axis=0)
+    axis = figure.add_subplot(grid[:, :2])
+    axis.errorbar(truth, median, [median - low, high - median], fmt=".", ms=4, lw=0.6)
+    axis.axline((0, 0), slope=1, color="black", lw=0.6)
+    axis.set(xlabel="true redshift", ylabel="posterior median and central 90 %", title=name)
+    # From a narrow posterior to the widest.
+    shown = np.argsort(high - low)[[len(truth) // 4, len(truth) * 3 // 4, -1]]
+    bins = np.linspace(0, 2.5, 101)
+    for index, (name, draws) in enumerate(found.items()):
+        for column, row in enumerate(shown):
+            axis = figure.add_subplot(grid[index, 2 + column])
+            axis.hist(draws[:, row], bins, density=True)
+            axis.axvline(truth[row], color="black", lw=0.8, ls="--")
+            axis.set(yticks=[])
+            if index == 0:
+                axis.set_title(f"galaxy {row}")
+            if column == 0:
+                axis.set_ylabel(name.replace(", ", ",\n"))
+            if index == len(found) - 1:
+                axis.set_xlabel("redshift")
+            else:
+                axis.set_xticklabels([])
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(args):
+    start = time.perf_counter()
+    fit_key, sample_key, compare_key = jax.random.split(jax.random.key(0), 3)
+    output = Path(__file__).parent / "output"
+    output.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    galaxies = get_galaxy_data()[list(NAMES)].astype(np.float64)
+    galaxies = galaxies.iloc[rng.permutation(len(galaxies))]
+    # Always the same galaxies are kept back, so that a saved prior has seen none of them.
+    learn, test = galaxies[500:], galaxies[:500].to_numpy()
+    num_galaxies, num_draws = (6, 128) if args.small else (args.galaxies, 256)
+    test = test[:num_galaxies]
+    truth = test[:, 0]
+
+    path = args.prior
+    if path is None:
+        learn = learn[:3000] if args.small else learn
+        print(
+            f"1. Learn the density of {len(NAMES)} columns from {len(learn)} galaxies", flush=True
+        )
+        small = {"num_steps": 100, "width": 32, "num_blocks": 1, "max_components": 8}
+        fit = disco.fit(fit_key, learn, progress_bar=False, **small if args.small else {})
+        path = output / ("galaxies_small.npz" if args.small else "galaxies.npz")
+        disco.save(path, fit.distribution)
+        seconds = time.perf_counter() - start
+        print(f"   {seconds:.0f} s; step {fit.best_step} is kept, in examples/output/{path.name}")
+    else:
+        print(f"1. The prior in {path}, which an earlier run has learned")
+    prior = disco.load(path)
+    energies = {"the learned prior": prior}
+    if args.epochs and not args.small:
+        began = time.perf_counter()
+        energies["pzflow"] = learn_flow(learn, prior.reference, args.epochs)
+        seconds = time.perf_counter() - began
+        print(f"   pzflow: {args.epochs} epochs in {seconds:.0f} s", flush=True)
+    mean, covariance = learn.mean().to_numpy(), learn.cov().to_numpy()
+    mixtures = {
+        "its mixture alone": prior.reference,
+        "one Gaussian": disco.MixtureReference(np.ones(1), mean[None], covariance[None]),
+    }
+
+    print(f"\n2. Redshifts of {num_galaxies} galaxies that were not learned from")
+    print(
+        "   setting                 method             in 50 %  in 90 %  CRPS              "
+        "outliers  s a galaxy  failed"
+    )
+    found = {}
+    asked = settings(rng, test)
+    for index, setting in enumerate(asked):
+        key = jax.random.fold_in(sample_key, index)
+        for name, method in (energies | mixtures).items():
+            began = time.perf_counter()
+            if name in energies:
+                draws, num_failed = draw(key, method, setting, num_draws)
+            else:
+                draws, num_failed = draw_mixture(key, method, setting, num_draws), 0
+            seconds = (time.perf_counter() - began) / num_galaxies
+            if method is prior:
+                found[setting.name] = draws
+            s = score(draws, truth)
+            print(
+                f"   {setting.name:22s}  {name:17s}  {s.half:7.1%}  {s.ninety:7.1%}  "
+                f"{s.crps:.4f} +- {s.crps_error:.4f}  {s.outliers:8.1%}  {seconds:10.2f}  "
+                f"{num_failed:6d}",
+                flush=True,
+            )
+
+    if not args.small:
+        print("\n3. One galaxy at a time, by two samplers that know nothing of each other")
+        width = np.argsort(np.std(found[asked[-1].name], axis=0))
+        rows = width[[num_galaxies // 2, -1]]
+        compare_samplers(compare_key, prior, asked[-1], truth, rows, num_draws)
+
+    try:
+        plot(output / "photometric_redshift.png", found, truth)
+        print("\nphotometric_redshift.png is in examples/output")
+    except ImportError as error:
+        print(f"\nno figure: {error}")
+    print(f"done in {time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="few galaxies, hardly trained")
+    parser.add_argument("--prior", type=Path, help="a prior that an earlier run has saved")
+    parser.add_argument("--galaxies", type=int, default=200, help="how many are asked about")
+    # Fifty take about as long as our own training.
+    parser.add_argument("--epochs", type=int, default=50, help="of pzflow's training; 0: leave out")
+    main(parser.parse_args())
