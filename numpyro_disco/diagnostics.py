@@ -21,6 +21,7 @@ RARE = 0.01
 """Share of draws or rows below which something is called rare."""
 MAX_ROWS = 2000
 """Rows among which distances are compared."""
+NUM_POLYNOMIALS = 4
 GOOD, LOOK, BAD = "good", "look", "bad"
 
 
@@ -183,11 +184,16 @@ class Calibration:
         }
 
     def p_values(self) -> dict[str, float]:
-        """By column, how likely ranks as far from uniform are (Kolmogorov-Smirnov), if all is well.
+        """By column, how likely ranks as far from uniform are, if all is well.
 
-        The ranks of a column are those of different rows, so they are independent.
+        Neyman's smooth test: the means of the first four Legendre polynomials of the ranks, which
+        see a shift, too wide or too narrow, a skew, and heavy tails. The ranks of a column are
+        those of different rows, so they are independent.
+
+        References:
+            Neyman 1937, "Smooth" test for goodness of fit.
         """
-        return {name: float(stats.kstest(r, "uniform").pvalue) for name, r in self.ranks.items()}
+        return {name: _smooth_test(ranks) for name, ranks in self.ranks.items()}
 
     def __str__(self) -> str:
         """A line for each column: good, look or bad, coverage and p-value."""
@@ -223,6 +229,13 @@ class Calibration:
         from numpyro_disco.plots import plot_ranks
 
         return plot_ranks(self, **kwargs)
+
+
+def _smooth_test(ranks: np.ndarray) -> float:
+    # Orthonormal on [0, 1]: each mean, times the root of the count, is a standard normal.
+    polynomials = np.polynomial.legendre.legvander(2 * ranks - 1, NUM_POLYNOMIALS)[:, 1:]
+    normal = np.sqrt(2 * np.arange(1, NUM_POLYNOMIALS + 1) + 1) * polynomials.mean(axis=0)
+    return float(stats.chi2.sf(len(ranks) * (normal**2).sum(), NUM_POLYNOMIALS))
 
 
 def calibration(

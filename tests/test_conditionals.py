@@ -52,8 +52,8 @@ def energy(parameters, x):
 def prior_of(mixture, flip=False, wall=np.inf):
     covariances = mixture.covariances
     if flip:
-        # The broken twin: the cross term of a and b with its sign the wrong way round.
-        covariances = covariances * np.array([[1, -1, 1], [-1, 1, 1], [1, 1, 1]])
+        # The broken twin: the cross term of b and c with its sign the wrong way round.
+        covariances = covariances * np.array([[1, 1, 1], [1, 1, -1], [1, -1, 1]])
     precisions = np.linalg.inv(covariances)
     log_masses = np.log(mixture.weights) + 0.5 * np.linalg.slogdet(precisions)[1]
     parameters = tuple(

@@ -105,6 +105,20 @@ def test_ranks_are_uniform_for_the_right_prior_and_not_for_wrong_ones():
     assert "bad" not in str(right) and "90 % intervals" in str(right)
 
 
+def test_the_test_of_ranks_has_the_level_it_says_and_sees_what_is_wrong():
+    rng = np.random.default_rng(0)
+    uniform = rng.uniform(size=(2000, 150))
+    levels = np.array([[0.01], [0.1], [0.5]])
+    p = np.array(list(disco.Calibration(dict(enumerate(uniform)), 99).p_values().values()))
+    found, error = (p < levels).mean(axis=1), np.sqrt(levels * (1 - levels) / 2000)[:, 0]
+    # The statistic is chi-squared up to a little at 150 rows.
+    assert_within(found, levels[:, 0], error + 0.002, resolution=0.1, label="rejected")
+    wide, skewed, shifted = (uniform[0] + 1) / 3, uniform[0] ** 0.5, 0.9 * uniform[0]
+    ends = np.where(uniform[1] < 0.5, uniform[0] / 3, 1 - uniform[0] / 3)
+    wrong = {"wide": wide, "skewed": skewed, "shifted": shifted, "narrow": ends}
+    assert max(disco.Calibration(wrong, 99).p_values().values()) < 1e-3
+
+
 def test_some_columns_and_a_figure():
     ranks = disco.calibration(KEY, PRIOR, rows(20), columns=["c"], num_draws=19, num_particles=64)
     assert list(ranks.ranks) == ["c"] and ranks.ranks["c"].shape == (20,)
