@@ -249,7 +249,8 @@ def fit(
         FloatingPointError: the loss is not finite.
 
     Warns:
-        UserWarning: rows have holes and are left out.
+        UserWarning: rows have holes and are left out, or one value of a column is far more common
+            than any other.
 
     References:
         Wedenig & Peharz 2025.
@@ -430,10 +431,17 @@ def _fit(
     )
 
 
+SPIKE = 20
+"""Rows of one value, as many times those of any other, of which `fit` warns."""
+
+
 def _check_ties(
     table: np.ndarray, names: tuple[str, ...], given: tuple[constraints.Constraint, ...]
 ) -> None:
-    """Refuse continuous columns in which many rows share one value: there is no density there."""
+    """Refuse continuous columns in which many rows share one value: there is no density there.
+
+    Warn where it is less, but still a spike.
+    """
     for name, support, column in zip(names, given, table.T, strict=True):
         if support.is_discrete:
             continue
@@ -452,6 +460,15 @@ def _check_ties(
                 f"Expected columns of `data` with a density; {share:.0%} of the rows have the "
                 f"value {values[counts.argmax()]:g} in {name!r}, which has {len(values)} values "
                 f"altogether. {remedy}; or give `noise_scale`, which smooths every column."
+            )
+        *_, second, most = np.sort(np.append(0, counts))
+        if most >= SPIKE and most > SPIKE * second:
+            warnings.warn(
+                f"{most} rows of `data` have the value {values[counts.argmax()]:g} in {name!r}, "
+                "which no other value comes near to: the prior will hold a very narrow mode there, "
+                "in which samplers move slowly. If it stands for something else (below the limit "
+                "of detection, not applicable), drop these rows or mark it with NaN.",
+                stacklevel=3,
             )
 
 

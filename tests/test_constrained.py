@@ -4,6 +4,8 @@ The energy is that of a correlated Gaussian over unconstrained coordinates, so a
 positive numbers is log-normal, one in the unit interval logit-normal, and every density is known.
 """
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -388,6 +390,20 @@ def test_tied_columns_are_refused_with_the_way_out():
     del spiked["count"]
     with pytest.raises(ValueError, match="17% of the rows.*0.123 in 'share'.*outside of the prior"):
         disco.fit(KEY, spiked, **TINY)
+
+
+def test_a_spike_is_warned_of_and_rounding_is_not():
+    from numpyro_disco.fitting import _check_ties
+
+    rows = points(2000)
+    real = (constraints.real,) * 3
+    with pytest.warns(UserWarning, match="40 rows.*value 0 in 'mass'.*narrow mode"):
+        spiked = rows.copy()
+        spiked[:40, 0] = 0.0
+        _check_ties(spiked, NAMES, real)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _check_ties(np.round(rows, 2), NAMES, real)
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_the_test_of_ranks_has_the_level_it_says_and_sees_what_is_wrong():
     found, error = (p < levels).mean(axis=1), np.sqrt(levels * (1 - levels) / 2000)[:, 0]
     # The statistic is chi-squared up to a little at 150 rows.
     assert_within(found, levels[:, 0], error + 0.002, resolution=0.1, label="rejected")
-    wide, skewed, shifted = (uniform[0] + 1) / 3, uniform[0] ** 0.5, 0.9 * uniform[0]
+    wide, skewed, shifted = (uniform[0] + 1) / 3, uniform[0] ** 0.5, 0.75 * uniform[0]
     ends = np.where(uniform[1] < 0.5, uniform[0] / 3, 1 - uniform[0] / 3)
     wrong = {"wide": wide, "skewed": skewed, "shifted": shifted, "narrow": ends}
     assert max(disco.Calibration(wrong, 99).p_values().values()) < 1e-3

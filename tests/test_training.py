@@ -11,7 +11,7 @@ import pytest
 from numpyro.handlers import condition
 from numpyro.infer import MCMC, NUTS
 from scipy.stats import wasserstein_distance
-from statistics_tools import Mixture
+from statistics_tools import Mixture, assert_within
 
 import numpyro_disco as disco
 from numpyro_disco.posterior import row_posterior
@@ -421,3 +421,54 @@ def test_plot_history(few, tmp_path):
     axes[0].figure.savefig(tmp_path / "history.png")
     with pytest.raises(ValueError, match="2 matplotlib `axes`"):
         fit.plot_history(axes[:1])
+
+
+# -- rows with holes -----------------------------------------------------------------------------
+
+
+def rows_missing_at_random(num=1200):
+    """A correlated Gaussian of mean 0 whose second column is mostly missing where the first is
+    large: its complete rows are another population.
+    """
+    rng = np.random.default_rng(0)
+    rows = rng.multivariate_normal([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]], size=num)
+    holed = rows.copy()
+    holed[(rows[:, 0] > 0) & (rng.random(num) < 0.9), 1] = np.nan
+    return rows, holed
+
+
+def learned_mean(**settings):
+    """Of the prior learned from the rows with holes, with the error of its draws."""
+    _, holed = rows_missing_at_random()
+    fit = disco.fit(
+        jax.random.key(0),
+        {"a": holed[:, 0], "b": holed[:, 1]},
+        max_components=2,
+        num_steps=50,
+        width=16,
+        num_blocks=1,
+        progress_bar=False,
+        **settings,
+    )
+    return np.asarray(fit.distribution.sample(jax.random.key(1), (2000,))).mean(axis=0)
+
+
+def test_refits_learn_from_rows_with_holes():
+    """Refits bring the means back to those of all rows; complete rows alone do not."""
+    rows, _ = rows_missing_at_random()
+    # Of the mean of all rows, of the draws, and of the draws of holes in rows half of them holed.
+    error = np.sqrt(2 / len(rows) + 1 / 2000)
+    found = learned_mean(num_refits=3)
+    assert_within(found, rows.mean(axis=0), error, sigmas=5, resolution=0.3, label="mean")
+    with pytest.warns(UserWarning, match=r"\d+ of 1200 rows of `data` have holes.*`num_refits`"):
+        alone = learned_mean()
+    with pytest.raises(AssertionError, match="is off"):
+        assert_within(alone, rows.mean(axis=0), error, sigmas=5, resolution=0.3, label="twin")
+
+
+def test_refits_where_they_make_no_sense():
+    rows, holed = rows_missing_at_random(100)
+    with pytest.raises(ValueError, match="no row has holes"):
+        disco.fit(jax.random.key(0), rows, num_refits=1, progress_bar=False)
+    with pytest.raises(ValueError, match="at least 0 for `num_refits`"):
+        disco.fit(jax.random.key(0), holed, num_refits=-1, progress_bar=False)
