@@ -41,6 +41,10 @@ from numpyro_disco.tempering import TemperedResult
 from numpyro_disco.tempering_settings import TemperingSettings
 
 
+class NormalizerError(ValueError):
+    """An unknown normaliser would depend on something that is being inferred."""
+
+
 @jax.custom_jvp
 def not_latent(x: Array) -> Array:
     """Identity on what an unknown normaliser depends on: differentiating through it raises."""
@@ -49,7 +53,7 @@ def not_latent(x: Array) -> Array:
 
 @not_latent.defjvp
 def _(primals: Any, tangents: Any) -> Any:
-    raise ValueError(
+    raise NormalizerError(
         "An `EnergyDistribution` was clamped to, tempered by, or built from something that is "
         "being inferred (a latent site or a param). Its normaliser would depend on that unknown, "
         "and `log_prob` leaves it out, so the result would be silently wrong. Keep one joint site "

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from numpyro_disco.mixtures import fit_reference
 from numpyro_disco.networks import EnergyNetwork, ScoreNetwork
 from numpyro_disco.objectives import OBJECTIVES
 from numpyro_disco.posterior import choose_noise_scale
+from numpyro_disco.preparation import Units, check_ties, standard_units, unconstrained_rows
 from numpyro_disco.reference import GaussianReference, MixtureReference, Reference
 from numpyro_disco.supports import CoordinateSupports, check_supports
 from numpyro_disco.training import History, Run, train
@@ -31,12 +32,8 @@ from numpyro_disco.training_settings import CONTRASTS, TrainingSettings
 if TYPE_CHECKING:
     from numpyro_disco.report import Report
 
-MIN_VARIANCE = 1e-6
-"""Of a direction that is brought to unit variance, in squared deviations of the columns."""
 REFERENCE_WIDTH = 2.0
 """Standard deviations of the default reference, relative to those of the data."""
-MAX_SHARE = 0.1
-"""Of the rows, that may have one and the same value in a column and still have a density there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,9 +288,9 @@ def fit(
         )
     constraints_given = check_supports(supports, names)
     if options.objective in CONTRASTS:
-        _check_ties(table, names, constraints_given)
+        check_ties(table, names, constraints_given)
     spread_key = jax.random.fold_in(rng_key, 1)
-    table, found = _unconstrained(spread_key, table, names, constraints_given)
+    table, found = unconstrained_rows(spread_key, table, names, constraints_given)
     holed = np.isnan(table).any(axis=1)
     complete, holed_rows = table[~holed], table[holed]
     check_columns(complete, names)
@@ -352,7 +349,7 @@ def _fit(
 ) -> FitResult:
     """Learn from complete rows, some of them held out, and from rows that were filled."""
     split_key, network_key, train_key = jax.random.split(rng_key, 3)
-    units = _units(split_key, table, filled, names, options)
+    units = standard_units(split_key, table, filled, names, options)
     held_out, rows = (units.standardize(part) for part in (units.held_out, units.rows))
     noise_scales: dict[float, float] = {}
     if options.noise_scale is None:
@@ -431,164 +428,11 @@ def _fit(
     )
 
 
-SPIKE = 20
-"""Rows of one value, as many times those of any other, of which `fit` warns."""
-
-
-def _check_ties(
-    table: np.ndarray, names: tuple[str, ...], given: tuple[constraints.Constraint, ...]
-) -> None:
-    """Refuse continuous columns in which many rows share one value: there is no density there.
-
-    Warn where it is less, but still a spike.
-    """
-    for name, support, column in zip(names, given, table.T, strict=True):
-        if support.is_discrete:
-            continue
-        values, counts = np.unique(column[~np.isnan(column)], return_counts=True)
-        share = counts.max() / counts.sum()
-        if share > MAX_SHARE:
-            whole = (values == np.round(values)).all()
-            remedy = (
-                "Say that it holds whole numbers, "
-                f"`supports={{{name!r}: constraints.integer_interval({values[0]:.0f}, "
-                f"{values[-1]:.0f})}}`"
-                if whole
-                else "Model it outside of the prior"
-            )
-            raise ValueError(
-                f"Expected columns of `data` with a density; {share:.0%} of the rows have the "
-                f"value {values[counts.argmax()]:g} in {name!r}, which has {len(values)} values "
-                f"altogether. {remedy}; or give `noise_scale`, which smooths every column."
-            )
-        *_, second, most = np.sort(np.append(0, counts))
-        if most >= SPIKE and most > SPIKE * second:
-            warnings.warn(
-                f"{most} rows of `data` have the value {values[counts.argmax()]:g} in {name!r}, "
-                "which no other value comes near to: the prior will hold a very narrow mode there, "
-                "in which samplers move slowly. If it stands for something else (below the limit "
-                "of detection, not applicable), drop these rows or mark it with NaN.",
-                stacklevel=3,
-            )
-
-
-def _unconstrained(
-    rng_key: Array,
-    table: np.ndarray,
-    names: tuple[str, ...],
-    given: tuple[constraints.Constraint, ...],
-) -> tuple[np.ndarray, CoordinateSupports]:
-    """The rows in unconstrained space, whole numbers spread, and the supports of what came out."""
-    table, found = table.copy(), list(given)
-    for place, (name, support) in enumerate(zip(names, given, strict=True)):
-        column = table[:, place]
-        seen = column[~np.isnan(column)]
-        outside = seen[~np.asarray(support(seen))]
-        if len(outside):
-            raise ValueError(
-                f"Expected values of {name!r} in `data` to be in its support, {support!r}; "
-                f"{len(outside)} of {len(seen)} are not, {outside[0]:g} among them."
-            )
-        if support.is_discrete:
-            lower, upper = (getattr(support, f"{end}_bound", None) for end in ("lower", "upper"))
-            if isinstance(support, type(constraints.boolean)):
-                lower, upper = 0, 1
-            key = jax.random.fold_in(rng_key, place)
-            table[:, place] += np.asarray(jax.random.uniform(key, column.shape)) - 0.5
-            found[place] = _around(lower, upper)
-    supports = CoordinateSupports(tuple(found))
-    if supports.real:
-        return table, supports
-    # Double precision: columns may be nearly collinear in unconstrained space as well.
-    with jax.enable_x64(True):
-        y = np.asarray(supports.unconstrain(jnp.asarray(table)))
-    infinite = ~np.isfinite(y) & ~np.isnan(table)
-    if infinite.any():
-        row, place = np.argwhere(infinite)[0]
-        raise ValueError(
-            f"Expected values of {names[place]!r} in `data` inside of its support, "
-            f"{supports.supports[place]!r}; {int(infinite[:, place].sum())} are on its bound, "
-            f"{table[row, place]:g}, where no density reaches. Give a wider support, or move them "
-            "inside by less than they were measured to."
-        )
-    return np.where(np.isnan(table), np.nan, y), supports
-
-
-def _around(lower: float | None, upper: float | None) -> constraints.Constraint:
-    """The real numbers within one half of the whole numbers between two bounds."""
-    if lower is not None and upper is not None:
-        return constraints.interval(lower - 0.5, upper + 0.5)
-    if lower is not None:
-        return constraints.greater_than(lower - 0.5)
-    return constraints.real if upper is None else constraints.less_than(upper + 0.5)
-
-
-class _Units(NamedTuple):
-    """Rows in unconstrained space, and what standardises them; double precision."""
-
-    held_out: np.ndarray
-    rows: np.ndarray
-    loc: np.ndarray
-    scale: np.ndarray
-    whitener: np.ndarray
-    """z = whitener @ (x - loc)."""
-    basis: np.ndarray
-    """Its inverse."""
-
-    def standardize(self, x: np.ndarray) -> np.ndarray:
-        """In the precision that is computed in."""
-        return ((x - self.loc) @ self.whitener.T).astype(jnp.result_type(float))
-
-
-def _units(
-    rng_key: Array,
-    table: np.ndarray,
-    filled: np.ndarray,
-    names: tuple[str, ...],
-    options: TrainingSettings,
-) -> _Units:
-    """Held-out rows, rows to train on (all of `filled` among them), and the units of the latter."""
-    order = np.asarray(jax.random.permutation(rng_key, len(table)))
-    num_held_out = max(1, round(options.held_out_fraction * len(table)))
-    held_out = table[order[:num_held_out]]
-    train = np.concatenate([table[order[num_held_out:]], filled])
-    loc, scale = train.mean(axis=0), train.std(axis=0)
-    constant = ~(scale > 1e-12 * np.abs(train).max(axis=0))
-    if constant.any():
-        raise ValueError(
-            f"Expected columns of `data` that vary among the {len(train)} rows trained on; "
-            f"{[names[i] for i in np.flatnonzero(constant)]} do not. Drop them, or make "
-            "`held_out_fraction` smaller."
-        )
-    dtype = jnp.result_type(float)
-    # The energy takes points in the user's units: they must tell apart what the smoothing does.
-    spacing = float(jnp.finfo(dtype).eps) * np.abs(train).max(axis=0) / scale
-    coarse = spacing > 0.1 * options.smallest_noise
-    if coarse.any():
-        raise ValueError(
-            f"Expected columns of `data` that {dtype} can tell apart; "
-            f"{[names[i] for i in np.flatnonzero(coarse)]} lie so far from zero that rounding is "
-            f"{spacing.max():.2g} of their standard deviation. Subtract an origin from them, or "
-            "use double precision: `numpyro.enable_x64()`."
-        )
-    whitener, basis = np.diag(1 / scale), np.diag(scale)
-    if options.whiten:
-        correlation = np.atleast_2d(np.corrcoef(train, rowvar=False))
-        values, vectors = np.linalg.eigh(correlation)
-        # Directions that rounding, or hardly any variance, fills are not blown up to a deviation.
-        smallest = max(MIN_VARIANCE, (10 * spacing.max() / options.smallest_noise) ** 2)
-        root = np.sqrt(np.maximum(values, smallest))
-        # Of all roots of the inverse the symmetric one stays nearest to the columns.
-        whitener = (vectors / root) @ vectors.T / scale
-        basis = scale[:, None] * ((vectors * root) @ vectors.T)
-    return _Units(held_out, train, loc, scale, whitener, basis)
-
-
 def _untrained(
     rng_key: Array,
     reference: Reference,
     linear: Array | None,
-    units: _Units,
+    units: Units,
     options: TrainingSettings,
 ) -> Learned:
     """The network with its first weights, and all that stands beside it."""

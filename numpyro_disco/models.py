@@ -29,7 +29,7 @@ from numpyro.infer.util import (
 )
 
 from numpyro_disco._typing import Array
-from numpyro_disco.distributions import EnergyDistribution
+from numpyro_disco.distributions import EnergyDistribution, NormalizerError
 from numpyro_disco.holes import Holes, PaddedHoles
 from numpyro_disco.kernels import LogDensities
 from numpyro_disco.reference import Reference
@@ -203,6 +203,22 @@ def prepare_model(
     return TemperedModel(
         fixed, tuple(latent), unravel, draw_base, log_densities, enumerated=bool(discrete)
     )
+
+
+def refuse_inferred_normalizers(prepared: TemperedModel) -> None:
+    """Raise what a derivative of the model would, for moves that take none; computes nothing."""
+    u = jax.eval_shape(prepared.draw_base, jax.random.key(0))
+
+    def along(u: Array) -> Any:
+        return jax.jvp(prepared.log_densities, (u,), (u,))
+
+    try:
+        jax.eval_shape(along, u)
+    except NormalizerError:
+        raise
+    except Exception:
+        # A model without derivatives is why such moves exist: of it nothing can be said.
+        pass
 
 
 def unconstrain_draws(

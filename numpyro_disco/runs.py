@@ -20,7 +20,12 @@ from numpyro.infer.util import constrain_fn
 
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.checkpoints import fingerprint, load_state, save_state
-from numpyro_disco.models import BaseBlock, TemperedModel, prepare_model
+from numpyro_disco.models import (
+    BaseBlock,
+    TemperedModel,
+    prepare_model,
+    refuse_inferred_normalizers,
+)
 from numpyro_disco.tempering import Program, State, TemperedResult, make_mesh, quick_key
 from numpyro_disco.tempering_settings import RUNNING, TemperingSettings
 
@@ -175,6 +180,8 @@ class ModelRuns:
             filled = [next(values) if d else leaf for leaf, d in zip(fixed, dynamic, strict=True)]
             args, kwargs = jax.tree.unflatten(structure, filled)
             prepared = prepare_model(self.model, args, kwargs, self.base, inputs.block)
+            if self.settings.kernel == "random_walk":
+                refuse_inferred_normalizers(prepared)
             return prepared, args, kwargs
 
         key: Any = (structure, fixed, dynamic, kind, names, self.report is not None)

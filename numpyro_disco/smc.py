@@ -86,8 +86,8 @@ class TemperedSMC(MCMC):
         checkpoint_every: inverse temperatures from one writing of that file to the next.
         progress_bar: show the inverse temperature with tqdm.
         jit_model_args: compile for arrays and floats of the same shapes instead of for their
-            values. Turn it off for a model that needs concrete arguments, such as a table whose
-            NaN decide which sites there are.
+            values. Integers are values: give what varies from run to run as an array. Turn it off
+            for a model that needs concrete arguments.
         throw: raise if a run failed; else see `status`.
         **settings: fields of `numpyro_disco.tempering_settings.TemperingSettings`.
 

@@ -393,17 +393,17 @@ def test_tied_columns_are_refused_with_the_way_out():
 
 
 def test_a_spike_is_warned_of_and_rounding_is_not():
-    from numpyro_disco.fitting import _check_ties
+    from numpyro_disco.preparation import check_ties
 
     rows = points(2000)
     real = (constraints.real,) * 3
     with pytest.warns(UserWarning, match="40 rows.*value 0 in 'mass'.*narrow mode"):
         spiked = rows.copy()
         spiked[:40, 0] = 0.0
-        _check_ties(spiked, NAMES, real)
+        check_ties(spiked, NAMES, real)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        _check_ties(np.round(rows, 2), NAMES, real)
+        check_ties(np.round(rows, 2), NAMES, real)
 
 
 @pytest.mark.parametrize(
@@ -415,10 +415,10 @@ def test_a_spike_is_warned_of_and_rounding_is_not():
     ],
 )
 def test_whole_numbers_are_spread_around_themselves(given, found):
-    from numpyro_disco.fitting import _unconstrained
+    from numpyro_disco.preparation import unconstrained_rows
 
     column = np.random.default_rng(0).integers(1, 2, size=(100, 1)).astype(float)
-    y, supports = _unconstrained(KEY, column, ("k",), (given,))
+    y, supports = unconstrained_rows(KEY, column, ("k",), (given,))
     assert supports == CoordinateSupports((found,))
     x = np.asarray(supports.constrain(y))
     np.testing.assert_array_equal(np.round(x), column)

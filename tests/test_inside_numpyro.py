@@ -595,6 +595,16 @@ def test_a_normaliser_that_is_inferred_is_not_seen_without_gradients(vector):
         jax.eval_shape(jax.grad(info.potential_fn), info.param_info.z)
 
 
+def test_tempering_without_gradients_refuses_a_normaliser_that_is_inferred():
+    def clamped_to_a_latent():
+        a = numpyro.sample("a", dist.Normal())
+        disco.sample("x", PRIOR.clamp({"a": a}))
+
+    settings = dict(num_particles=32, num_chains=1, progress_bar=False, kernel="random_walk")
+    with pytest.raises(ValueError, match="is being inferred.*Keep one joint site"):
+        disco.TemperedSMC(clamped_to_a_latent, **settings).run(KEY)
+
+
 def test_a_normaliser_that_depends_on_a_discrete_latent_is_not_seen():
     """Documents a limit: there is no derivative by a number of states."""
 

@@ -1,10 +1,14 @@
-"""Memory of a large run, and time of many conditionals, on a learned energy in ten dimensions.
+"""Memory of a large run, and time of many rows with holes, on a learned energy in ten dimensions.
 
-    python tests/benchmarks/scaling.py [--small] [--rows-only]
+    python tests/benchmarks/scaling.py                          all three
+    python tests/benchmarks/scaling.py --only rows --rows 1000
+    python tests/benchmarks/scaling.py --small
 
-Prints, for TemperedSMC with `batch_size`, the peak memory of the process, and before the run; and
-for `impute`, seconds for n and 2 n rows with a third missing, in holes of their own, after a first
-call that compiles, and the ratio of the two (2 is linear).
+memory: the peak of the process in TemperedSMC with `batch_size`, and before the run. rows: seconds
+of `impute` for n and 2 n rows with a third missing, in holes of their own, after a first call that
+compiles, and the ratio of the two (2 is linear). holes: a table of ten thousand rows, a third
+missing, under vectorised NUTS: seconds of the first run, which compiles, and of a second one with
+another table whose holes lie elsewhere, which does not.
 """
 
 from __future__ import annotations
@@ -15,7 +19,9 @@ import statistics
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from numpyro.infer import MCMC, NUTS
 from sklearn.datasets import load_diabetes
 
 import numpyro_disco as disco
@@ -49,14 +55,19 @@ def memory(prior: disco.EnergyDistribution, small: bool) -> None:
     )
 
 
-def rows_in_time(prior: disco.EnergyDistribution, table: np.ndarray, small: bool) -> None:
+def with_holes(prior: disco.EnergyDistribution, num_rows: int, seed: int) -> np.ndarray:
+    """Draws of the prior of which a third is missing."""
+    rows = np.array(prior.sample(jax.random.key(seed), (num_rows,)))
+    rows[np.random.default_rng(seed).random(rows.shape) < 1 / 3] = np.nan
+    return rows
+
+
+def rows_in_time(prior: disco.EnergyDistribution, num_rows: int, small: bool) -> None:
     """Seconds of many conditionals, and of twice as many."""
-    num_rows, draws = (4, 8) if small else (100, 20)
-    rng = np.random.default_rng(0)
+    draws = 8 if small else 20
     timings = []
     for rows in (num_rows, 2 * num_rows):
-        observed = table[:rows].copy()
-        observed[rng.random(observed.shape) < 1 / 3] = np.nan
+        observed = with_holes(prior, rows, rows)
         seconds = []
         for call in range(4):
             start = time.perf_counter()
@@ -70,21 +81,54 @@ def rows_in_time(prior: disco.EnergyDistribution, table: np.ndarray, small: bool
     print(f"twice the rows take {timings[1] / timings[0]:.2f} times as long")
 
 
+def holes_in_time(prior: disco.EnergyDistribution, small: bool) -> None:
+    """Vectorised NUTS over every hole of a large table, twice."""
+    num_rows, num_steps = (100, 2) if small else (10_000, 20)
+
+    def model(table: jax.Array) -> None:
+        disco.sample("rows", prior, obs=table, padded=True)
+
+    mcmc = MCMC(
+        NUTS(model, max_tree_depth=4),
+        num_warmup=num_steps,
+        num_samples=num_steps,
+        num_chains=2,
+        chain_method="vectorized",
+        jit_model_args=True,
+        progress_bar=False,
+    )
+    for run in range(2):
+        table = with_holes(prior, num_rows, run)
+        start = time.perf_counter()
+        mcmc.run(jax.random.key(run), jnp.asarray(table), extra_fields=("num_steps",))
+        jax.block_until_ready(mcmc.get_samples())
+        seconds = time.perf_counter() - start
+        leapfrogs = int(mcmc.get_extra_fields()["num_steps"].sum())
+        print(
+            f"{'compiling and running' if run == 0 else 'other holes'}: {np.isnan(table).sum()} "
+            f"holes in {num_rows} rows, 2 chains of {2 * num_steps} steps under NUTS, "
+            f"{leapfrogs} leapfrogs after warm-up, {seconds:.1f} s"
+        )
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="memory and time of large runs")
     parser.add_argument("--small", action="store_true", help="fewer particles and rows")
-    parser.add_argument("--rows-only", action="store_true", help="time of many conditionals only")
+    parser.add_argument("--only", choices=("memory", "rows", "holes"), help="one of the three")
+    parser.add_argument("--rows", type=int, default=100, help="rows to impute, and twice as many")
     args = parser.parse_args(arguments)
     small = args.small
     table = load_diabetes().data * 20
     steps = 50 if small else 300
     fit = disco.fit(jax.random.key(0), table, noise_scale=0.1, num_steps=steps, progress_bar=False)
     prior = fit.distribution
-
-    if not args.rows_only:
+    if args.only in (None, "memory"):
         memory(prior, small)
-    rows_in_time(prior, table, small)
+    if args.only in (None, "rows"):
+        rows_in_time(prior, 4 if small else args.rows, small)
+    if args.only in (None, "holes"):
+        holes_in_time(prior, small)
 
 
 if __name__ == "__main__":
