@@ -60,19 +60,24 @@ def to_arviz(
     holes: dict[str, Holes | PaddedHoles] = {}
     clamped: dict[str, np.ndarray] = {}
     for name, site in structure.items():
-        fn = unwrapped(site["fn"]) if site["type"] == "sample" else None
-        if site.get("is_observed") or name in dims:
+        if site["type"] not in ("sample", "deterministic") or name in dims:
             continue
+        latent = site["type"] == "sample" and not site["is_observed"]
+        fn = unwrapped(site["fn"]) if latent else None
+        # ArviZ finds the dimensions of a site by itself only as long as none are given.
+        plates = [f.name for f in sorted(site["cond_indep_stack"], key=lambda frame: frame.dim)]
         if isinstance(fn, Holes | PaddedHoles):
             holes[name] = fn
         elif isinstance(fn, EnergyDistribution):
-            plates = [frame.name for frame in site["cond_indep_stack"]]
             batch = len(site["fn"].batch_shape)
             others = plates if len(plates) == batch else [f"{name}_dim_{i}" for i in range(batch)]
             dims[name] = [*others, f"{name}.coordinate"]
             coords[f"{name}.coordinate"] = list(fn.names)
             if any(fn.observed):
                 clamped[name] = np.flatnonzero(~np.asarray(fn.observed))
+        else:
+            dims[name] = [*plates, *(site.get("infer") or {}).get("event_dims", [])]
+    dims = {name: named for name, named in dims.items() if named}
     data = az.from_numpyro(sampler, coords=coords, dims=dims, **kwargs)
     posterior = data["posterior"]
     if not _is_old(az):

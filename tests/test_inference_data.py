@@ -95,12 +95,16 @@ def test_vectors_are_labelled_and_constants_left_out():
         numpyro.sample("part", clamped)
         with numpyro.plate("member", 2):
             numpyro.sample("many", PRIOR)
+            z = numpyro.sample("z", dist.Normal())
+            numpyro.deterministic("twice", 2 * z)
 
     data = disco.to_arviz(nuts(model), dims={"unknown": ["k"]})
     posterior = data["posterior"]
     assert posterior["whole"].coords["whole.coordinate"].values.tolist() == list(NAMES)
     assert posterior["part"].coords["part.coordinate"].values.tolist() == ["a", "c"]
     assert posterior["many"].dims == ("chain", "draw", "member", "many.coordinate")
+    # Plates are found as ArviZ finds them.
+    assert posterior["z"].dims == posterior["twice"].dims == ("chain", "draw", "member")
     assert not az.summary(data).isna().any(axis=None)
 
 
