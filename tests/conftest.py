@@ -1,6 +1,9 @@
 """What all tests share."""
 
+import gc
+
 import jax
+import pytest
 
 
 def pytest_collection_modifyitems(items):
@@ -12,3 +15,13 @@ def pytest_runtest_setup(item):
     """Compile quickly where nothing runs for long: most tests do little else than compile."""
     training = item.get_closest_marker("training") is not None
     jax.config.update("jax_disable_most_optimizations", not training)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Drop what a file has compiled: each program maps memory, and a process may have only so many
+    maps (65,530 by Linux's default), after which it dies.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
