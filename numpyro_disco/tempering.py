@@ -424,7 +424,9 @@ class Program(NamedTuple):
             later = jnp.nansum(1 / state.history.weight_ess) - first
             later -= (state.num_steps - 1) / self.settings.num_particles
             of_path = first - 1 / num_drawn + CARRIED_OVER * later
-            of_path = jnp.maximum(of_path, jnp.finfo(of_path.dtype).eps)
+            # Where all weights are equal, rounding may leave either a little below zero.
+            eps = jnp.finfo(of_path.dtype).eps
+            of_path, of_mixture = jnp.maximum(of_path, eps), jnp.maximum(of_mixture, eps)
             log_share = -jnp.log1p(jnp.array([of_mixture / of_path, of_path / of_mixture]))
             log_normalizer = logsumexp(log_share + jnp.array([log_mass, log_normalizer]))
         return TemperedResult(
