@@ -345,16 +345,18 @@ class TestBadData:
     def fit(self, data, **settings):
         disco.fit(jax.random.key(0), data, **{**SMALL, **settings})
 
-    @pytest.mark.parametrize("bad", [np.nan, np.inf])
-    def test_not_finite(self, few, bad):
+    def test_infinity(self, few):
         data = few.copy()
-        data[3, 1] = bad
-        with pytest.raises(ValueError, match=r"finite numbers in `data`; 1 of 600.*\['1'\]"):
+        data[3, 1] = np.inf
+        with pytest.raises(ValueError, match=r"finite.*`data`.*1 of 600.*infinity.*\['1'\]"):
             self.fit(data)
 
-    def test_one_row(self, few):
-        with pytest.raises(ValueError, match="at least 10 rows in `data`.*got 1"):
-            self.fit(few[:1])
+    @pytest.mark.parametrize("num_complete", [1, 9])
+    def test_too_few_complete_rows(self, few, num_complete):
+        data = few[:30].copy()
+        data[num_complete:, 1] = np.nan
+        with pytest.raises(ValueError, match=f"at least 10 complete rows.*got {num_complete}"):
+            self.fit(data)
 
     def test_wrong_shape(self, few):
         with pytest.raises(ValueError, match=r"shape \(N, D\) for `data`; got shape \(600,\)"):
