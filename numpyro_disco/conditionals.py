@@ -100,6 +100,16 @@ def given_rows(
     return jnp.atleast_2d(values), jnp.atleast_2d(mask), values.ndim == 1
 
 
+def refuse_empty_rows(seen: np.ndarray) -> None:
+    """Refuse rows (rows, D) of which nothing is observed."""
+    some = seen.any(axis=1)
+    if not some.all():
+        raise ValueError(
+            "Expected at least one number in every row of `observed`; row "
+            f"{int(np.argmin(some))} has none."
+        )
+
+
 class LogMarginal(NamedTuple):
     """Log densities of what is observed in each row, the rest integrated out."""
 
@@ -160,11 +170,7 @@ def log_marginal(
             "Give all that is known in `observed`."
         )
     new = np.asarray(masks) & ~np.asarray(prior.observed)
-    if not new.any(axis=1).all():
-        raise ValueError(
-            "Expected at least one number in every row of `observed`; row "
-            f"{int(np.argmin(new.any(axis=1)))} has none."
-        )
+    refuse_empty_rows(new)
     row_key, normalizer_key = jax.random.split(rng_key)
     if prior.log_normalizer is None:
         prior = prior.normalize(normalizer_key, num_particles=max(num_particles, MIN_PARTICLES))

@@ -14,15 +14,20 @@ from scipy import stats
 
 from numpyro_disco._checks import check_count, check_key, columns_of, name_index, observed_values
 from numpyro_disco._typing import Array
-from numpyro_disco.conditionals import given_rows, log_integrals, sample_conditional
+from numpyro_disco.conditionals import (
+    given_rows,
+    log_integrals,
+    refuse_empty_rows,
+    sample_conditional,
+)
 from numpyro_disco.distributions import EnergyDistribution, check_prior
+from numpyro_disco.report import BAD, GOOD, LOOK
 
 RARE = 0.01
 """Share of draws or rows below which something is called rare."""
 MAX_ROWS = 2000
 """Rows among which distances are compared."""
 NUM_POLYNOMIALS = 4
-GOOD, LOOK, BAD = "good", "look", "bad"
 
 
 class ConditionalCheck(NamedTuple):
@@ -81,11 +86,7 @@ def check_conditional(
     check_count(num_draws, "num_draws", minimum=2)
     rows, masks, single = given_rows(prior, observed, "observed")
     seen = np.asarray(masks)
-    if not seen.any(axis=1).all():
-        raise ValueError(
-            "Expected at least one number in every row of `observed`; row "
-            f"{int(np.argmin(seen.any(axis=1)))} has none."
-        )
+    refuse_empty_rows(seen)
     draw_key, run_key = jax.random.split(rng_key)
     draws = prior.sample(draw_key, (num_draws,)).reshape(num_draws, -1, len(prior.names))[:, 0]
     percentile = np.empty(len(rows))

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -293,22 +294,12 @@ def fit(
     table, found = unconstrained_rows(spread_key, table, names, constraints_given)
     holed = np.isnan(table).any(axis=1)
     complete, holed_rows = table[~holed], table[holed]
-    check_columns(complete, names)
-
-    def learn(filled: np.ndarray, resume: FitResult | None = None) -> FitResult:
-        return _fit(
-            rng_key,
-            complete,
-            filled,
-            names,
-            found,
-            reference,
-            max_components,
-            resume,
-            progress_bar,
-            options,
-        )
-
+    if not found.real:
+        # Rows that say different things need not do so in unconstrained space.
+        check_columns(complete, names)
+    learn = partial(
+        _fit, rng_key, complete, names, found, reference, max_components, progress_bar, options
+    )
     if not num_refits:
         if holed.any():
             warnings.warn(
@@ -338,14 +329,14 @@ def fit(
 def _fit(
     rng_key: Array,
     table: np.ndarray,
-    filled: np.ndarray,
     names: tuple[str, ...],
     supports: CoordinateSupports,
     reference: Reference | str,
     max_components: int,
-    resume: FitResult | None,
     progress_bar: bool,
     options: TrainingSettings,
+    filled: np.ndarray,
+    resume: FitResult | None = None,
 ) -> FitResult:
     """Learn from complete rows, some of them held out, and from rows that were filled."""
     split_key, network_key, train_key = jax.random.split(rng_key, 3)

@@ -34,7 +34,10 @@ class CoordinateSupports:
 
     def __init__(self, supports: tuple[constraints.Constraint, ...]) -> None:
         self.supports = supports
-        self._key = tuple((type(s), *map(float, jax.tree.leaves(s))) for s in supports)
+        # A table has a support for each of its holes, and few that differ.
+        different = {id(support): support for support in supports}
+        keys = {place: (type(s), *map(float, jax.tree.leaves(s))) for place, s in different.items()}
+        self._key = tuple(keys[id(s)] for s in supports)
         places: dict[tuple, list[int]] = {}
         for place, key in enumerate(self._key):
             places.setdefault(key, []).append(place)
@@ -42,17 +45,14 @@ class CoordinateSupports:
         self._groups = [(supports[group[0]], np.asarray(group)) for group in places.values()]
         placed = [place for group in places.values() for place in group]
         self._order = np.argsort(np.asarray(placed, int))
+        self.real = all(kind is type(constraints.real) for kind, *_ in keys.values())
+        """Whether every coordinate is any real number."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CoordinateSupports) and self._key == other._key
 
     def __hash__(self) -> int:
         return hash(self._key)
-
-    @property
-    def real(self) -> bool:
-        """Whether every coordinate is any real number."""
-        return all(kind is type(constraints.real) for kind, *_ in self._key)
 
     def select(self, places: Iterable[int]) -> CoordinateSupports:
         """The supports of some coordinates, in the order of `places`."""
@@ -148,13 +148,8 @@ class StandardizedReal(constraints.Constraint):
         return (self.loc, self.scale), (("loc", "scale"), {"base": self.base})
 
 
-class StandardizedVector(constraints.Constraint):
-    """Vectors of D numbers of which some are held at given values.
-
-    The unconstrained vector holds u of the free coordinates only, x = T(loc + scale * u).
-    """
-
-    event_dim = 1
+class _Clamped:
+    """What the clamped subspace and the map onto it are made of."""
 
     def __init__(
         self,
@@ -168,6 +163,29 @@ class StandardizedVector(constraints.Constraint):
         self.base = (
             CoordinateSupports((constraints.real,) * len(observed)) if base is None else base
         )
+
+    def eq(self, other: object, static: bool = False) -> Any:
+        """Whether `other` is the same set with the same coordinate, or the same map."""
+        if not isinstance(other, _Clamped) or type(other) is not type(self):
+            return False
+        if (self.observed, self.base) != (other.observed, other.base):
+            return False
+        return _all_equal(self, other, ("loc", "scale", "values"), static)
+
+    def tree_flatten(self) -> tuple[Any, Any]:
+        """Location, scale and values are leaves; which are held, and their sets, are not."""
+        names = ("loc", "scale", "values")
+        static = {"observed": self.observed, "base": self.base}
+        return tuple(getattr(self, n) for n in names), (names, static)
+
+
+class StandardizedVector(_Clamped, constraints.Constraint):
+    """Vectors of D numbers of which some are held at given values.
+
+    The unconstrained vector holds u of the free coordinates only, x = T(loc + scale * u).
+    """
+
+    event_dim = 1
 
     def __repr__(self) -> str:
         held = np.flatnonzero(self.observed).tolist()
@@ -187,37 +205,14 @@ class StandardizedVector(constraints.Constraint):
             centre = jnp.where(np.asarray(self.observed), self.values, centre)
         return jnp.broadcast_to(centre, jnp.shape(prototype))
 
-    def eq(self, other: object, static: bool = False) -> Any:
-        """Whether `other` is the same set with the same coordinate."""
-        same = isinstance(other, StandardizedVector) and _static(self) == _static(other)
-        return same and _all_equal(self, other, ("loc", "scale", "values"), static)
 
-    def tree_flatten(self) -> tuple[Any, Any]:
-        """Location, scale and values are leaves; which are held, and their sets, are not."""
-        names = ("loc", "scale", "values")
-        return tuple(getattr(self, n) for n in names), (names, _static(self))
-
-
-class ClampedTransform(transforms.Transform):
+class ClampedTransform(_Clamped, transforms.Transform):
     """u of the free coordinates to x = T(loc + scale * u) there, and the held values elsewhere.
 
     The Jacobian is that of the free coordinates.
     """
 
     domain = constraints.real_vector
-
-    def __init__(
-        self,
-        loc: Array,
-        scale: Array,
-        values: Array | None,
-        observed: tuple[bool, ...],
-        base: CoordinateSupports | None = None,
-    ) -> None:
-        self.loc, self.scale, self.values, self.observed = loc, scale, values, observed
-        self.base = (
-            CoordinateSupports((constraints.real,) * len(observed)) if base is None else base
-        )
 
     @property
     def codomain(self) -> constraints.Constraint:
@@ -228,6 +223,10 @@ class ClampedTransform(transforms.Transform):
     def _free(self) -> np.ndarray:
         return np.flatnonzero(~np.asarray(self.observed))
 
+    @property
+    def _free_base(self) -> CoordinateSupports:
+        return self.base.select(self._free) if any(self.observed) else self.base
+
     def _unconstrained(self, x: Any) -> Array:
         free = self._free
         return self.loc[..., free] + self.scale[..., free] * x
@@ -236,7 +235,7 @@ class ClampedTransform(transforms.Transform):
         """From the free unconstrained coordinates to whole vectors."""
         free = self._free
         self.forward_shape(jnp.shape(x))
-        moved = self.base.select(free).constrain(self._unconstrained(x))
+        moved = self._free_base.constrain(self._unconstrained(x))
         if self.values is None:
             return moved
         shape = jnp.broadcast_shapes(moved.shape[:-1], self.values.shape[:-1])
@@ -245,7 +244,7 @@ class ClampedTransform(transforms.Transform):
 
     def _inverse(self, y: Any) -> Array:
         free = self._free
-        y = self.base.select(free).unconstrain(y[..., free])
+        y = self._free_base.unconstrain(y[..., free])
         return (y - self.loc[..., free]) / self.scale[..., free]
 
     def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> Array:
@@ -254,8 +253,8 @@ class ClampedTransform(transforms.Transform):
         log_det = jnp.log(self.scale[..., free]).sum(-1)
         if not self.base.real:
             unconstrained = self._unconstrained(x)
-            base = self.base.select(free)
-            log_det = log_det + base.log_dets(unconstrained, y[..., free]).sum(-1)
+            log_dets = self._free_base.log_dets(unconstrained, y[..., free])
+            log_det = log_det + log_dets.sum(-1)
         return jnp.broadcast_to(log_det, jnp.shape(y)[:-1])
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -269,20 +268,6 @@ class ClampedTransform(transforms.Transform):
         if shape[-1:] != (len(self.observed),):
             raise ValueError(f"Expected {len(self.observed)} coordinates; got shape {shape}.")
         return (*shape[:-1], len(self._free))
-
-    def eq(self, other: object, static: bool = False) -> Any:
-        """Whether `other` is the same map."""
-        same = isinstance(other, ClampedTransform) and _static(self) == _static(other)
-        return same and _all_equal(self, other, ("loc", "scale", "values"), static)
-
-    def tree_flatten(self) -> tuple[Any, Any]:
-        """Location, scale and values are leaves; which are held, and their sets, are not."""
-        names = ("loc", "scale", "values")
-        return tuple(getattr(self, n) for n in names), (names, _static(self))
-
-
-def _static(held: StandardizedVector | ClampedTransform) -> dict[str, Any]:
-    return {"observed": held.observed, "base": held.base}
 
 
 def _all_equal(one: Any, other: Any, fields: tuple[str, ...], static: bool) -> Any:
