@@ -221,6 +221,40 @@ def test_the_check_sees_wrong_masses():
         assert_conditionals(prior_of(swapped), UNEQUAL)
 
 
+def worst_of_two_hundred_rows(prior, mixture):
+    """Largest error of a mean, in its standard errors, and of a deviation, as a share of it."""
+    rng = np.random.default_rng(1)
+    table = mixture.draw(rng, 200)
+    table[rng.random(table.shape) < 1 / 3] = np.nan
+    runs = []
+    for index in range(REPEATS):
+        key = jax.random.fold_in(KEY, index)
+        draws = disco.sample_conditional(key, prior, table, 1024, batch_size=200)
+        runs.append(np.asarray(draws, float))
+    means = np.mean(runs, axis=1)
+    deviations = np.sqrt(np.mean(np.square(runs), axis=(0, 1)) - means.mean(0) ** 2)
+    error = means.std(0, ddof=1) / np.sqrt(REPEATS)
+    in_errors, as_share = [], []
+    for row, mean, deviation, one in zip(table, means.mean(0), deviations, error, strict=True):
+        seen, free = np.flatnonzero(~np.isnan(row)), np.isnan(row)
+        if free.any():
+            truth = mixture.condition(seen, row[seen])
+            in_errors.extend(np.abs(mean[free] - truth.mean) / one[free])
+            exact = np.sqrt(np.diagonal(truth.covariance))
+            as_share.extend(np.abs(deviation[free] / exact - 1))
+    return np.max(in_errors), np.max(as_share)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mixture", [GAUSSIAN, UNEQUAL], ids=["Gaussian", "unequal mixture"])
+def test_two_hundred_rows(mixture):
+    in_errors, as_share = worst_of_two_hundred_rows(prior_of(mixture), mixture)
+    print(f"mean off by {in_errors:.2f} standard errors, deviation by {as_share:.2%} at most")
+    assert in_errors < SIGMAS and as_share < 0.05
+    in_errors, as_share = worst_of_two_hundred_rows(prior_of(mixture, flip=True), mixture)
+    assert in_errors > 2 * SIGMAS and as_share > 0.05
+
+
 def test_an_empty_row_is_a_draw_of_the_joint(prior):
     empty = np.full((ROWS, 3), np.nan)
     draws = draw(prior, empty)

@@ -44,6 +44,7 @@ def tail(values, seen):
     return stats.chi2.sf(square, len(seen))
 
 
+@pytest.mark.statistics
 def test_percentiles_are_those_of_the_marginals():
     points = MEAN + np.sqrt(np.diagonal(COVARIANCE)) * np.array([[0.3], [1.2], [2.0]])
     observed = np.array([points[0], points[1], points[2], points[2]])
@@ -60,6 +61,7 @@ def test_percentiles_are_those_of_the_marginals():
     assert check.typical.all() and check.distance_percentile is None
 
 
+@pytest.mark.statistics
 def test_what_is_rare_is_warned_of():
     data = rows(500)
     far = {"a": [0.4, 7.0], "b": [0.1, -6.0]}

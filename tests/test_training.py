@@ -455,6 +455,7 @@ def learned_mean(**settings):
     return np.asarray(fit.distribution.sample(jax.random.key(1), (2000,))).mean(axis=0)
 
 
+@pytest.mark.training
 def test_refits_learn_from_rows_with_holes():
     """Refits bring the means back to those of all rows; complete rows alone do not."""
     rows, _ = rows_missing_at_random()
