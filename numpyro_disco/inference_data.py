@@ -122,8 +122,11 @@ def _others(posterior: Any, name: str) -> list[Any]:
 
 
 def _is_old(az: Any) -> bool:
-    """ArviZ 0.x holds groups as attributes of an `InferenceData`, 1.x as branches of a tree."""
-    return hasattr(az, "InferenceData")
+    """ArviZ 0.x holds groups as attributes of an `InferenceData`, 1.x as branches of a tree.
+
+    From 1.3 the old name stands for the tree, so names do not tell the two apart.
+    """
+    return az.__version__.startswith("0.")
 
 
 def _from_group(
