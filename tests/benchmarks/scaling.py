@@ -62,21 +62,24 @@ def with_holes(prior: disco.EnergyDistribution, num_rows: int, seed: int) -> np.
     return rows
 
 
-def rows_in_time(prior: disco.EnergyDistribution, num_rows: int, small: bool) -> None:
+def rows_in_time(
+    prior: disco.EnergyDistribution, num_rows: int, num_calls: int, small: bool
+) -> None:
     """Seconds of many conditionals, and of twice as many."""
     draws = 8 if small else 20
     timings = []
     for rows in (num_rows, 2 * num_rows):
         observed = with_holes(prior, rows, rows)
         seconds = []
-        for call in range(4):
+        for call in range(1 + num_calls):
             start = time.perf_counter()
             disco.impute(jax.random.key(call), prior, observed, draws).block_until_ready()
             seconds.append(time.perf_counter() - start)
         timings.append(statistics.median(seconds[1:]))
         print(
             f"impute {rows} rows x 10, {draws} draws each: {timings[-1]:.2f} s, the first call "
-            f"{seconds[0]:.2f} s"
+            f"{seconds[0]:.2f} s",
+            flush=True,
         )
     print(f"twice the rows take {timings[1] / timings[0]:.2f} times as long")
 
@@ -117,6 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--small", action="store_true", help="fewer particles and rows")
     parser.add_argument("--only", choices=("memory", "rows", "holes"), help="one of the three")
     parser.add_argument("--rows", type=int, default=100, help="rows to impute, and twice as many")
+    parser.add_argument("--calls", type=int, default=3, help="timed calls for each, after one")
     args = parser.parse_args(arguments)
     small = args.small
     table = load_diabetes().data * 20
@@ -126,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.only in (None, "memory"):
         memory(prior, small)
     if args.only in (None, "rows"):
-        rows_in_time(prior, 4 if small else args.rows, small)
+        rows_in_time(prior, 4 if small else args.rows, args.calls, small)
     if args.only in (None, "holes"):
         holes_in_time(prior, small)
 
