@@ -13,8 +13,8 @@ def pytest_collection_modifyitems(items):
 
 def pytest_runtest_setup(item):
     """Compile quickly where nothing runs for long: most tests do little else than compile."""
-    training = item.get_closest_marker("training") is not None
-    jax.config.update("jax_disable_most_optimizations", not training)
+    long = any(item.get_closest_marker(marker) for marker in ("training", "slow"))
+    jax.config.update("jax_disable_most_optimizations", not long)
 
 
 @pytest.fixture(scope="module", autouse=True)
