@@ -232,7 +232,7 @@ def worst_of_two_hundred_rows(prior, mixture):
         draws = disco.sample_conditional(key, prior, table, 1024, batch_size=200)
         runs.append(np.asarray(draws, float))
     means = np.mean(runs, axis=1)
-    deviations = np.sqrt(np.mean(np.square(runs), axis=(0, 1)) - means.mean(0) ** 2)
+    deviations = np.std(runs, axis=(0, 1))
     error = means.std(0, ddof=1) / np.sqrt(REPEATS)
     in_errors, as_share = [], []
     for row, mean, deviation, one in zip(table, means.mean(0), deviations, error, strict=True):
