@@ -184,6 +184,7 @@ def fit(
     *,
     names: Any = None,
     supports: Mapping[str, constraints.Constraint] | None = None,
+    transform: str | None = None,
     reference: Reference | str | None = None,
     max_components: int = 128,
     num_refits: int = 0,
@@ -223,11 +224,16 @@ def fit(
             whole numbers: each is spread evenly over the unit interval around it, so that there is
             a density, and the prior's support is the interval of all of these. Round draws to get
             whole numbers back.
+        transform: "sinh_arcsinh" maps each column that `supports` do not name by itself, four
+            numbers fitted to its rows, held-out ones among them, so that its tails and its skew are
+            those of a normal one: learned are columns that are easier to learn, densities are those
+            of the user's units. Helps where columns have heavy tails or are skewed; hurts where
+            they depend on each other almost linearly, which the map bends.
         reference: "mixture", a Gaussian mixture fitted to the rows with as many components as
             held-out rows ask for, the default of a contrast; "gaussian", the default otherwise,
             with the data's mean and `REFERENCE_WIDTH` times its deviations, where training starts
             from the Gaussian that fits the data; or a reference of your own, in the user's units
-            (of unconstrained coordinates, with `supports`).
+            (of unconstrained coordinates, with `supports`; not with `transform`).
         max_components: most components of such a mixture.
         num_refits: what to do with rows that have holes. 0: learn from complete rows alone, which
             is right if holes are made completely at random, and wastes what the other rows say.
@@ -287,11 +293,18 @@ def fit(
             f"Expected a `reference` over {len(names)} coordinates, as `data` has columns; got "
             f"event shape {reference.event_shape}."
         )
+    if transform not in (None, "sinh_arcsinh"):
+        raise ValueError(f"Expected 'sinh_arcsinh' or None for `transform`; got {transform!r}.")
+    if transform is not None and isinstance(reference, Reference):
+        raise ValueError(
+            "Expected 'mixture' or 'gaussian' for `reference` with `transform`: yours cannot know "
+            "the coordinates that columns are mapped to. Leave one of the two out."
+        )
     constraints_given = check_supports(supports, names)
     if options.objective in CONTRASTS:
         check_ties(table, names, constraints_given)
     spread_key = jax.random.fold_in(rng_key, 1)
-    table, found = unconstrained_rows(spread_key, table, names, constraints_given)
+    table, found = unconstrained_rows(spread_key, table, names, constraints_given, transform)
     holed = np.isnan(table).any(axis=1)
     complete, holed_rows = table[~holed], table[holed]
     if not found.real:

@@ -12,6 +12,7 @@ from numpyro.distributions import constraints
 
 from numpyro_disco._typing import Array
 from numpyro_disco.supports import CoordinateSupports
+from numpyro_disco.tails import fit_sinh_arcsinh
 from numpyro_disco.training_settings import TrainingSettings
 
 MIN_VARIANCE = 1e-6
@@ -64,8 +65,13 @@ def unconstrained_rows(
     table: np.ndarray,
     names: tuple[str, ...],
     given: tuple[constraints.Constraint, ...],
+    transform: str | None = None,
 ) -> tuple[np.ndarray, CoordinateSupports]:
-    """The rows in unconstrained space, whole numbers spread, and the supports of what came out."""
+    """The rows in unconstrained space, whole numbers spread, and the supports of what came out.
+
+    With a `transform`, the unconstrained space of a column that may be any real number is that of
+    a map fitted to it.
+    """
     table, found = table.copy(), list(given)
     for place, (name, support) in enumerate(zip(names, given, strict=True)):
         column = table[:, place]
@@ -83,6 +89,8 @@ def unconstrained_rows(
             key = jax.random.fold_in(rng_key, place)
             table[:, place] += np.asarray(jax.random.uniform(key, column.shape)) - 0.5
             found[place] = _around(lower, upper)
+        elif transform == "sinh_arcsinh" and isinstance(support, type(constraints.real)):
+            found[place] = fit_sinh_arcsinh(seen)
     supports = CoordinateSupports(tuple(found))
     if supports.real:
         return table, supports

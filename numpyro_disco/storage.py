@@ -28,11 +28,12 @@ from numpyro_disco.distributions import EnergyDistribution, check_prior
 from numpyro_disco.energies import LearnedEnergy
 from numpyro_disco.networks import EnergyNetwork
 from numpyro_disco.reference import GaussianReference, MixtureReference, Reference
+from numpyro_disco.tails import SinhArcsinhReal
 
 FORMAT = "numpyro_disco.prior"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 OLDEST_VERSION = 2
-"""Read as well: it knows no supports."""
+"""Read as well: 2 knows no supports, 3 no sinh-arcsinh maps."""
 SINGLE_CONSTRAINTS = ("real", "positive", "nonnegative", "softplus_positive", "unit_interval")
 FAMILIES = (
     "interval",
@@ -271,11 +272,17 @@ def _describe_support(support: constraints.Constraint) -> dict[str, Any]:
             return {"kind": kind}
     for kind in FAMILIES:
         if type(support) is getattr(constraints, kind):
-            return {"kind": kind, "bounds": [float(b) for b in jax.tree.leaves(support)]}
+            return {"kind": kind, "bounds": _numbers(support)}
+    if isinstance(support, SinhArcsinhReal):
+        return {"kind": "sinh_arcsinh", "map": _numbers(support)}
     raise ValueError(
         f"Expected one of NumPyro's own constraints on one number as a support, "
         f"{SINGLE_CONSTRAINTS + FAMILIES}; got {support!r}, which cannot be saved as data."
     )
+
+
+def _numbers(support: constraints.Constraint) -> list[float]:
+    return [float(number) for number in jax.tree.leaves(support)]
 
 
 def _support(description: dict[str, Any]) -> constraints.Constraint:
@@ -284,6 +291,8 @@ def _support(description: dict[str, Any]) -> constraints.Constraint:
         return getattr(constraints, kind)
     if kind in FAMILIES:
         return getattr(constraints, kind)(*map(float, description["bounds"]))
+    if kind == "sinh_arcsinh":
+        return SinhArcsinhReal(*map(float, description["map"]))
     raise ValueError(f"there is no support {kind!r}")
 
 

@@ -38,14 +38,21 @@ class CoordinateSupports:
         different = {id(support): support for support in supports}
         keys = {place: (type(s), *map(float, jax.tree.leaves(s))) for place, s in different.items()}
         self._key = tuple(keys[id(s)] for s in supports)
-        places: dict[tuple, list[int]] = {}
-        for place, key in enumerate(self._key):
-            places.setdefault(key, []).append(place)
-        # Coordinates of one kind are mapped together, however many there are.
-        self._groups = [(supports[group[0]], np.asarray(group)) for group in places.values()]
+        places: dict[type, list[int]] = {}
+        for place, support in enumerate(supports):
+            places.setdefault(type(support), []).append(place)
+        # Coordinates of one kind are mapped together, however many there are: one constraint whose
+        # numbers are arrays, unless all are the same.
+        self._groups = []
+        for group in places.values():
+            together = supports[group[0]]
+            if len({self._key[place] for place in group}) > 1:
+                numbers = np.asarray([self._key[place][1:] for place in group]).T
+                together = jax.tree.unflatten(jax.tree.structure(together), list(numbers))
+            self._groups.append((together, np.asarray(group)))
         placed = [place for group in places.values() for place in group]
         self._order = np.argsort(np.asarray(placed, int))
-        self.real = all(kind is type(constraints.real) for kind, *_ in keys.values())
+        self.real = places.keys() <= {type(constraints.real)}
         """Whether every coordinate is any real number."""
 
     def __eq__(self, other: object) -> bool:
@@ -60,7 +67,15 @@ class CoordinateSupports:
 
     def _each(self, function: Callable, *arrays: Any) -> Array:
         """`function(support, columns, ...)` for the columns of each kind, put side by side."""
-        parts = [function(kind, *(a[..., group] for a in arrays)) for kind, group in self._groups]
+        # Numbers that are arrays have the precision of what they meet, as single ones do.
+        dtype = jnp.result_type(arrays[0], float)
+        parts = [
+            function(
+                jax.tree.map(lambda n: n if np.ndim(n) == 0 else n.astype(dtype), kind),
+                *(a[..., group] for a in arrays),
+            )
+            for kind, group in self._groups
+        ]
         return jnp.concatenate(parts, axis=-1)[..., self._order]
 
     def constrain(self, y: Any) -> Array:

@@ -18,11 +18,13 @@ from numpyro.distributions import constraints
 import numpyro_disco as disco
 from numpyro_disco import storage
 from numpyro_disco.supports import CoordinateSupports
+from numpyro_disco.tails import SinhArcsinhReal
 
 NAMES = ("z", "u", "g")
 SUPPORTS = CoordinateSupports(
     (constraints.positive, constraints.interval(-2.0, 3.0), constraints.real)
 )
+BENT = CoordinateSupports((SinhArcsinhReal(1.0, 0.5, 0.3, 0.7), *SUPPORTS.supports[1:]))
 X = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
 
 
@@ -70,6 +72,7 @@ def relatives(prior):
         "tempered": prior.temper(0.7),
         "cooled": prior.cool(0.03),
         "supported": prior._replace(_supports=SUPPORTS),
+        "bent": prior._replace(_supports=BENT),
         # As `normalize` leaves it; the estimate itself is none of storage's business.
         "normalized": prior._replace(
             log_normalizer=jnp.asarray(1.25), log_normalizer_error=jnp.asarray(0.02)
@@ -81,9 +84,10 @@ def relatives(prior):
     }
 
 
-STATES = "plain supported clamped batch tempered cooled normalized mixture everything".split() + [
-    "cold mixture"
-]
+STATES = (
+    "plain supported bent clamped batch tempered cooled normalized mixture everything".split()
+    + ["cold mixture"]
+)
 
 
 def assert_equal_priors(one, other):
@@ -180,7 +184,7 @@ def test_the_file_is_arrays_and_a_readable_description(path):
     contents = members(path)
     description = json.loads(contents.pop("description.json"))
     assert description["format"] == "numpyro_disco.prior"
-    assert description["format_version"] == 3
+    assert description["format_version"] == 4
     assert description["names"] == list(NAMES)
     assert description["observed"] == [True, True, False]
     assert description["network"]["width"] == 16
@@ -249,8 +253,8 @@ def change_description(path, **changes):
 
 
 def test_a_newer_format(path):
-    change_description(path, format_version=4)
-    with pytest.raises(disco.LoadError, match="format version 4.*reads versions 2 to 3.*Upgrade"):
+    change_description(path, format_version=5)
+    with pytest.raises(disco.LoadError, match="format version 5.*reads versions 2 to 4.*Upgrade"):
         disco.load(path)
 
 
@@ -268,7 +272,10 @@ def test_a_support_that_is_no_data(tmp_path, prior):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("supports", [[{"kind": "real"}], [{"kind": "os.system"}] * 3])
+@pytest.mark.parametrize(
+    "supports",
+    [[{"kind": "real"}], [{"kind": "os.system"}] * 3, [{"kind": "sinh_arcsinh", "map": [1]}] * 3],
+)
 def test_supports_that_make_no_sense(path, supports):
     change_description(path, supports=supports)
     with pytest.raises(disco.LoadError, match="damaged"):
