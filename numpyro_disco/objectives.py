@@ -105,6 +105,8 @@ def _noisy_batch(
 ) -> tuple[Array, Array, Array]:
     """One batch of noisy points, their targets, and the noise that made each."""
     level_key, row_key, noise_key, posterior_key = jax.random.split(rng_key, 4)
+    if options.posterior_rows is not None:
+        rows = _random_rows(jax.random.fold_in(rng_key, 1), rows, options.posterior_rows)
     proposal_scale = _levels(level_key, (options.batch_size,), options)
     chosen = _random_rows(row_key, rows, options.batch_size)
     noise = jax.random.normal(noise_key, chosen.shape, rows.dtype)

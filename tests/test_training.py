@@ -14,7 +14,9 @@ from scipy.stats import wasserstein_distance
 from statistics_tools import Mixture, assert_within
 
 import numpyro_disco as disco
+from numpyro_disco.objectives import _noisy_batch
 from numpyro_disco.posterior import row_posterior
+from numpyro_disco.training_settings import TrainingSettings
 
 TARGET = Mixture(
     [0.15, 0.25, 0.6],
@@ -240,6 +242,21 @@ def test_draw_target_trains_too(few):
     history = disco.fit(jax.random.key(0), few, target="draw", **settings).history
     drop = history.held_out_loss[0] - history.held_out_loss[-1]
     assert drop > 5 * history.held_out_error[-1] > 0
+
+
+def test_a_posterior_over_few_rows_draws_targets_towards_the_points_own(rows):
+    """So much so that the row itself is the target where it is the only one."""
+
+    def distance(posterior_rows):
+        options = TrainingSettings(noise_scale=0.3, posterior_rows=posterior_rows, batch_size=256)
+        points, target, scale = _noisy_batch(jax.random.key(0), jnp.asarray(rows), options)
+        return target, float((((points - target) / scale[:, None]) ** 2).mean())
+
+    alone, of_one = distance(1)
+    assert (alone == alone[0]).all()
+    few, every = distance(64)[1], distance(None)[1]
+    # Noise is of variance one beside its own row; rows nearer by are behind the point, too.
+    assert 0.9 < of_one < 1.1 and every < 0.8 * few < 0.9 * of_one
 
 
 def test_names_put_columns_in_order_or_rename_them(few):
