@@ -157,10 +157,13 @@ def ours(task: Task, count: int, seed: int, settings: dict) -> dict[str, Drawn]:
     prior = fit.distribution
     draws = sampled(prior, task, count, seed)
     drawing, start = timed(start), time.perf_counter()
-    reference = prior.reference
+    # With a `transform` the mixture is one of unconstrained coordinates.
+    reference, supports = prior._reference, prior._supports
     parameters = (reference.weights, reference.means, reference.covariances)
     known = mixture(*(np.asarray(array, np.float64) for array in parameters))
-    alone = closed_form(np.random.default_rng(seed), known, task, count)
+    moved = task._replace(holed=np.asarray(supports.unconstrain(task.holed), np.float64))
+    alone = closed_form(np.random.default_rng(seed), known, moved, count)
+    alone = np.asarray(supports.constrain(alone), np.float64)
     print(f"  {max(fit.components, default=0)} components tried, step {fit.best_step}", flush=True)
     return {
         "fit": Drawn(draws, training, drawing),
