@@ -24,7 +24,13 @@ from numpyro_disco.mixtures import fit_reference
 from numpyro_disco.networks import EnergyNetwork, ScoreNetwork
 from numpyro_disco.objectives import OBJECTIVES
 from numpyro_disco.posterior import choose_noise_scale
-from numpyro_disco.preparation import Units, check_ties, standard_units, unconstrained_rows
+from numpyro_disco.preparation import (
+    Units,
+    check_ties,
+    choose_transform,
+    standard_units,
+    unconstrained_rows,
+)
 from numpyro_disco.reference import GaussianReference, MixtureReference, Reference
 from numpyro_disco.supports import CoordinateSupports, check_supports
 from numpyro_disco.training import History, Run, train
@@ -33,6 +39,7 @@ from numpyro_disco.training_settings import CONTRASTS, TrainingSettings
 if TYPE_CHECKING:
     from numpyro_disco.report import Report
 
+TRANSFORMS = (None, "sinh_arcsinh", "auto")
 REFERENCE_WIDTH = 2.0
 """Standard deviations of the default reference, relative to those of the data."""
 
@@ -228,7 +235,8 @@ def fit(
             numbers fitted to its rows, held-out ones among them, so that its tails and its skew are
             those of a normal one: learned are columns that are easier to learn, densities are those
             of the user's units. Helps where columns have heavy tails or are skewed; hurts where
-            they depend on each other almost linearly, which the map bends.
+            they depend on each other almost linearly, which the map bends. "auto" fits a small
+            mixture with the maps and one without, and takes the one that held-out rows prefer.
         reference: "mixture", a Gaussian mixture fitted to the rows with as many components as
             held-out rows ask for, the default of a contrast; "gaussian", the default otherwise,
             with the data's mean and `REFERENCE_WIDTH` times its deviations, where training starts
@@ -293,8 +301,8 @@ def fit(
             f"Expected a `reference` over {len(names)} coordinates, as `data` has columns; got "
             f"event shape {reference.event_shape}."
         )
-    if transform not in (None, "sinh_arcsinh"):
-        raise ValueError(f"Expected 'sinh_arcsinh' or None for `transform`; got {transform!r}.")
+    if transform not in TRANSFORMS:
+        raise ValueError(f"Expected one of {TRANSFORMS} for `transform`; got {transform!r}.")
     if transform is not None and isinstance(reference, Reference):
         raise ValueError(
             "Expected 'mixture' or 'gaussian' for `reference` with `transform`: yours cannot know "
@@ -304,6 +312,8 @@ def fit(
     if options.objective in CONTRASTS:
         check_ties(table, names, constraints_given)
     spread_key = jax.random.fold_in(rng_key, 1)
+    if transform == "auto":
+        transform = choose_transform(spread_key, table, names, constraints_given, options)
     table, found = unconstrained_rows(spread_key, table, names, constraints_given, transform)
     holed = np.isnan(table).any(axis=1)
     complete, holed_rows = table[~holed], table[holed]

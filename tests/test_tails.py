@@ -174,9 +174,31 @@ def test_columns_with_a_support_keep_it():
     assert isinstance(a, SinhArcsinhReal) and b is constraints.positive
 
 
+@pytest.mark.parametrize("kind", ["heavy tails", "two clouds"])
+def test_held_out_rows_choose(kind):
+    rows = rows_of(8, 1500)
+    if kind == "two clouds":
+        # Maps of its columns would bend what is a mixture of Gaussians already.
+        side = np.random.default_rng(9).choice([-1.0, 1.0], (1500, 1))
+        rows = unconstrained_rows(8, 1500) + 4.0 * side * [1.0, -1.0]
+    fit = disco.fit(
+        jax.random.key(0),
+        rows,
+        transform="auto",
+        num_steps=1,
+        width=8,
+        num_blocks=1,
+        max_components=2,
+        progress_bar=False,
+    )
+    assert fit.distribution._supports.real == (kind == "two clouds")
+
+
 def test_what_makes_no_sense():
     rows = rows_of(7, 100)
-    with pytest.raises(ValueError, match="'sinh_arcsinh' or None for `transform`; got 'quantile'"):
+    with pytest.raises(
+        ValueError, match="'sinh_arcsinh', 'auto'.* for `transform`; got 'quantile'"
+    ):
         disco.fit(jax.random.key(0), rows, transform="quantile")
     reference = disco.GaussianReference(np.zeros(2), np.eye(2))
     with pytest.raises(ValueError, match="for `reference` with `transform`.*Leave one"):
