@@ -247,6 +247,10 @@ def run_table(name: str, args: argparse.Namespace) -> str:
     energies = {method: np.concatenate([s.energy for s in runs]) for method, runs in found.items()}
     rivals = [m for m, own in energies.items() if m not in OURS and np.isfinite(own).all()]
     rival = energies[min(rivals, key=lambda method: energies[method].mean())]
+    asked = np.isfinite(energies["flow, our sampler"])
+    own, flow_s = (energies[method][asked] for method in ("fit", "flow, our sampler"))
+    error = (own - flow_s).std() / np.sqrt(len(own)) / flow_s.mean()
+    print(f"  fit over flow, {len(own)} rows: {own.mean() / flow_s.mean():.3f} ± {error:.3f}")
     lines = ""
     for method, runs in found.items():
         asked = np.isfinite(energies[method])
