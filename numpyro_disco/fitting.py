@@ -26,6 +26,7 @@ from numpyro_disco.objectives import OBJECTIVES
 from numpyro_disco.posterior import choose_noise_scale
 from numpyro_disco.preparation import (
     Units,
+    check_rounding,
     check_ties,
     choose_transform,
     standard_units,
@@ -33,6 +34,7 @@ from numpyro_disco.preparation import (
 )
 from numpyro_disco.reference import GaussianReference, MixtureReference, Reference
 from numpyro_disco.supports import CoordinateSupports, check_supports
+from numpyro_disco.tails import SinhArcsinhReal
 from numpyro_disco.training import History, Run, train
 from numpyro_disco.training_settings import CONTRASTS, TrainingSettings
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from numpyro_disco.report import Report
 
 TRANSFORMS = (None, "sinh_arcsinh", "auto")
+"""What `fit` may do to columns without a support."""
 REFERENCE_WIDTH = 2.0
 """Standard deviations of the default reference, relative to those of the data."""
 
@@ -85,6 +88,12 @@ class FitResult:
                 "`score` is all that was learned. Train with another `objective`."
             )
         return self._prior
+
+    @property
+    def transform(self) -> str | None:
+        """What columns without a support were mapped by: "sinh_arcsinh" or None."""
+        mapped = any(isinstance(s, SinhArcsinhReal) for s in self._supports.supports)
+        return "sinh_arcsinh" if mapped else None
 
     def score(self, x: ArrayLike) -> Array:
         """The learned score at points in the user's units, shape (..., D) to (..., D)."""
@@ -312,6 +321,9 @@ def fit(
     if options.objective in CONTRASTS:
         check_ties(table, names, constraints_given)
     spread_key = jax.random.fold_in(rng_key, 1)
+    if transform is not None:
+        # Maps would hide it: their unconstrained coordinates are near zero whatever the column.
+        check_rounding(table, names, options)
     if transform == "auto":
         transform = choose_transform(spread_key, table, names, constraints_given, options)
     table, found = unconstrained_rows(spread_key, table, names, constraints_given, transform)

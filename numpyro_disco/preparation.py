@@ -123,6 +123,26 @@ def _around(lower: float | None, upper: float | None) -> constraints.Constraint:
     return constraints.real if upper is None else constraints.less_than(upper + 0.5)
 
 
+def check_rounding(table: np.ndarray, names: tuple[str, ...], options: TrainingSettings) -> float:
+    """Refuse columns whose values rounding moves by as much as the smoothing; the largest of that.
+
+    The energy takes points in the user's units, and must tell apart what the smoothing does.
+    In standard deviations of the columns; entries may be NaN.
+    """
+    dtype = jnp.result_type(float)
+    largest, scale = np.nanmax(np.abs(table), axis=0), np.nanstd(table, axis=0)
+    spacing = float(jnp.finfo(dtype).eps) * largest / scale
+    coarse = spacing > 0.1 * options.smallest_noise
+    if coarse.any():
+        raise ValueError(
+            f"Expected columns of `data` that {dtype} can tell apart; "
+            f"{[names[i] for i in np.flatnonzero(coarse)]} lie so far from zero that rounding is "
+            f"{spacing.max():.2g} of their standard deviation. Subtract an origin from them, or "
+            "use double precision: `numpyro.enable_x64()`."
+        )
+    return float(spacing.max())
+
+
 class Units(NamedTuple):
     """Rows in unconstrained space, and what standardises them; double precision."""
 
@@ -160,23 +180,13 @@ def standard_units(
             f"{[names[i] for i in np.flatnonzero(constant)]} do not. Drop them, or make "
             "`held_out_fraction` smaller."
         )
-    dtype = jnp.result_type(float)
-    # The energy takes points in the user's units: they must tell apart what the smoothing does.
-    spacing = float(jnp.finfo(dtype).eps) * np.abs(train).max(axis=0) / scale
-    coarse = spacing > 0.1 * options.smallest_noise
-    if coarse.any():
-        raise ValueError(
-            f"Expected columns of `data` that {dtype} can tell apart; "
-            f"{[names[i] for i in np.flatnonzero(coarse)]} lie so far from zero that rounding is "
-            f"{spacing.max():.2g} of their standard deviation. Subtract an origin from them, or "
-            "use double precision: `numpyro.enable_x64()`."
-        )
+    spacing = check_rounding(train, names, options)
     whitener, basis = np.diag(1 / scale), np.diag(scale)
     if options.whiten:
         correlation = np.atleast_2d(np.corrcoef(train, rowvar=False))
         values, vectors = np.linalg.eigh(correlation)
         # Directions that rounding, or hardly any variance, fills are not blown up to a deviation.
-        smallest = max(MIN_VARIANCE, (10 * spacing.max() / options.smallest_noise) ** 2)
+        smallest = max(MIN_VARIANCE, (10 * spacing / options.smallest_noise) ** 2)
         root = np.sqrt(np.maximum(values, smallest))
         # Of all roots of the inverse the symmetric one stays nearest to the columns.
         whitener = (vectors / root) @ vectors.T / scale

@@ -191,7 +191,8 @@ def test_held_out_rows_choose(kind):
         max_components=2,
         progress_bar=False,
     )
-    assert fit.distribution._supports.real == (kind == "two clouds")
+    assert fit.transform == (None if kind == "two clouds" else "sinh_arcsinh")
+    assert fit.distribution._supports.real == (fit.transform is None)
 
 
 def test_what_makes_no_sense():
@@ -203,3 +204,5 @@ def test_what_makes_no_sense():
     reference = disco.GaussianReference(np.zeros(2), np.eye(2))
     with pytest.raises(ValueError, match="for `reference` with `transform`.*Leave one"):
         disco.fit(jax.random.key(0), rows, transform="sinh_arcsinh", reference=reference)
+    with pytest.raises(ValueError, match="float32 can tell apart.*Subtract an origin"):
+        disco.fit(jax.random.key(0), 1e7 + rows, transform="sinh_arcsinh")
