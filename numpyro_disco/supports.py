@@ -156,7 +156,7 @@ class StandardizedReal(constraints.Constraint):
         """Whether `other` is the same set with the same coordinate."""
         if not isinstance(other, StandardizedReal) or self.base != other.base:
             return False
-        return _all_equal(self, other, ("loc", "scale"), static)
+        return all_equal(self, other, ("loc", "scale"), static)
 
     def tree_flatten(self) -> tuple[Any, Any]:
         """Location and scale are leaves."""
@@ -185,7 +185,7 @@ class _Clamped:
             return False
         if (self.observed, self.base) != (other.observed, other.base):
             return False
-        return _all_equal(self, other, ("loc", "scale", "values"), static)
+        return all_equal(self, other, ("loc", "scale", "values"), static)
 
     def tree_flatten(self) -> tuple[Any, Any]:
         """Location, scale and values are leaves; which are held, and their sets, are not."""
@@ -285,7 +285,8 @@ class ClampedTransform(_Clamped, transforms.Transform):
         return (*shape[:-1], len(self._free))
 
 
-def _all_equal(one: Any, other: Any, fields: tuple[str, ...], static: bool) -> Any:
+def all_equal(one: Any, other: Any, fields: tuple[str, ...], static: bool) -> Any:
+    """Whether two objects have the same arrays, or None, in these fields."""
     pairs = [(getattr(one, field), getattr(other, field)) for field in fields]
     if any((a is None) != (b is None) for a, b in pairs):
         return False

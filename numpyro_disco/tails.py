@@ -17,7 +17,9 @@ import numpy as np
 from numpyro.distributions import biject_to, constraints, transforms
 
 from numpyro_disco._typing import Array
+from numpyro_disco.supports import all_equal
 
+PARAMETERS = ("loc", "scale", "skew", "tail")
 MAX_ROWS = 20_000
 """Rows of a column that are read; more say little more of four numbers."""
 BOUNDS = ((-3.0, 3.0), (-6.0, 3.0), (-5.0, 5.0), (-2.5, 1.5))
@@ -34,15 +36,11 @@ class _SinhArcsinh:
         """Whether `other` is the same map."""
         if type(other) is not type(self):
             return False
-        pairs = list(zip(*(jax.tree.leaves(one) for one in (self, other)), strict=True))
-        if static:
-            return all(np.array_equal(a, b) for a, b in pairs)
-        return jnp.array([jnp.array_equal(a, b) for a, b in pairs]).all()
+        return all_equal(self, other, PARAMETERS, static)
 
     def tree_flatten(self) -> tuple[Any, Any]:
         """All four are leaves."""
-        names = ("loc", "scale", "skew", "tail")
-        return tuple(getattr(self, name) for name in names), (names, {})
+        return tuple(getattr(self, name) for name in PARAMETERS), (PARAMETERS, {})
 
 
 class SinhArcsinhReal(_SinhArcsinh, constraints.Constraint):

@@ -19,6 +19,13 @@ MAPS = (SinhArcsinhReal(5.0, 2.0, 0.7, 0.45), SinhArcsinhReal(-3.0, 0.1, -0.3, 0
 SUPPORTS = CoordinateSupports(MAPS)
 CORRELATION = 0.8
 COVARIANCE = np.array([[1.0, CORRELATION], [CORRELATION, 1.0]])
+HARDLY_TRAINED = {
+    "num_steps": 1,
+    "width": 8,
+    "num_blocks": 1,
+    "max_components": 2,
+    "progress_bar": False,
+}
 
 
 def unconstrained_rows(seed, num):
@@ -85,7 +92,7 @@ def test_what_is_fitted_makes_a_column_normal(place):
     fitted = fit_sinh_arcsinh(column[:20_000])
     y = np.asarray(biject_to(fitted).inv(jnp.asarray(column[20_000:])))
     assert stats.kstest(y, "norm").pvalue > 1e-3
-    # The twins: location and scale alone, and the other column's map.
+    # The twins: location and scale alone, and tails 15 % too light.
     standard = (column - np.median(column)) / (stats.iqr(column) / 1.349)
     assert stats.kstest(standard, "norm").pvalue < 1e-12
     wrong = biject_to(SinhArcsinhReal(fitted.loc, fitted.scale, fitted.skew, 1.15 * fitted.tail))
@@ -164,11 +171,7 @@ def test_columns_with_a_support_keep_it():
         names=("a", "b"),
         supports={"b": constraints.positive},
         transform="sinh_arcsinh",
-        num_steps=1,
-        width=8,
-        num_blocks=1,
-        max_components=1,
-        progress_bar=False,
+        **HARDLY_TRAINED,
     )
     a, b = fit.distribution._supports.supports
     assert isinstance(a, SinhArcsinhReal) and b is constraints.positive
@@ -185,11 +188,7 @@ def test_held_out_rows_choose(kind):
         jax.random.key(0),
         rows,
         transform="auto",
-        num_steps=1,
-        width=8,
-        num_blocks=1,
-        max_components=2,
-        progress_bar=False,
+        **HARDLY_TRAINED,
     )
     assert fit.transform == (None if kind == "two clouds" else "sinh_arcsinh")
     assert fit.distribution._supports.real == (fit.transform is None)
