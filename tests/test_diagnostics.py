@@ -50,14 +50,14 @@ def test_percentiles_are_those_of_the_marginals():
     observed = np.array([points[0], points[1], points[2], points[2]])
     observed[1:, 2] = np.nan
     observed[3, 1] = np.nan
-    check = disco.check_conditional(KEY, PRIOR, observed, num_draws=400)
+    check = disco.check_conditional(KEY, PRIOR, observed, num_draws=1000)
     patterns = [0, 1, 2], [0, 1], [0, 1], [0]
     truth = np.array([tail(row, seen) for row, seen in zip(observed, patterns, strict=True)])
     # The particles' own noise moves draws across the line as often as back.
-    error = np.sqrt(truth * (1 - truth) / 400) + 0.01
-    assert_within(check.percentile, truth, error, resolution=0.2, label="percentile")
+    error = np.sqrt(truth * (1 - truth) / 1000) + 0.01
+    assert_within(check.percentile, truth, error, resolution=0.15, label="percentile")
     with pytest.raises(AssertionError, match="is off"):
-        assert_within(check.percentile, truth[::-1], error, resolution=0.2, label="twin")
+        assert_within(check.percentile, truth[::-1], error, resolution=0.15, label="twin")
     assert check.typical.all() and check.distance_percentile is None
 
 
