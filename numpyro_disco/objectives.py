@@ -24,7 +24,7 @@ from numpyro_disco.losses import (
     sliced_loss,
 )
 from numpyro_disco.noise import geometric_noise_scales
-from numpyro_disco.posterior import row_posterior
+from numpyro_disco.posterior import near_row_posterior, reads_near_rows, row_posterior
 from numpyro_disco.training_settings import STEPS_PER_ROUND, TrainingSettings
 
 Source: TypeAlias = tuple[Callable[[Any], tuple[Array, ...]], Pytree]
@@ -105,13 +105,15 @@ def _noisy_batch(
 ) -> tuple[Array, Array, Array]:
     """One batch of noisy points, their targets, and the noise that made each."""
     level_key, row_key, noise_key, posterior_key = jax.random.split(rng_key, 4)
-    if options.posterior_rows is not None:
+    near = reads_near_rows(options.posterior_rows, *rows.shape)
+    if not isinstance(options.posterior_rows, str | None):
         rows = _random_rows(jax.random.fold_in(rng_key, 1), rows, options.posterior_rows)
     proposal_scale = _levels(level_key, (options.batch_size,), options)
     chosen = _random_rows(row_key, rows, options.batch_size)
     noise = jax.random.normal(noise_key, chosen.shape, rows.dtype)
     points = chosen + proposal_scale[:, None] * noise
-    posterior = row_posterior(posterior_key, points, rows, options.smallest_noise)
+    posterior_of = near_row_posterior if near else row_posterior
+    posterior = posterior_of(posterior_key, points, rows, options.smallest_noise)
     target = posterior.mean if options.target == "mean" else posterior.draw
     return points, target, proposal_scale
 

@@ -5,7 +5,9 @@ deviation sigma_0, is row i with probability in proportion to N(x; r_i, sigma_0^
 Peharz 2025, equation 8 and the text after it). Its mean m(x) gives the exact score of the rows
 smoothed by sigma_0, (m(x) - x) / sigma_0^2, and its normaliser gives their exact log density.
 
-Rows are read in chunks with a running maximum, so memory does not grow with N.
+`row_posterior` reads all rows, in chunks with a running maximum, so that memory does not grow with
+N. `near_row_posterior` reads the rows in boxes near the point, and one row of each other box in
+place of all in it; it does where there are few columns and very many rows.
 """
 
 from __future__ import annotations
@@ -31,6 +33,12 @@ class RowPosterior(NamedTuple):
     """Log density of the rows smoothed by sigma_0 at each point, shape (B,)."""
 
 
+NEAR_DIMENSION, NEAR_ROWS = 3, 300_000
+"""Columns up to which, and rows from which on, the rows near a point are read instead of all. With
+more columns the nearest boxes do not hold the nearest rows; with fewer rows there is nothing to
+gain (tests/benchmarks/training_speed.py)."""
+BOX_SIZE, NUM_NEAR_BOXES = 64, 64
+"""Rows in a box, and boxes of which all rows are read."""
 MAX_JUDGES = 1024
 TRIED_SCALES = tuple(float(s) for s in np.geomspace(0.01, 1, 15))
 """Where `choose_noise_scale` looks, in standardised units."""
@@ -145,6 +153,92 @@ def row_posterior(
     )
     mean = running.weighted / running.total[:, None]
     return RowPosterior(mean + center, running.draw + center, log_density)
+
+
+def reads_near_rows(posterior_rows: int | str | None, num_rows: int, dimension: int) -> bool:
+    """Whether `near_row_posterior` is what a setting of `posterior_rows` asks for.
+
+    Raises:
+        ValueError: it is, and there are too many columns for it.
+    """
+    if posterior_rows is None:
+        return dimension <= NEAR_DIMENSION and num_rows >= NEAR_ROWS
+    if posterior_rows == "near" and dimension > NEAR_DIMENSION:
+        raise ValueError(
+            f"Expected at most {NEAR_DIMENSION} columns with `posterior_rows='near'`; got "
+            f"{dimension}: the boxes nearest to a point would not hold the rows nearest to it. "
+            "Leave it out, or give 'all'."
+        )
+    return posterior_rows == "near"
+
+
+def tree_order(rows: np.ndarray) -> np.ndarray:
+    """Indices that put rows (N, D) in the order of the leaves of a k-d tree, neighbours together.
+
+    References:
+        Bentley 1975.
+    """
+    from scipy.spatial import KDTree
+
+    return np.asarray(KDTree(rows, leafsize=BOX_SIZE).indices)
+
+
+def near_row_posterior(
+    rng_key: Array,
+    points: Array,
+    rows: Array,
+    noise_scale: float | Array,
+    *,
+    num_near: int = NUM_NEAR_BOXES,
+) -> RowPosterior:
+    """The posterior over training rows from those near each point and a sample of the others.
+
+    Rows that follow each other make a box. All rows of the boxes nearest to a point count; each
+    other box counts by one row drawn from it, with the weight of all in it: a stratified sample, so
+    that the sums over rows (density, and density times mean) have no bias, for any order of the
+    rows. How little they vary depends on the boxes being smaller than `noise_scale`, and on the
+    nearest row being in a near box: in the order of `tree_order`, in one to three dimensions.
+
+    Args:
+        rng_key: random key for the sample and the draws.
+        points: array (B, D).
+        rows: training rows, array (N, D), in the same units as `points`.
+        noise_scale: sigma_0, in those units.
+        num_near: boxes of which all rows are read.
+
+    Returns:
+        A `RowPosterior`.
+    """
+    num_rows, dimension = rows.shape
+    num_boxes = -(-num_rows // BOX_SIZE)
+    padding = num_boxes * BOX_SIZE - num_rows
+    boxes = jnp.pad(rows, ((0, padding), (0, 0)), mode="edge")
+    boxes = boxes.reshape(num_boxes, BOX_SIZE, dimension)
+    lower, upper = boxes.min(axis=1), boxes.max(axis=1)
+    valid = (jnp.arange(num_boxes * BOX_SIZE) < num_rows).reshape(num_boxes, BOX_SIZE)
+    count = valid.sum(axis=1)
+    sample_key, draw_key = jax.random.split(rng_key)
+    chosen = jnp.floor(jax.random.uniform(sample_key, (num_boxes,)) * count).astype(int)
+    sample = boxes[jnp.arange(num_boxes), jnp.minimum(chosen, count - 1)]
+    precision = 1 / jnp.asarray(noise_scale, points.dtype) ** 2
+
+    def of_point(point_and_key: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        point, key = point_and_key
+        outside = jnp.maximum(jnp.maximum(lower - point, point - upper), 0)
+        _, near = jax.lax.top_k(-(outside**2).sum(axis=1), min(num_near, num_boxes))
+        candidates = jnp.concatenate([boxes[near].reshape(-1, dimension), sample])
+        log_count = jnp.log(count.astype(point.dtype)).at[near].set(-jnp.inf)
+        read = jnp.where(valid[near].reshape(-1), 0.0, -jnp.inf)
+        square = ((candidates - point) ** 2).sum(axis=1)
+        logits = jnp.concatenate([read, log_count]) - 0.5 * precision * square
+        total = jax.nn.logsumexp(logits)
+        mean = jnp.exp(logits - total) @ candidates
+        return mean, candidates[jax.random.categorical(key, logits)], total
+
+    keys = jax.random.split(draw_key, len(points))
+    mean, draw, total = jax.lax.map(of_point, (points, keys), batch_size=min(128, len(points)))
+    constant = jnp.log(num_rows) + 0.5 * dimension * (LOG_2_PI - jnp.log(precision))
+    return RowPosterior(mean, draw, total - constant)
 
 
 @jax.jit

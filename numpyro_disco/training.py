@@ -17,6 +17,7 @@ from numpyro_disco._progress import progress
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energies import Learned
 from numpyro_disco.objectives import OBJECTIVES
+from numpyro_disco.posterior import reads_near_rows, tree_order
 from numpyro_disco.training_settings import STEPS_PER_ROUND, TrainingSettings
 
 MAX_HELD_OUT_POINTS = 4096
@@ -93,6 +94,8 @@ def train(
     judge = _judge(judge_key, held_out, model, options)
     if run is None:
         run = _start(model.weights, judge, options)
+    if reads_near_rows(options.posterior_rows, *rows.shape):
+        rows = rows[tree_order(rows)]
     device_rows = jnp.asarray(rows)
     num_steps, first = options.num_rounds * STEPS_PER_ROUND, int(run.carry.step)
     with progress(total=num_steps, initial=first, shown=progress_bar) as bar:

@@ -48,10 +48,11 @@ class TrainingSettings:
         max_noise_scale: the largest noise that proposes points: how far out the score is learned.
         num_noise_scales: geometric noise levels between the two.
         target: "mean" of the posterior over rows, which has no sampling noise, or a "draw" from it.
-        posterior_rows: None for the posterior over all rows, exactly; or over so many of them,
-            drawn anew for each batch together with the points (the paper takes 512). That costs
-            less where there are millions of rows, and draws every target towards the row that its
-            point was made from.
+        posterior_rows: "all" for the posterior over all rows, exactly; "near" for the rows near
+            each point and a weighted sample of the others, which costs less where there are very
+            many, with at most three columns; None takes one of the two by how many rows and columns
+            there are. Or over so many rows, drawn anew for each batch together with the points (the
+            paper takes 512), which draws every target towards the row that its point was made from.
         disco_weight: of the DISCO loss beside the contrastive one, for "joint".
         undo_smoothing: train the score with the reference smoothed like the rows, then put the
             reference itself in its place: what smoothing does to both is undone. Helps as far as
@@ -79,7 +80,7 @@ class TrainingSettings:
     max_noise_scale: float = 2.0
     num_noise_scales: int = 100
     target: str = "mean"
-    posterior_rows: int | None = None
+    posterior_rows: int | str | None = None
     disco_weight: float = 0.01
     undo_smoothing: bool = False
     num_steps: int = 3000
@@ -106,7 +107,13 @@ class TrainingSettings:
             check_count(getattr(self, name), name)
         if self.num_octaves is not None:
             check_count(self.num_octaves, "num_octaves", minimum=0)
-        if self.posterior_rows is not None:
+        if isinstance(self.posterior_rows, str):
+            if self.posterior_rows not in ("all", "near"):
+                raise ValueError(
+                    "Expected 'all', 'near', a number or None for `posterior_rows`; got "
+                    f"{self.posterior_rows!r}."
+                )
+        elif self.posterior_rows is not None:
             check_count(self.posterior_rows, "posterior_rows")
         for name in ("learning_rate", "disco_weight"):
             check_positive(getattr(self, name), name)

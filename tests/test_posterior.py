@@ -12,7 +12,10 @@ from numpyro_disco.posterior import (
     MAX_JUDGES,
     TRIED_SCALES,
     choose_noise_scale,
+    near_row_posterior,
+    reads_near_rows,
     row_posterior,
+    tree_order,
 )
 
 NUM_ROWS, DIMENSION = 300, 3
@@ -159,6 +162,85 @@ def test_draws_follow_the_key_alone():
     assert_within(agreement, exact, error, resolution=0.02, label="agreement")
     with pytest.raises(AssertionError, match="is off"):
         assert_within((one == same).mean(1), exact, error, resolution=0.02, label="agreement")
+
+
+MANY, SIGMA = 50_000, 0.05
+near_posterior = jax.jit(near_row_posterior, static_argnames="num_near")
+
+
+def make_many(dimension):
+    """Correlated rows with two modes, and points at four noise levels, (4, 32, D)."""
+    rng = np.random.default_rng(dimension)
+    mode = rng.choice([-1.5, 1.5], (MANY, 1), p=[0.3, 0.7])
+    rows = mode + rng.normal(size=(MANY, dimension)) @ rng.normal(size=(dimension, dimension))
+    rows = np.float32((rows - rows.mean(0)) / rows.std(0))
+    levels = np.array([SIGMA, 0.2, 0.7, 2.0])[:, None, None]
+    noise = levels * rng.normal(size=(4, 32, dimension))
+    return rows, np.float32(rows[rng.integers(MANY, size=(4, 32))] + noise)
+
+
+def error_of_near_means(rows, points):
+    """Root mean squared error of the mean at each noise level, in units of sigma_0."""
+    errors = []
+    for level in points:
+        exact = brute_force(level, rows, SIGMA)[1]
+        found = near_posterior(jax.random.key(0), level, rows, SIGMA).mean
+        errors.append(np.sqrt(((np.asarray(found) - exact) ** 2).mean()) / SIGMA)
+    return np.array(errors)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3])
+def test_near_rows_and_a_sample_of_the_others_do_for_all(dimension):
+    rows, points = make_many(dimension)
+    assert error_of_near_means(rows[tree_order(rows)], points).max() < 0.02
+
+
+def test_near_rows_need_the_order_of_a_tree():
+    rows, points = make_many(2)
+    assert error_of_near_means(rows, points).min() > 0.02
+
+
+def near_densities(rows, points):
+    """Densities at each point by 16,000 samples of the boxes that are not near, (16000, B)."""
+    keys = jax.random.split(jax.random.key(2), 16_000)
+    of_key = lambda key: near_posterior(key, points, rows, 0.3, num_near=2).log_density  # noqa: E731
+    return np.exp(np.asarray(jax.lax.map(of_key, keys), np.float64))
+
+
+def test_the_density_of_near_rows_has_no_bias():
+    """Of rows in any order, and of a last box that is not full."""
+    rng = np.random.default_rng(3)
+    rows = np.float32(rng.normal(size=(1000, 2)))
+    points = np.float32([[0.0, 0.0], [1.0, -0.5], [1.5, 1.0]])
+    exact = np.exp(brute_force(points, rows, 0.3)[2])
+    found = near_densities(rows, points)
+    error = found.std(0) / np.sqrt(len(found))
+    assert_within(found.mean(0), exact, error, resolution=0.05 * exact, label="density")
+    # Rows near the first leaves alone, with their share of all, are not it.
+    near_alone = near_densities(rows[tree_order(rows)][:128], points) * 128 / 1000
+    with pytest.raises(AssertionError, match="is off"):
+        assert_within(near_alone.mean(0), exact, error, resolution=0.05 * exact, label="density")
+
+
+def test_draws_of_near_rows_are_rows_about_the_mean():
+    rows, points = make_many(2)
+    rows = rows[tree_order(rows)]
+    repeated = np.repeat(points[:, 0], 700, axis=0)
+    got = near_posterior(jax.random.key(4), repeated, rows, SIGMA)
+    draws = np.asarray(got.draw, np.float64).reshape(4, 700, 2)
+    assert set(map(tuple, np.asarray(got.draw))) <= set(map(tuple, rows))
+    mean = np.asarray(got.mean).reshape(4, 700, 2)[:, 0]
+    error = draws.std(1) / np.sqrt(700)
+    assert_within(draws.mean(1), mean, error, resolution=0.2 * SIGMA, label="mean of draws")
+
+
+def test_near_rows_are_taken_where_they_pay():
+    assert reads_near_rows(None, 1_000_000, 2)
+    assert not reads_near_rows(None, 1_000_000, 10) and not reads_near_rows(None, 100_000, 2)
+    assert not reads_near_rows("all", 1_000_000, 2) and not reads_near_rows(512, 1_000_000, 2)
+    assert reads_near_rows("near", 10, 3)
+    with pytest.raises(ValueError, match="at most 3 columns with `posterior_rows='near'`; got 4"):
+        reads_near_rows("near", 10, 4)
 
 
 def test_dtype_is_that_of_the_points():
