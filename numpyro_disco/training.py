@@ -163,7 +163,14 @@ def _optimizer(options: TrainingSettings) -> optax.GradientTransformation:
     total = options.num_rounds * STEPS_PER_ROUND
     warmup = min(100, max(1, total // 10))
     schedule = optax.warmup_cosine_decay_schedule(0.0, options.learning_rate, warmup, total)
-    return optax.chain(optax.clip_by_global_norm(10.0), optax.adam(schedule))
+    adam = optax.adamw(schedule, weight_decay=options.decay, mask=_is_kernel)
+    return optax.chain(optax.clip_by_global_norm(10.0), adam)
+
+
+def _is_kernel(weights: Pytree) -> Pytree:
+    """Which weights decay: those of the layers, which at zero leave the reference as it is."""
+    names = jax.tree_util.keystr
+    return jax.tree_util.tree_map_with_path(lambda path, _: "kernel" in names(path), weights)
 
 
 def _judge(

@@ -63,6 +63,9 @@ class TrainingSettings:
         reuse: how many steps see the same noisy point; the posterior over rows costs that much
             less. The order and the company of points change every time.
         learning_rate: Adam's, at the start of its cosine decay to zero.
+        weight_decay: what each step takes from the weights of the layers, as a share of them and of
+            the learning rate: a pull towards the start, without which few rows are soon learned by
+            heart. By default 1 for a contrast, else 0.
         ema_decay: of the running average of weights that is kept.
         width: units of each hidden layer.
         num_blocks: residual blocks of two layers each.
@@ -88,6 +91,7 @@ class TrainingSettings:
     batch_size: int = 1024
     reuse: int = 25
     learning_rate: float = 2e-3
+    weight_decay: float | None = None
     ema_decay: float = 0.999
     width: int = 128
     num_blocks: int = 2
@@ -117,6 +121,8 @@ class TrainingSettings:
             check_count(self.posterior_rows, "posterior_rows")
         for name in ("learning_rate", "disco_weight"):
             check_positive(getattr(self, name), name)
+        if self.weight_decay not in (None, 0):
+            check_positive(self.weight_decay, "weight_decay")
         for name in ("ema_decay", "held_out_fraction"):
             if not 0 < check_positive(getattr(self, name), name) < 1:
                 raise ValueError(
@@ -127,6 +133,13 @@ class TrainingSettings:
     def smallest_noise(self) -> float:
         """sigma_0, once it is known; until then the least that could be chosen."""
         return TRIED_SCALES[0] if self.noise_scale is None else self.noise_scale
+
+    @property
+    def decay(self) -> float:
+        """`weight_decay`, or what it is by default."""
+        if self.weight_decay is not None:
+            return self.weight_decay
+        return 1.0 if self.objective in CONTRASTS else 0.0
 
     @property
     def octaves(self) -> int:

@@ -6,6 +6,7 @@ import threading
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pandas as pd
 import pytest
 from numpyro.handlers import condition
@@ -16,6 +17,7 @@ from statistics_tools import Mixture, assert_within
 import numpyro_disco as disco
 from numpyro_disco.objectives import _noisy_batch
 from numpyro_disco.posterior import row_posterior
+from numpyro_disco.training import _optimizer
 from numpyro_disco.training_settings import TrainingSettings
 
 TARGET = Mixture(
@@ -259,6 +261,46 @@ def test_a_posterior_over_few_rows_draws_targets_towards_the_points_own(rows):
     assert 0.9 < of_one < 1.1 and every < 0.8 * few < 0.9 * of_one
 
 
+def test_layers_decay_and_nothing_else(few):
+    """By the learning rate times the decay in each step, where there is no gradient."""
+    weights = disco.fit(jax.random.key(0), few, **SMALL)._run.best
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(weights)]
+    nothing = jax.tree.map(jnp.zeros_like, weights)
+    for objective, decay, expected in (
+        ("contrastive", None, 1.0),
+        ("joint", None, 1.0),
+        ("disco", None, 0.0),
+        ("disco", 3.0, 3.0),
+        ("contrastive", 0, 0.0),
+    ):
+        options = TrainingSettings(objective=objective, weight_decay=decay, num_steps=50)
+        optimizer = _optimizer(options)
+        state, left = optimizer.init(weights), weights
+        for _ in range(6):  # five steps of warming up, then one at the full rate
+            before = left
+            updates, state = optimizer.update(nothing, state, left)
+            left = optax.apply_updates(left, updates)
+        for path, old, new in zip(paths, *map(jax.tree.leaves, (before, left)), strict=True):
+            share = 1 - options.learning_rate * (expected if "kernel" in path else 0)
+            np.testing.assert_allclose(new, share * old, rtol=1e-5, atol=1e-12)
+        # The linear start, a Gaussian's, is no layer.
+        assert {"kernel" in path for path in paths if "linear" not in path} == {True, False}
+
+
+def test_near_rows_give_the_targets_that_all_rows_give(few):
+    """All boxes are near ones here; the same points, as the rows are in the same order."""
+    table = jnp.asarray(few, jnp.float32)
+    (points, near, _), (same, every, _) = (
+        _noisy_batch(jax.random.key(0), table, TrainingSettings(posterior_rows=which))
+        for which in ("near", "all")
+    )
+    np.testing.assert_array_equal(points, same)
+    np.testing.assert_allclose(near, every, atol=1e-4)
+    with pytest.raises(ValueError, match="at most 3 columns"):
+        table = np.random.default_rng(0).normal(size=(50, 4))
+        disco.fit(jax.random.key(0), table, **SMALL, posterior_rows="near")
+
+
 def test_names_put_columns_in_order_or_rename_them(few):
     table = {"a": few[:, 0], "b": 100 + few[:, 1]}
     settings = {**SMALL, "num_steps": 1}
@@ -423,6 +465,8 @@ class TestBadData:
             ({"max_noise_scale": 0.01}, "max_noise_scale"),
             ({"held_out_fraction": 1.0}, "held_out_fraction"),
             ({"learning_rate": -1.0}, "learning_rate"),
+            ({"weight_decay": -1.0}, "weight_decay"),
+            ({"posterior_rows": "some"}, "posterior_rows"),
             ({"colour": "blue"}, "colour"),
         ],
     )
