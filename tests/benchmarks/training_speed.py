@@ -1,14 +1,17 @@
 """The exact posterior over training rows: its error, and what it costs a training step.
 
-    python tests/benchmarks/training_speed.py            about five minutes on two cores
+    python tests/benchmarks/training_speed.py            about ten minutes on two cores
     python tests/benchmarks/training_speed.py --small    few rows, under a minute
 
 First table: root mean squared error of the posterior mean against float64 brute force over all
-rows, as a share of sigma_0, at noise levels from sigma_0 to sigma(T); and that of the mean over 512
-rows, the points' own among them (`posterior_rows=512`). Second: seconds of a DISCO
-step over those of a plain denoising step of the same network (batch 1024, width 128), rounds of
-either in turn, medians; the posterior is counted in, amortised over `reuse` steps as in training.
-Last: a million rows, peak memory of the process and seconds of a step.
+rows, as a share of sigma_0, at noise levels from sigma_0 to sigma(T); that of the mean over the
+rows near each point and a sample of the others (`posterior_rows="near"`, which `fit` refuses with
+more than three columns); and that over 512 rows, the points' own among them
+(`posterior_rows=512`). Second: seconds of the posterior of 1024 points over all and over near rows,
+in turn, medians. Third: seconds of a DISCO step over those of a plain denoising step of the same
+network (batch 1024, width 128), rounds of either in turn, medians; the posterior is counted in,
+amortised over `reuse` steps as in training. Last: a million rows, peak memory of the process and
+seconds of a step.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import numpy as np
 import numpyro_disco as disco
 from numpyro_disco.noise import geometric_noise_scales
 from numpyro_disco.objectives import OBJECTIVES
-from numpyro_disco.posterior import row_posterior
+from numpyro_disco.posterior import near_row_posterior, row_posterior, tree_order
 from numpyro_disco.training import _start, _train_round
 from numpyro_disco.training_settings import STEPS_PER_ROUND, TrainingSettings
 
@@ -53,18 +56,35 @@ def brute_force(points: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def errors(rows: np.ndarray, num_points: int) -> None:
     """Print the error of the posterior mean by noise level."""
     rng = np.random.default_rng(0)
-    posterior = jax.jit(row_posterior)
-    dimension = rows.shape[1]
+    dimension, ordered = rows.shape[1], rows[tree_order(rows)]
+    ways = (jax.jit(row_posterior), jax.jit(near_row_posterior), jax.jit(row_posterior))
     for level in geometric_noise_scales(SIGMA, 2.0, 6):
         some = rows[rng.integers(len(rows), size=512)]
         chosen = some[rng.integers(len(some), size=num_points)]
         points = np.float32(chosen + level * rng.normal(size=chosen.shape))
         truth = brute_force(points, rows)
         cells = []
-        for seen in (rows, some):
+        for posterior, seen in zip(ways, (rows, ordered, some), strict=True):
             found = np.asarray(posterior(jax.random.key(0), points, seen, SIGMA).mean)
             cells.append(f"{100 * np.sqrt(((found - truth) ** 2).mean()) / SIGMA:.4g} %")
         print(f"| {dimension} | {len(rows)} | {level:.2f} | {' | '.join(cells)} |", flush=True)
+
+
+def posteriors(rows: np.ndarray, repeats: int) -> None:
+    """Print the seconds of a batch of noisy points, over all rows and over near ones."""
+    rng, ordered = np.random.default_rng(0), jnp.asarray(rows[tree_order(rows)])
+    chosen = rows[rng.integers(len(rows), size=1024)]
+    points = jnp.asarray(np.float32(chosen + 0.3 * rng.normal(size=chosen.shape)))
+    seconds: dict[str, list[float]] = {"all": [], "near": []}
+    ways = {"all": jax.jit(row_posterior), "near": jax.jit(near_row_posterior)}
+    for repeat in range(repeats + 1):
+        for name, posterior in ways.items():
+            start = time.perf_counter()
+            jax.block_until_ready(posterior(jax.random.key(repeat), points, ordered, SIGMA))
+            if repeat:  # the first compiles
+                seconds[name].append(time.perf_counter() - start)
+    every, near = (float(np.median(values)) for values in seconds.values())
+    print(f"| {rows.shape[1]} | {len(rows)} | {every:.2f} | {near:.2f} | {every / near:.1f} |")
 
 
 def steps(rows: np.ndarray, objectives: list[str], repeats: int) -> dict[str, float]:
@@ -99,10 +119,14 @@ def main(arguments: list[str] | None = None) -> None:
     count, million, num_points, repeats = 100_000, 1_000_000, 256, 5
     if args.small:
         count, million, num_points, repeats = 2000, 4000, 32, 1
-    print("| D | rows | noise | error of the posterior mean, of sigma_0 | over 512 rows |")
-    print("|---|---|---|---|---|")
-    for dimension in (2, 10):
+    print("| D | rows | noise | error of the mean over all rows, of sigma_0 | near | 512 |")
+    print("|---|---|---|---|---|---|")
+    for dimension in (2, 3, 10):
         errors(rows_of(dimension, count), num_points)
+    errors(rows_of(2, million), num_points // 4)
+    print("\n| D | rows | all rows, s | near rows, s | ratio |\n|---|---|---|---|---|")
+    for dimension, number in ((2, count), (2, million), (3, million)):
+        posteriors(rows_of(dimension, number), repeats)
     print("\n| D | rows | denoising step, ms | DISCO step, ms | ratio |\n|---|---|---|---|---|")
     for dimension in (2, 10):
         found = steps(rows_of(dimension, count), ["denoising", "disco"], repeats)
