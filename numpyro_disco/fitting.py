@@ -36,7 +36,7 @@ from numpyro_disco.reference import GaussianReference, MixtureReference, Referen
 from numpyro_disco.supports import CoordinateSupports, check_supports
 from numpyro_disco.tails import SinhArcsinhReal
 from numpyro_disco.training import History, Run, train
-from numpyro_disco.training_settings import CONTRASTS, TrainingSettings
+from numpyro_disco.training_settings import CONTRASTS, DECAY_ROWS, TrainingSettings
 
 if TYPE_CHECKING:
     from numpyro_disco.report import Report
@@ -403,6 +403,10 @@ def _fit(
     else:
         standard, linear = _gaussian_and_start(rows, options)
         reference = standard.affine(units.basis, units.loc)
+    if options.weight_decay is None:
+        fine = isinstance(standard, MixtureReference) and options.objective in CONTRASTS
+        decay = min(1.0, DECAY_ROWS / len(rows)) if fine else 0.0
+        options = dataclasses.replace(options, weight_decay=decay)
     model = _untrained(network_key, standard, linear, units, options)
     # Made before training, so that what is wrong with it is said before time is spent.
     prior = None

@@ -163,7 +163,7 @@ def _optimizer(options: TrainingSettings) -> optax.GradientTransformation:
     total = options.num_rounds * STEPS_PER_ROUND
     warmup = min(100, max(1, total // 10))
     schedule = optax.warmup_cosine_decay_schedule(0.0, options.learning_rate, warmup, total)
-    adam = optax.adamw(schedule, weight_decay=options.decay, mask=_is_kernel)
+    adam = optax.adamw(schedule, weight_decay=options.weight_decay or 0.0, mask=_is_kernel)
     return optax.chain(optax.clip_by_global_norm(10.0), adam)
 
 

@@ -24,6 +24,8 @@ OBJECTIVE_NAMES = (
     "hutchinson",
     "sliced",
 )
+DECAY_ROWS = 16_000
+"""Rows from which on weights decay in proportion to one over their number."""
 CONTRASTS = ("contrastive", "joint")
 """Those that tell rows from draws of the reference, which should be close to them."""
 
@@ -64,8 +66,9 @@ class TrainingSettings:
             less. The order and the company of points change every time.
         learning_rate: Adam's, at the start of its cosine decay to zero.
         weight_decay: what each step takes from the weights of the layers, as a share of them and of
-            the learning rate: a pull towards the start, without which few rows are soon learned by
-            heart. By default 1 for a contrast, else 0.
+            the learning rate: a pull towards the reference, without which few rows are soon learned
+            by heart. By default 1 for a contrast with a mixture on up to `DECAY_ROWS` rows, the
+            less the more rows there are; otherwise 0, for the network has the whole shape to hold.
         ema_decay: of the running average of weights that is kept.
         width: units of each hidden layer.
         num_blocks: residual blocks of two layers each.
@@ -133,13 +136,6 @@ class TrainingSettings:
     def smallest_noise(self) -> float:
         """sigma_0, once it is known; until then the least that could be chosen."""
         return TRIED_SCALES[0] if self.noise_scale is None else self.noise_scale
-
-    @property
-    def decay(self) -> float:
-        """`weight_decay`, or what it is by default."""
-        if self.weight_decay is not None:
-            return self.weight_decay
-        return 1.0 if self.objective in CONTRASTS else 0.0
 
     @property
     def octaves(self) -> int:

@@ -266,14 +266,8 @@ def test_layers_decay_and_nothing_else(few):
     weights = disco.fit(jax.random.key(0), few, **SMALL)._run.best
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(weights)]
     nothing = jax.tree.map(jnp.zeros_like, weights)
-    for objective, decay, expected in (
-        ("contrastive", None, 1.0),
-        ("joint", None, 1.0),
-        ("disco", None, 0.0),
-        ("disco", 3.0, 3.0),
-        ("contrastive", 0, 0.0),
-    ):
-        options = TrainingSettings(objective=objective, weight_decay=decay, num_steps=50)
+    for decay in (None, 0, 3.0):
+        options = TrainingSettings(weight_decay=decay, num_steps=50)
         optimizer = _optimizer(options)
         state, left = optimizer.init(weights), weights
         for _ in range(6):  # five steps of warming up, then one at the full rate
@@ -281,10 +275,28 @@ def test_layers_decay_and_nothing_else(few):
             updates, state = optimizer.update(nothing, state, left)
             left = optax.apply_updates(left, updates)
         for path, old, new in zip(paths, *map(jax.tree.leaves, (before, left)), strict=True):
-            share = 1 - options.learning_rate * (expected if "kernel" in path else 0)
+            share = 1 - options.learning_rate * (decay or 0) * ("kernel" in path)
             np.testing.assert_allclose(new, share * old, rtol=1e-5, atol=1e-12)
         # The linear start, a Gaussian's, is no layer.
         assert {"kernel" in path for path in paths if "linear" not in path} == {True, False}
+
+
+def test_decay_is_for_few_rows_and_a_mixture(rows):
+    """The less the more rows there are; from a Gaussian the network has the whole shape to hold."""
+    settings = {**SMALL, "num_steps": 50, "max_components": 2}
+    learned = [
+        ("contrastive", "mixture", 600),
+        ("contrastive", "mixture", 20_000),
+        ("contrastive", "gaussian", 600),
+        ("disco", "mixture", 600),
+    ]
+    decays = [
+        disco.fit(
+            jax.random.key(0), rows[:count], objective=objective, reference=reference, **settings
+        ).settings.weight_decay
+        for objective, reference, count in learned
+    ]
+    assert decays == [1.0, 16_000 / 18_000, 0.0, 0.0]
 
 
 def test_near_rows_give_the_targets_that_all_rows_give(few):
