@@ -218,8 +218,9 @@ def fit(
       from draws of it (`objective="contrastive"`). **What is learned is the density of the data**,
       masses of modes and constant included, as far as draws of the reference reach. Held-out rows
       judge every step, so the result is not worse than the mixture but by chance.
-    - With it, the network is trained with the DISCO loss against the exact posterior over all
-      training rows (`objective="disco"`), from the Gaussian that fits the data. **What is learned
+    - With it, the network is trained with the DISCO loss against the posterior over all training
+      rows (`objective="disco"`), exact but where there are very many rows of few columns (see
+      `posterior_rows`), from the Gaussian that fits the data. **What is learned
       is the density of the data smoothed** by Gaussian noise of standard deviation `noise_scale`,
       in units of each column's own: conditionals drawn later are asymptotically exact for that
       density, up to what the network has not learned. Score matching sees the shape of modes well
@@ -405,8 +406,8 @@ def _fit(
         reference = standard.affine(units.basis, units.loc)
     if options.weight_decay is None:
         fine = isinstance(standard, MixtureReference) and options.objective in CONTRASTS
-        decay = min(1.0, DECAY_ROWS / len(rows)) if fine else 0.0
-        options = dataclasses.replace(options, weight_decay=decay)
+        decays = fine and len(rows) <= DECAY_ROWS
+        options = dataclasses.replace(options, weight_decay=1.0 if decays else 0.0)
     model = _untrained(network_key, standard, linear, units, options)
     # Made before training, so that what is wrong with it is said before time is spent.
     prior = None
