@@ -35,7 +35,7 @@ class RowPosterior(NamedTuple):
 
 NEAR_DIMENSION, NEAR_ROWS = 3, 300_000
 """Columns up to which, and rows from which on, the rows near a point are read instead of all. With
-more columns the nearest boxes do not hold the nearest rows; with fewer rows there is nothing to
+more columns the nearest boxes do not hold the nearest rows; with fewer rows there is little to
 gain (tests/benchmarks/training_speed.py)."""
 BOX_SIZE, NUM_NEAR_BOXES = 64, 64
 """Rows in a box, and boxes of which all rows are read."""
