@@ -169,8 +169,8 @@ def _optimizer(options: TrainingSettings) -> optax.GradientTransformation:
 
 def _is_kernel(weights: Pytree) -> Pytree:
     """Which weights decay: those of the layers, which at zero leave the reference as it is."""
-    names = jax.tree_util.keystr
-    return jax.tree_util.tree_map_with_path(lambda path, _: "kernel" in names(path), weights)
+    tree = jax.tree_util
+    return tree.tree_map_with_path(lambda path, _: "kernel" in tree.keystr(path), weights)
 
 
 def _judge(

@@ -277,8 +277,8 @@ def test_layers_decay_and_nothing_else(few):
         for path, old, new in zip(paths, *map(jax.tree.leaves, (before, left)), strict=True):
             share = 1 - options.learning_rate * (decay or 0) * ("kernel" in path)
             np.testing.assert_allclose(new, share * old, rtol=1e-5, atol=1e-12)
-        # The linear start, a Gaussian's, is no layer.
-        assert {"kernel" in path for path in paths if "linear" not in path} == {True, False}
+    # The linear start, a Gaussian's, is no layer.
+    assert {"kernel" in path for path in paths if "linear" not in path} == {True, False}
 
 
 def test_decay_is_for_few_rows_and_a_mixture():
