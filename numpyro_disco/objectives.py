@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from numpyro_disco._typing import Array, Pytree
-from numpyro_disco.energies import Learned
+from numpyro_disco.energies import Learned, LearnedEnergy
 from numpyro_disco.losses import (
     contrastive_loss,
+    density_loss,
     diffusion_loss,
     disco_loss,
     held_out_loss,
@@ -100,10 +101,17 @@ def _noisy_points(rng_key: Array, rows: Array, model: Learned, options: Training
     return lambda index: jax.tree.map(lambda leaf: leaf[index], pool), order
 
 
-def _noisy_batch(
-    rng_key: Array, rows: Array, options: TrainingSettings
-) -> tuple[Array, Array, Array]:
-    """One batch of noisy points, their targets, and the noise that made each."""
+class _NoisyBatch(NamedTuple):
+    points: Array
+    target: Array
+    proposal_scale: Array
+    """The noise that made each point."""
+    log_density: Array
+    num_effective: Array
+
+
+def _noisy_batch(rng_key: Array, rows: Array, options: TrainingSettings) -> _NoisyBatch:
+    """One batch of noisy points, and what the posterior over rows says of them."""
     level_key, row_key, noise_key, posterior_key = jax.random.split(rng_key, 4)
     near = reads_near_rows(options.posterior_rows, *rows.shape)
     if not isinstance(options.posterior_rows, str | None):
@@ -115,7 +123,9 @@ def _noisy_batch(
     posterior_of = near_row_posterior if near else row_posterior
     posterior = posterior_of(posterior_key, points, rows, options.smallest_noise)
     target = posterior.mean if options.target == "mean" else posterior.draw
-    return points, target, proposal_scale
+    return _NoisyBatch(
+        points, target, proposal_scale, posterior.log_density, posterior.num_effective
+    )
 
 
 def _both(rng_key: Array, rows: Array, model: Learned, options: TrainingSettings) -> Source:
@@ -168,9 +178,24 @@ def _nothing(
 
 
 def _disco(
-    model: Learned, options: TrainingSettings, x: Array, target: Array, scale: Array
+    model: Learned, options: TrainingSettings, x: Array, target: Array, scale: Array, *_: Array
 ) -> Array:
     return disco_loss(model.score, x, target, scale, options.smallest_noise)
+
+
+def _disco_and_density(
+    model: LearnedEnergy,
+    options: TrainingSettings,
+    x: Array,
+    target: Array,
+    scale: Array,
+    log_density: Array,
+    num_effective: Array,
+) -> Array:
+    energy, slope = jax.value_and_grad(model.standardized)(x)
+    of_slopes = disco_loss(lambda _: -slope, x, target, scale, options.smallest_noise)
+    of_heights = density_loss(energy, log_density, num_effective)
+    return of_slopes + options.density_weight * of_heights
 
 
 def _contrastive(model: Learned, options: TrainingSettings, row: Array, draw: Array) -> Array:
@@ -220,7 +245,7 @@ def _held_out(model: Learned, options: TrainingSettings, row: Array, noise: Arra
 
 
 OBJECTIVES = {
-    "disco": Objective(_noisy_points, _disco, _normal, _held_out),
+    "disco": Objective(_noisy_points, _disco_and_density, _normal, _held_out),
     "disco_score": Objective(_noisy_points, _disco, _normal, _held_out),
     "contrastive": Objective(
         _beside(_reference_draws),

@@ -31,6 +31,9 @@ class RowPosterior(NamedTuple):
     """One draw of the clean row from the posterior, shape (B, D)."""
     log_density: Array
     """Log density of the rows smoothed by sigma_0 at each point, shape (B,)."""
+    num_effective: Array
+    """How many rows the posterior is on, one over the sum of its squared probabilities, shape
+    (B,): from 1, a single row, to N."""
 
 
 NEAR_DIMENSION, NEAR_ROWS = 3, 300_000
@@ -71,6 +74,7 @@ def choose_noise_scale(rows: np.ndarray, held_out: np.ndarray) -> tuple[float, d
 class _Running(NamedTuple):
     maximum: Array
     total: Array
+    square: Array
     weighted: Array
     draw: Array
 
@@ -134,10 +138,12 @@ def row_posterior(
         weighted = running.weighted * shrink[:, None] + jnp.matmul(
             weights, block, precision=jax.lax.Precision.HIGHEST
         )
-        return _Running(maximum, total, weighted, draw), None
+        square = running.square * shrink**2 + (weights**2).sum(axis=1)
+        return _Running(maximum, total, square, weighted, draw), None
 
     start = _Running(
         jnp.full(num_points, -jnp.inf, points.dtype),
+        jnp.zeros(num_points, points.dtype),
         jnp.zeros(num_points, points.dtype),
         jnp.zeros_like(points),
         jnp.zeros_like(points),
@@ -152,7 +158,8 @@ def row_posterior(
         - 0.5 * dimension * (LOG_2_PI - jnp.log(precision))
     )
     mean = running.weighted / running.total[:, None]
-    return RowPosterior(mean + center, running.draw + center, log_density)
+    num_effective = running.total**2 / running.square
+    return RowPosterior(mean + center, running.draw + center, log_density, num_effective)
 
 
 def reads_near_rows(posterior_rows: int | str | None, num_rows: int, dimension: int) -> bool:
@@ -222,7 +229,7 @@ def near_row_posterior(
     sample = boxes[jnp.arange(num_boxes), jnp.minimum(chosen, count - 1)]
     precision = 1 / jnp.asarray(noise_scale, points.dtype) ** 2
 
-    def of_point(point_and_key: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+    def of_point(point_and_key: tuple[Array, Array]) -> RowPosterior:
         point, key = point_and_key
         outside = jnp.maximum(jnp.maximum(lower - point, point - upper), 0)
         _, near = jax.lax.top_k(-(outside**2).sum(axis=1), min(num_near, num_boxes))
@@ -232,13 +239,16 @@ def near_row_posterior(
         square = ((candidates - point) ** 2).sum(axis=1)
         logits = jnp.concatenate([read, log_count]) - 0.5 * precision * square
         total = jax.nn.logsumexp(logits)
-        mean = jnp.exp(logits - total) @ candidates
-        return mean, candidates[jax.random.categorical(key, logits)], total
+        share = jnp.exp(logits - total)
+        # A row that stands for a box is as many rows, each with its part of the probability.
+        stands_for = jnp.concatenate([jnp.ones_like(read), count.astype(point.dtype)])
+        draw = candidates[jax.random.categorical(key, logits)]
+        num_effective = 1 / (share**2 / stands_for).sum()
+        return RowPosterior(share @ candidates, draw, total - constant, num_effective)
 
-    keys = jax.random.split(draw_key, len(points))
-    mean, draw, total = jax.lax.map(of_point, (points, keys), batch_size=min(128, len(points)))
     constant = jnp.log(num_rows) + 0.5 * dimension * (LOG_2_PI - jnp.log(precision))
-    return RowPosterior(mean, draw, total - constant)
+    keys = jax.random.split(draw_key, len(points))
+    return jax.lax.map(of_point, (points, keys), batch_size=min(128, len(points)))
 
 
 @jax.jit

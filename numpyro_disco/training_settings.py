@@ -56,6 +56,9 @@ class TrainingSettings:
             many, with at most three columns; None takes one of the two by how many rows and columns
             there are. Or over so many rows, drawn anew for each batch together with the points (the
             paper takes 512), which draws every target towards the row that its point was made from.
+        density_weight: of the log density of the smoothed rows beside their score, for "disco":
+            what tells it the masses of separate modes. It counts where the posterior is on more
+            than one row.
         disco_weight: of the DISCO loss beside the contrastive one, for "joint".
         undo_smoothing: train the score with the reference smoothed like the rows, then put the
             reference itself in its place: what smoothing does to both is undone. Helps as far as
@@ -88,6 +91,7 @@ class TrainingSettings:
     num_noise_scales: int = 100
     target: str = "mean"
     posterior_rows: int | str | None = None
+    density_weight: float = 0.1
     disco_weight: float = 0.01
     undo_smoothing: bool = False
     num_steps: int = 3000
@@ -127,6 +131,8 @@ class TrainingSettings:
             check_positive(getattr(self, name), name)
         if self.weight_decay not in (None, 0):
             check_positive(self.weight_decay, "weight_decay")
+        if self.density_weight != 0:
+            check_positive(self.density_weight, "density_weight")
         for name in ("ema_decay", "held_out_fraction"):
             if not 0 < check_positive(getattr(self, name), name) < 1:
                 raise ValueError(

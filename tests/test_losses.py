@@ -7,6 +7,7 @@ import pytest
 from statistics_tools import Mixture, assert_within, mean_and_error
 
 from numpyro_disco.losses import (
+    density_loss,
     diffusion_loss,
     disco_loss,
     held_out_loss,
@@ -88,6 +89,32 @@ def test_disco_loss_is_the_formula():
     error = (targets.astype(np.float64) - points) / SIGMA**2 - score
     expected = SIGMA**4 / scales.astype(np.float64) ** 2 * (error**2).mean(-1)
     np.testing.assert_allclose(got, expected, rtol=1e-4)
+
+
+def test_density_loss_is_lowest_at_the_log_density():
+    """Whatever the parameters of an energy do, its slope is zero at minus the log density."""
+    points, _ = proposals(200)
+    posterior = row_posterior(jax.random.key(0), points, jnp.asarray(ROWS), SIGMA)
+    constant = np.log(len(ROWS)) + np.log(2 * np.pi * SIGMA**2)
+
+    def loss(change, offset):
+        def energy(x):
+            return rows_energy(x) + offset + change @ jnp.array([1.0, x[0], jnp.sin(x[1])])
+
+        energies = jax.vmap(energy)(jnp.asarray(points))
+        return jax.vmap(density_loss)(energies, *posterior[2:]).sum()
+
+    slope = jax.jit(jax.value_and_grad(loss))
+    lowest, at_truth = slope(jnp.zeros(3), constant)
+    assert lowest < 1e-6 and np.abs(at_truth).max() < 1e-3
+    _, at_another = slope(jnp.zeros(3), constant + 0.1)
+    assert np.abs(at_another).max() > 0.1
+    # Twice as far off is four times the loss near by, and twice far away.
+    loss_of = lambda *numbers: float(density_loss(*map(jnp.asarray, numbers)))  # noqa: E731
+    assert loss_of(2.2, -2.0, 1e6) == pytest.approx(4 * loss_of(2.1, -2.0, 1e6), rel=1e-3)
+    assert loss_of(80.0, 0.0, 1e6) == pytest.approx(79.5, rel=1e-3)
+    # Where one row has all of the posterior, nothing is said of the density.
+    assert loss_of(5.0, -2.0, 1.0) == 0
 
 
 def check_gradients_agree(difference, mean_gradient):

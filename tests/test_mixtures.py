@@ -141,6 +141,19 @@ def test_contrastive_learning_sees_masses_and_the_constant(rows):
 
 
 @pytest.mark.training
+@pytest.mark.parametrize("density_weight", [0.1, 0])
+def test_disco_sees_masses_by_the_density_of_noisy_points(rows, density_weight):
+    """Of modes 50 sigma_0 apart; by slopes alone it does not see them."""
+    fit = disco.fit(
+        jax.random.key(0), rows, noise_scale=0.03, density_weight=density_weight, **SETTINGS
+    )
+    log_total, shares = masses(fit.distribution, rows)
+    error = 0.5 * np.abs(shares - TARGET.weights).sum()
+    print(f"weight {density_weight}: log Z {log_total:+.3f}, masses off by {error:.4f}")
+    assert (error <= 0.02) == (abs(log_total) < 0.1) == (density_weight > 0)
+
+
+@pytest.mark.training
 def test_contrastive_learning_the_wrong_way_round_fails(rows, monkeypatch):
     monkeypatch.setattr(objectives, "contrastive_loss", flipped_contrastive_loss)
     # Other settings than above, or the program that was compiled there would be found again.

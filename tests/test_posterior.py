@@ -80,6 +80,9 @@ def test_against_brute_force(chunk_size):
         )
         assert (log_error <= rounding).all()
         assert (mean_error <= rounding * spread + 2e-6).all()
+        # A sum of squares of shares, each off by as much as its logit is.
+        num_effective = 1 / (probabilities**2).sum(1)
+        assert (np.abs(got.num_effective / num_effective - 1) <= 4 * rounding).all()
         # What training sees at ordinary distances, as plain numbers.
         assert mean_error[:32].max() < 1e-4 and log_error[:32].max() < 0.02
 
@@ -193,6 +196,16 @@ def error_of_near_means(rows, points):
 def test_near_rows_and_a_sample_of_the_others_do_for_all(dimension):
     rows, points = make_many(dimension)
     assert error_of_near_means(rows[tree_order(rows)], points).max() < 0.02
+
+
+def test_near_rows_are_as_many_as_all():
+    """A row that stands for a box counts as many; taken for one, they are far fewer."""
+    rows, points = make_many(2)
+    points = points[2:].reshape(-1, 2)
+    exact = 1 / (brute_force(points, rows, 0.5)[0] ** 2).sum(1)
+    found = near_posterior(jax.random.key(0), points, rows[tree_order(rows)], 0.5).num_effective
+    assert exact.max() > 5000
+    np.testing.assert_allclose(found, exact, rtol=0.1)
 
 
 def test_near_rows_need_the_order_of_a_tree():
