@@ -220,11 +220,12 @@ def fit(
       judge every step, so the result is not worse than the mixture but by chance.
     - With it, the network is trained with the DISCO loss against the posterior over all training
       rows (`objective="disco"`), exact but where there are very many rows of few columns (see
-      `posterior_rows`), from the Gaussian that fits the data. **What is learned
-      is the density of the data smoothed** by Gaussian noise of standard deviation `noise_scale`,
-      in units of each column's own: conditionals drawn later are asymptotically exact for that
-      density, up to what the network has not learned. Score matching sees the shape of modes well
-      and their relative masses hardly; compare draws with the data.
+      `posterior_rows`), from the Gaussian that fits the data. **What is learned is the density of
+      the data smoothed** by Gaussian noise of standard deviation `noise_scale`, in units of each
+      column's own: conditionals drawn later are asymptotically exact for that density, up to what
+      the network has not learned. Score matching sees the shape of modes well and their relative
+      masses hardly; the log density beside it (`density_weight`) sees these where noisy rows come
+      near to each other, in few columns. With many, compare draws with the data.
 
     `objective` and `reference` may be chosen by themselves. `FitResult.report` says what came of
     it.

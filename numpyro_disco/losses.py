@@ -61,27 +61,27 @@ def disco_loss(
     return (error**2).mean() / proposal_scale**2
 
 
-def density_loss(energy: Array, log_density: Array, num_effective: Array) -> Array:
+def density_loss(energy: Array, log_density: Array, largest: Array) -> Array:
     r"""The energy itself against the log density that the posterior's normaliser is.
 
-    .. math:: L = \Bigl(1 - \frac1n\Bigr) h\Bigl(\frac{E(x) + \log p_0(x)}{1 + |\log p_0(x)|}\Bigr)
+    .. math:: L = (1 - w) \, h\Bigl(\frac{E(x) + \log p_0(x)}{1 + |\log p_0(x)|}\Bigr)
 
     with Huber's h, quadratic up to 1. DISCO compares slopes, and hardly sees how much of the mass
     is in which of two modes with nothing between them; this compares heights. It is relative where
     the density is very low, so that points far out do not outweigh the others, and it is left out
-    where the posterior is on a single row, n = 1: the smoothed rows' density there says where that
+    where the posterior is on a single row, w = 1: the smoothed rows' density there says where that
     row is, and nothing about the density between rows.
 
     Args:
         energy: E at the noisy point, shape ().
         log_density: log p_0 of the smoothed rows there, shape ().
-        num_effective: n, how many rows the posterior is on, shape ().
+        largest: w, the posterior probability of the likeliest row, shape ().
 
     Returns:
         The loss, shape (), lowest at E = -log p_0.
     """
     error = (energy + log_density) / (1 + jnp.abs(log_density))
-    return (1 - 1 / num_effective) * optax.losses.huber_loss(error)
+    return (1 - largest) * optax.losses.huber_loss(error)
 
 
 def diffusion_loss(score_fn: ScoreFn, row: Array, noise: Array, proposal_scale: Array) -> Array:

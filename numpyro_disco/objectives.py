@@ -107,7 +107,7 @@ class _NoisyBatch(NamedTuple):
     proposal_scale: Array
     """The noise that made each point."""
     log_density: Array
-    num_effective: Array
+    largest: Array
 
 
 def _noisy_batch(rng_key: Array, rows: Array, options: TrainingSettings) -> _NoisyBatch:
@@ -123,9 +123,7 @@ def _noisy_batch(rng_key: Array, rows: Array, options: TrainingSettings) -> _Noi
     posterior_of = near_row_posterior if near else row_posterior
     posterior = posterior_of(posterior_key, points, rows, options.smallest_noise)
     target = posterior.mean if options.target == "mean" else posterior.draw
-    return _NoisyBatch(
-        points, target, proposal_scale, posterior.log_density, posterior.num_effective
-    )
+    return _NoisyBatch(points, target, proposal_scale, posterior.log_density, posterior.largest)
 
 
 def _both(rng_key: Array, rows: Array, model: Learned, options: TrainingSettings) -> Source:
@@ -190,11 +188,11 @@ def _disco_and_density(
     target: Array,
     scale: Array,
     log_density: Array,
-    num_effective: Array,
+    largest: Array,
 ) -> Array:
     energy, slope = jax.value_and_grad(model.standardized)(x)
     of_slopes = disco_loss(lambda _: -slope, x, target, scale, options.smallest_noise)
-    of_heights = density_loss(energy, log_density, num_effective)
+    of_heights = density_loss(energy, log_density, largest)
     return of_slopes + options.density_weight * of_heights
 
 

@@ -31,9 +31,8 @@ class RowPosterior(NamedTuple):
     """One draw of the clean row from the posterior, shape (B, D)."""
     log_density: Array
     """Log density of the rows smoothed by sigma_0 at each point, shape (B,)."""
-    num_effective: Array
-    """How many rows the posterior is on, one over the sum of its squared probabilities, shape
-    (B,): from 1, a single row, to N."""
+    largest: Array
+    """Probability of the likeliest row, shape (B,): from 1 / N to 1, where it is the only one."""
 
 
 NEAR_DIMENSION, NEAR_ROWS = 3, 300_000
@@ -74,7 +73,6 @@ def choose_noise_scale(rows: np.ndarray, held_out: np.ndarray) -> tuple[float, d
 class _Running(NamedTuple):
     maximum: Array
     total: Array
-    square: Array
     weighted: Array
     draw: Array
 
@@ -138,12 +136,10 @@ def row_posterior(
         weighted = running.weighted * shrink[:, None] + jnp.matmul(
             weights, block, precision=jax.lax.Precision.HIGHEST
         )
-        square = running.square * shrink**2 + (weights**2).sum(axis=1)
-        return _Running(maximum, total, square, weighted, draw), None
+        return _Running(maximum, total, weighted, draw), None
 
     start = _Running(
         jnp.full(num_points, -jnp.inf, points.dtype),
-        jnp.zeros(num_points, points.dtype),
         jnp.zeros(num_points, points.dtype),
         jnp.zeros_like(points),
         jnp.zeros_like(points),
@@ -158,8 +154,8 @@ def row_posterior(
         - 0.5 * dimension * (LOG_2_PI - jnp.log(precision))
     )
     mean = running.weighted / running.total[:, None]
-    num_effective = running.total**2 / running.square
-    return RowPosterior(mean + center, running.draw + center, log_density, num_effective)
+    # The likeliest row's own term of the total is one.
+    return RowPosterior(mean + center, running.draw + center, log_density, 1 / running.total)
 
 
 def reads_near_rows(posterior_rows: int | str | None, num_rows: int, dimension: int) -> bool:
@@ -243,8 +239,8 @@ def near_row_posterior(
         # A row that stands for a box is as many rows, each with its part of the probability.
         stands_for = jnp.concatenate([jnp.ones_like(read), count.astype(point.dtype)])
         draw = candidates[jax.random.categorical(key, logits)]
-        num_effective = 1 / (share**2 / stands_for).sum()
-        return RowPosterior(share @ candidates, draw, total - constant, num_effective)
+        largest = (share / stands_for).max()
+        return RowPosterior(share @ candidates, draw, total - constant, largest)
 
     constant = jnp.log(num_rows) + 0.5 * dimension * (LOG_2_PI - jnp.log(precision))
     keys = jax.random.split(draw_key, len(points))
