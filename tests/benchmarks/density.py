@@ -457,7 +457,8 @@ def run_task(
     if task.truth is not None:
         exact = {column: by_quadrature(task.truth)(task, column) for column in task.columns}
     found = {}
-    for method in [*trained, *makers]:
+    methods: list[Method | Callable[[], Method]] = [*trained, *makers]
+    for method in methods:
         method = method if isinstance(method, Method) else method()
         scores = score(task, method, exact)
         found[method.name] = (scores, method.seconds)

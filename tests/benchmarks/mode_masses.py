@@ -14,6 +14,8 @@ training rows themselves, beyond which no method can know.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +46,9 @@ def draw(rng: np.random.Generator, count: int, num_rows: int) -> tuple[np.ndarra
     return centers[mode] + cloud, mode
 
 
-def masses(log_density, rows: np.ndarray, count: int) -> np.ndarray:
+def masses(
+    log_density: Callable[[jax.Array], jax.Array], rows: np.ndarray, count: int
+) -> np.ndarray:
     """Masses of a density by the nearest centre, on a grid over all rows and more."""
     _, centers = modes(count)
     low, high = rows.min(0), rows.max(0)
@@ -68,7 +72,7 @@ def variation(found: np.ndarray, count: int) -> float:
 def run(count: int, separations: list[int], num_steps: int, num_rows: int) -> None:
     """Print the rows of one number of modes."""
     rows, mode = draw(np.random.default_rng(count), count, num_rows)
-    settings = {"num_steps": num_steps, "progress_bar": False}
+    settings: dict[str, Any] = {"num_steps": num_steps, "progress_bar": False}
     # A contrast smooths nothing: one fit for all separations.
     prior = disco.fit(jax.random.key(0), rows, **settings).distribution
     of_rows = variation(np.bincount(mode, minlength=count) / num_rows, count)
@@ -79,14 +83,16 @@ def run(count: int, separations: list[int], num_steps: int, num_rows: int) -> No
     for separation in separations:
         # Units of sigma_0 are deviations: of two modes, those of the column that tells them apart.
         noise_scale = 1 / separation / float(rows.std(0).max())
-        smoothed = {
+        smoothed: dict[str, Any] = {
             "noise_scale": noise_scale,
             "max_noise_scale": max(2.0, 4 * noise_scale),
             "whiten": False,
         }
         by_score = []
-        for extra in ({}, {"density_weight": 0}):
-            alone = disco.fit(jax.random.key(0), rows, **smoothed, **extra, **settings).distribution
+        for weight in (0.1, 0.0):
+            alone = disco.fit(
+                jax.random.key(0), rows, density_weight=weight, **smoothed, **settings
+            ).distribution
             by_score.append(variation(masses(alone.log_prob, rows, count), count))
         cells = " | ".join(f"{value:.4f}" for value in (*found, *by_score, of_rows))
         print(f"| {count} | {separation} | {cells} |", flush=True)

@@ -55,7 +55,7 @@ SCHOOLS = {"average": "AVG_EFFECT", "log_spread": "LOG_STDDEV", "effects": "SCHO
 def located(package, version, suffix):
     """Path of the one installed file of a package whose path ends so, without importing it."""
     try:
-        paths = [path.locate() for path in files(package) if str(path).endswith(suffix)]
+        paths = [path.locate() for path in files(package) or () if str(path).endswith(suffix)]
     except PackageNotFoundError:
         raise SystemExit(
             f"This benchmark reads files of {package}, which is not installed. Get it by: "
@@ -79,7 +79,7 @@ def published(target):
     path = located("inference-gym", "0.0.5", f"targets/ground_truth/{target}.py")
     values = {}
     for statement in ast.parse(path.read_text()).body:
-        if isinstance(statement, ast.Assign):
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             literal = next(node for node in ast.walk(statement.value) if isinstance(node, ast.List))
             values[statement.targets[0].id] = np.array(ast.literal_eval(literal))
     return values

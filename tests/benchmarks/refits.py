@@ -15,6 +15,7 @@ import argparse
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -39,7 +40,7 @@ def holed(rng: np.random.Generator, rows: np.ndarray) -> np.ndarray:
 
 
 def log_densities(
-    rng_key: jax.Array, data: np.ndarray, test: np.ndarray, **settings: object
+    rng_key: jax.Array, data: np.ndarray, test: np.ndarray, **settings: Any
 ) -> np.ndarray:
     """Of held-back rows, under what is learned from `data`."""
     with warnings.catch_warnings():

@@ -44,8 +44,8 @@ class Problem(NamedTuple):
     draw_base: Callable[[Key], jax.Array]
     log_base: Callable[[jax.Array], jax.Array]
     log_likelihood: Callable[[jax.Array], jax.Array]
-    covariance: np.ndarray
-    """Posterior covariance in u, shape (d, d)."""
+    covariance: np.ndarray | None
+    """Posterior covariance in u, shape (d, d); None where no settings ask for it."""
     dense: bool
     """Whether mass matrices are dense."""
 
@@ -99,7 +99,7 @@ def tempered_run(
 
     start_key, loop_key, last_key = jax.random.split(rng_key, 3)
     position = jax.vmap(problem.draw_base)(jax.random.split(start_key, num_particles))
-    options = {"num_mcmc_steps": settings.num_moves}
+    options: dict[str, Any] = {"num_mcmc_steps": settings.num_moves}
     chains, moves = num_particles, settings.num_moves
     if waste_free:
         update = waste_free_smc(num_particles, settings.num_moves)

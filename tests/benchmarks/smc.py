@@ -104,7 +104,7 @@ def run_target(target: Target, sizes: Sizes) -> list[Row]:
     particles, runs = sizes.num_particles or target.num_particles, sizes.num_runs
     # The pilot gives BlackJAX its mass matrix and, where nothing else is known, a first truth.
     pooled = target.truth is None
-    covariance = None if pooled else target.truth.covariance
+    covariance = None if target.truth is None else target.truth.covariance
     pilot_particles = 8 * particles if pooled else particles
     if covariance is None and (pooled or "posterior" in sizes.grid.mass):
         pilot = tempered_smc(target, pilot_particles, NUM_PILOTS)(jax.random.key(0))
@@ -156,7 +156,7 @@ def run_target(target: Target, sizes: Sizes) -> list[Row]:
         bench.measure(
             method,
             best,
-            lambda run_one=run_one, best=best: program(partial(run_one, best), runs),
+            partial(program, partial(run_one, best), runs),
             constrain=bench.constrain,
         )
     bench.measure(

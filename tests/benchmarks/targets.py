@@ -349,7 +349,9 @@ def learned_rows(num_rows: int = 4000) -> tuple[str, np.ndarray]:
     return "MAGIC", np.random.default_rng(0).permutation(rows)[:num_rows]
 
 
-def learned_prior(*, width: int = 64, num_steps: int = 600) -> tuple[str, object, np.ndarray]:
+def learned_prior(
+    *, width: int = 64, num_steps: int = 600
+) -> tuple[str, disco.EnergyDistribution, np.ndarray]:
     """A learned prior over ten columns, the data's name, and one row it has not seen."""
     name, rows = learned_rows()
     fit = disco.fit(

@@ -39,7 +39,7 @@ def rows_of(dimension: int, count: int) -> np.ndarray:
     rng = np.random.default_rng(dimension)
     mode = rng.choice([-1.5, 1.5], (count, 1), p=[0.3, 0.7])
     rows = mode + rng.normal(size=(count, dimension)) @ rng.normal(size=(dimension, dimension))
-    return np.float32((rows - rows.mean(0)) / rows.std(0))
+    return np.asarray((rows - rows.mean(0)) / rows.std(0), np.float32)
 
 
 def brute_force(points: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ def errors(rows: np.ndarray, num_points: int) -> None:
     for level in geometric_noise_scales(SIGMA, 2.0, 6):
         some = rows[rng.integers(len(rows), size=512)]
         chosen = some[rng.integers(len(some), size=num_points)]
-        points = np.float32(chosen + level * rng.normal(size=chosen.shape))
+        points = np.asarray(chosen + level * rng.normal(size=chosen.shape), np.float32)
         truth = brute_force(points, rows)
         cells = []
         for posterior, seen in zip(ways, (rows, ordered, some), strict=True):
@@ -93,7 +93,8 @@ def steps(rows: np.ndarray, objectives: list[str], repeats: int) -> dict[str, fl
     fit = disco.fit(
         jax.random.key(0), rows[:2000], noise_scale=SIGMA, num_steps=1, progress_bar=False
     )
-    model, carries, seconds = fit._model, {}, {name: [] for name in objectives}
+    model, carries = fit._model, {}
+    seconds: dict[str, list[float]] = {name: [] for name in objectives}
     options = {name: TrainingSettings(objective=name, noise_scale=SIGMA) for name in objectives}
     for repeat in range(repeats + 1):
         for name in objectives:
