@@ -61,27 +61,27 @@ def disco_loss(
     return (error**2).mean() / proposal_scale**2
 
 
-def density_loss(energy: Array, log_density: Array, largest: Array) -> Array:
+def density_loss(energy: Array, log_density: Array, depth: Array, largest: Array) -> Array:
     r"""The energy itself against the log density that the posterior's normaliser is.
 
-    .. math:: L = (1 - w) \, h\Bigl(\frac{E(x) + \log p_0(x)}{1 + |\log p_0(x)|}\Bigr)
+    .. math:: L = (1 - w) \, h\Bigl(\frac{E(x) + \log p_0(x)}{1 + d}\Bigr)
 
     with Huber's h, quadratic up to 1. DISCO compares slopes, and hardly sees how much of the mass
-    is in which of two modes with nothing between them; this compares heights. It is relative where
-    the density is very low, so that points far out do not outweigh the others, and it is left out
-    where the posterior is on a single row, w = 1: the smoothed rows' density there says where that
-    row is, and nothing about the density between rows.
+    is in which of two modes with nothing between them; this compares heights: relative to how far
+    below the highest density a point is, so that points far out do not outweigh the others. It is
+    left out where the posterior is on a single row, w = 1: the smoothed rows' density there says
+    where that row is, and nothing about the density between rows.
 
     Args:
         energy: E at the noisy point, shape ().
         log_density: log p_0 of the smoothed rows there, shape ().
+        depth: d, by how much log p_0 is higher where it is highest, shape ().
         largest: w, the posterior probability of the likeliest row, shape ().
 
     Returns:
         The loss, shape (), lowest at E = -log p_0.
     """
-    error = (energy + log_density) / (1 + jnp.abs(log_density))
-    return (1 - largest) * optax.losses.huber_loss(error)
+    return (1 - largest) * optax.losses.huber_loss((energy + log_density) / (1 + depth))
 
 
 def diffusion_loss(score_fn: ScoreFn, row: Array, noise: Array, proposal_scale: Array) -> Array:

@@ -107,6 +107,8 @@ class _NoisyBatch(NamedTuple):
     proposal_scale: Array
     """The noise that made each point."""
     log_density: Array
+    depth: Array
+    """By how much the log density of each point is below the highest of the batch."""
     largest: Array
 
 
@@ -123,7 +125,10 @@ def _noisy_batch(rng_key: Array, rows: Array, options: TrainingSettings) -> _Noi
     posterior_of = near_row_posterior if near else row_posterior
     posterior = posterior_of(posterior_key, points, rows, options.smallest_noise)
     target = posterior.mean if options.target == "mean" else posterior.draw
-    return _NoisyBatch(points, target, proposal_scale, posterior.log_density, posterior.largest)
+    depth = posterior.log_density.max() - posterior.log_density
+    return _NoisyBatch(
+        points, target, proposal_scale, posterior.log_density, depth, posterior.largest
+    )
 
 
 def _both(rng_key: Array, rows: Array, model: Learned, options: TrainingSettings) -> Source:
@@ -188,11 +193,12 @@ def _disco_and_density(
     target: Array,
     scale: Array,
     log_density: Array,
+    depth: Array,
     largest: Array,
 ) -> Array:
     energy, slope = jax.value_and_grad(model.standardized)(x)
     of_slopes = disco_loss(lambda _: -slope, x, target, scale, options.smallest_noise)
-    of_heights = density_loss(energy, log_density, largest)
+    of_heights = density_loss(energy, log_density, depth, largest)
     return of_slopes + options.density_weight * of_heights
 
 

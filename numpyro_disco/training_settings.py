@@ -91,7 +91,7 @@ class TrainingSettings:
     num_noise_scales: int = 100
     target: str = "mean"
     posterior_rows: int | str | None = None
-    density_weight: float = 0.1
+    density_weight: float = 0.3
     disco_weight: float = 0.01
     undo_smoothing: bool = False
     num_steps: int = 3000

@@ -102,19 +102,24 @@ def test_density_loss_is_lowest_at_the_log_density():
             return rows_energy(x) + offset + change @ jnp.array([1.0, x[0], jnp.sin(x[1])])
 
         energies = jax.vmap(energy)(jnp.asarray(points))
-        return jax.vmap(density_loss)(energies, *posterior[2:]).sum()
+        depth = posterior.log_density.max() - posterior.log_density
+        losses = jax.vmap(density_loss)(energies, posterior.log_density, depth, posterior.largest)
+        return losses.sum()
 
     slope = jax.jit(jax.value_and_grad(loss))
     lowest, at_truth = slope(jnp.zeros(3), constant)
     assert lowest < 1e-6 and np.abs(at_truth).max() < 1e-3
     _, at_another = slope(jnp.zeros(3), constant + 0.1)
     assert np.abs(at_another).max() > 0.1
-    # Twice as far off is four times the loss near by, and twice far away.
+    # Twice as far off is four times the loss near by, and twice far away; half as far if low.
     loss_of = lambda *numbers: float(density_loss(*map(jnp.asarray, numbers)))  # noqa: E731
-    assert loss_of(2.2, -2.0, 0.0) == pytest.approx(4 * loss_of(2.1, -2.0, 0.0), rel=1e-3)
-    assert loss_of(80.0, 0.0, 0.0) == pytest.approx(79.5, rel=1e-3)
+    one = loss_of(2.1, -2.0, 0.0, 0.0)
+    assert loss_of(2.2, -2.0, 0.0, 0.0) == pytest.approx(4 * one, rel=1e-3)
+    assert loss_of(2.2, -2.0, 1.0, 0.0) == pytest.approx(one, rel=1e-3)
+    assert loss_of(80.0, 0.0, 0.0, 0.0) == pytest.approx(79.5, rel=1e-3)
     # Where one row has all of the posterior, nothing is said of the density.
-    assert loss_of(5.0, -2.0, 1.0) == 0
+    assert loss_of(5.0, -2.0, 0.0, 0.5) == pytest.approx(loss_of(5.0, -2.0, 0.0, 0.0) / 2)
+    assert loss_of(5.0, -2.0, 0.0, 1.0) == 0
 
 
 def check_gradients_agree(difference, mean_gradient):

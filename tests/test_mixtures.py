@@ -141,7 +141,7 @@ def test_contrastive_learning_sees_masses_and_the_constant(rows):
 
 
 @pytest.mark.training
-@pytest.mark.parametrize("density_weight", [0.1, 0])
+@pytest.mark.parametrize("density_weight", [0.3, 0])
 def test_disco_sees_masses_by_the_density_of_noisy_points(rows, density_weight):
     """Of modes 50 sigma_0 apart; by slopes alone it does not see them."""
     fit = disco.fit(

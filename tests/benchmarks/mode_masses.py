@@ -89,7 +89,7 @@ def run(count: int, separations: list[int], num_steps: int, num_rows: int) -> No
             "whiten": False,
         }
         by_score = []
-        for weight in (0.1, 0.0):
+        for weight in (0.3, 0.0):
             alone = disco.fit(
                 jax.random.key(0), rows, density_weight=weight, **smoothed, **settings
             ).distribution
