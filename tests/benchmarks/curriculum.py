@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         held_out, rows = rows[: len(rows) // 10], rows[len(rows) // 10 :]
         for scale in scales:
             options = dataclasses.replace(
-                settings, noise_scale=scale, num_steps=num_steps // len(scales), weight_decay=0.0
+                settings, noise_scale=scale, num_steps=num_steps // len(scales)
             )
             run, _ = train(key, model, rows, held_out, options, progress_bar=False)
             model = dataclasses.replace(model, weights=run.best)
