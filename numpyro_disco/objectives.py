@@ -7,10 +7,12 @@ once to judge by, and the loss of one held-out row with it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energies import Learned, LearnedEnergy
@@ -36,8 +38,8 @@ pytree, with a leading axis of STEPS_PER_ROUND."""
 class Objective(NamedTuple):
     """How a network is trained and judged."""
 
-    source: Callable[[Array, Array, Learned, TrainingSettings], Source]
-    """From a key, all rows, the network and the settings."""
+    source: Callable[[Array, Any, Learned, TrainingSettings], Source]
+    """From a key, all rows (where `strict`, `RowsAndDraws`), the network and the settings."""
     loss: Callable[..., Array]
     """Of the network, the settings and one example of a batch."""
     noise: Callable[[Array, tuple[int, int], Learned, TrainingSettings], Pytree]
@@ -45,9 +47,19 @@ class Objective(NamedTuple):
     judge: Callable[..., Array]
     """Loss of the network, the settings, a held-out row and its noise."""
     strict: bool = False
-    """Whether held-out rows judge wherever it matters, so that only a lower loss is better."""
+    """Whether rows are told from draws of the reference: held-out rows judge wherever it matters,
+    so that only a lower loss is better."""
     smooths: bool = True
     """Whether what is learned is smoothed by sigma_0."""
+
+
+class RowsAndDraws(NamedTuple):
+    """What a round of contrasts is made on, either in the order of a k-d tree."""
+
+    rows: Array
+    """All rows, (N, D)."""
+    draws: Array
+    """Of the reference, for a round: (batch_size * STEPS_PER_ROUND, D)."""
 
 
 # --- what steps see
@@ -59,6 +71,26 @@ def _each_step(draw: Callable[[Array], tuple[Array, ...]], rng_key: Array) -> So
 
 def _random_rows(rng_key: Array, rows: Array, size: int) -> Array:
     return rows[jax.random.randint(rng_key, (size,), 0, rows.shape[0])]
+
+
+def _spread_rows(rng_key: Array, rows: Array, size: int) -> Array:
+    """One row out of each of so many equal shares of all rows: each row is as likely as any other.
+
+    In the order of a k-d tree a share is a neighbourhood, and a mean over the batch varies much
+    less than one over rows that are drawn independently.
+    """
+    whole, rest = np.divmod(np.arange(size) * len(rows), size)
+    # Whole numbers apart: single precision cannot count the rows of a large table.
+    within = rest / size + jax.random.uniform(rng_key, (size,)) * (len(rows) / size)
+    return rows[jnp.minimum(whole + within.astype(int), len(rows) - 1)]
+
+
+@partial(jax.jit, static_argnames="options")
+def reference_draws(rng_key: Array, model: Learned, options: TrainingSettings) -> Array:
+    """As many as a round of contrasts takes, (batch_size * STEPS_PER_ROUND, D)."""
+    draw = lambda key: model.reference.sample(key, (options.batch_size,))  # noqa: E731
+    draws = jax.lax.map(draw, jax.random.split(rng_key, STEPS_PER_ROUND))
+    return draws.reshape(-1, draws.shape[-1])
 
 
 def _levels(rng_key: Array, shape: tuple[int, ...], options: TrainingSettings) -> Array:
@@ -131,11 +163,30 @@ def _noisy_batch(rng_key: Array, rows: Array, options: TrainingSettings) -> _Noi
     )
 
 
-def _both(rng_key: Array, rows: Array, model: Learned, options: TrainingSettings) -> Source:
+def _contrast(
+    rng_key: Array, data: RowsAndDraws, model: Learned, options: TrainingSettings
+) -> Source:
+    """Rows and draws of the reference; every batch of either is spread over all of them."""
+    row_key, order_key = jax.random.split(rng_key)
+    size, dimension = options.batch_size, data.rows.shape[1]
+    # Of each neighbourhood of draws every step gets another one.
+    order = jnp.tile(jnp.arange(STEPS_PER_ROUND), (size, 1))
+    order = jax.random.permutation(order_key, order, axis=1, independent=True)
+    draws = data.draws.reshape(size, STEPS_PER_ROUND, dimension)
+    draws = jnp.take_along_axis(draws, order[:, :, None], axis=1).swapaxes(0, 1)
+
+    def batch(entry: tuple[Array, Array]) -> tuple[Array, Array]:
+        key, drawn = entry
+        return _spread_rows(key, data.rows, size), drawn
+
+    return batch, (jax.random.split(row_key, STEPS_PER_ROUND), draws)
+
+
+def _both(rng_key: Array, data: RowsAndDraws, model: Learned, options: TrainingSettings) -> Source:
     """Rows beside draws of the reference; and noisy points with their targets."""
     contrast_key, noisy_key = jax.random.split(rng_key)
-    pair_of, pairs = _beside(_reference_draws)(contrast_key, rows, model, options)
-    points_of, points = _noisy_points(noisy_key, rows, model, options)
+    pair_of, pairs = _contrast(contrast_key, data, model, options)
+    points_of, points = _noisy_points(noisy_key, data.rows, model, options)
 
     def batch(entry: tuple[Any, Any]) -> tuple[Array, ...]:
         return *pair_of(entry[0]), *points_of(entry[1])
@@ -252,12 +303,7 @@ OBJECTIVES = {
     "disco": Objective(_noisy_points, _disco_and_density, _normal, _held_out),
     "disco_score": Objective(_noisy_points, _disco, _normal, _held_out),
     "contrastive": Objective(
-        _beside(_reference_draws),
-        _contrastive,
-        _reference_draws,
-        _contrastive,
-        strict=True,
-        smooths=False,
+        _contrast, _contrastive, _reference_draws, _contrastive, strict=True, smooths=False
     ),
     "joint": Objective(_both, _joint, _reference_draws, _contrastive, strict=True, smooths=False),
     "denoising": Objective(_beside(_normal), _denoising, _normal, _held_out),

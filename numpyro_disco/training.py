@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import optax
 from numpyro_disco._progress import progress
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energies import Learned
-from numpyro_disco.objectives import OBJECTIVES
+from numpyro_disco.objectives import OBJECTIVES, RowsAndDraws, reference_draws
 from numpyro_disco.posterior import reads_near_rows, tree_order
 from numpyro_disco.training_settings import STEPS_PER_ROUND, TrainingSettings
 
@@ -94,7 +94,8 @@ def train(
     judge = _judge(judge_key, held_out, model, options)
     if run is None:
         run = _start(model.weights, judge, options)
-    if reads_near_rows(options.posterior_rows, *rows.shape):
+    strict = OBJECTIVES[options.objective].strict
+    if strict or reads_near_rows(options.posterior_rows, *rows.shape):
         rows = rows[tree_order(rows)]
     device_rows = jnp.asarray(rows)
     num_steps, first = options.num_rounds * STEPS_PER_ROUND, int(run.carry.step)
@@ -102,9 +103,9 @@ def train(
         try:
             for index in range(first // STEPS_PER_ROUND, options.num_rounds):
                 key = jax.random.fold_in(round_key, index)
-                carry, loss = _train_round(run.carry, key, device_rows, model, options)
+                data = _beside_draws(key, device_rows, model, options) if strict else device_rows
+                carry, loss = _train_round(run.carry, key, data, model, options)
                 losses = judge(carry.average)
-                strict = OBJECTIVES[options.objective].strict
                 run = _after_round(run, carry, float(loss), losses, strict=strict)
                 bar.update(STEPS_PER_ROUND)
                 _, loss, held, _ = run.history[-1]
@@ -120,6 +121,14 @@ def train(
             )
             return run, True
     return run, False
+
+
+def _beside_draws(
+    rng_key: Array, rows: Array, model: Learned, options: TrainingSettings
+) -> RowsAndDraws:
+    """With what a round needs of the reference, neighbours together like the rows."""
+    draws = np.asarray(reference_draws(jax.random.fold_in(rng_key, 1), model, options))
+    return RowsAndDraws(rows, jnp.asarray(draws[tree_order(draws)]))
 
 
 def _start(weights: Pytree, judge: Judge, options: TrainingSettings) -> Run:
@@ -200,11 +209,11 @@ def _held_out_losses(
 
 @partial(jax.jit, static_argnames="options")
 def _train_round(
-    carry: _Carry, rng_key: Array, rows: Array, template: Learned, options: TrainingSettings
+    carry: _Carry, rng_key: Array, data: Any, template: Learned, options: TrainingSettings
 ) -> tuple[_Carry, Array]:
-    """STEPS_PER_ROUND steps on what is drawn afresh for them."""
+    """STEPS_PER_ROUND steps on what is drawn afresh for them from rows, or `RowsAndDraws`."""
     objective, optimizer = OBJECTIVES[options.objective], _optimizer(options)
-    batch_of, entries = objective.source(rng_key, rows, template, options)
+    batch_of, entries = objective.source(rng_key, data, template, options)
 
     def loss_fn(weights: Pytree, batch: tuple[Array, ...]) -> Array:
         model = dataclasses.replace(template, weights=weights)
