@@ -65,7 +65,9 @@ class TrainingSettings:
             the reference knows the shape. Always so for "joint".
         num_steps: optimiser steps, rounded up to whole rounds of 50.
         patience: steps without a lower held-out loss after which contrastive training stops.
-        batch_size: noisy points in a step.
+        batch_size: noisy points in a step; or rows, and as many draws of the reference: a contrast
+            takes one out of each of so many neighbourhoods of either, so that a gradient varies
+            less than over rows drawn independently.
         reuse: how many steps see the same noisy point; the posterior over rows costs that much
             less. The order and the company of points change every time.
         learning_rate: Adam's, at the start of its cosine decay to zero.
