@@ -3,6 +3,7 @@
     python tests/benchmarks/density.py                          all tasks, three seeds
     python tests/benchmarks/density.py --tasks galaxies --seeds 1
     python tests/benchmarks/density.py --tasks galaxies --settings '{"objective": "joint"}' --alone
+    python tests/benchmarks/density.py --tasks magic --rivals em_10,em_64
     python tests/benchmarks/density.py --small                  three tasks, hardly trained
 
 Every method is trained on the same rows and answers the same conditionals on the same grid, so the
@@ -437,27 +438,28 @@ def show(values: tuple[float, ...]) -> str:
 
 
 def run_task(
-    name: str, seed: int, num_rows: int, settings: dict, alone: bool
+    name: str, seed: int, num_rows: int, settings: dict, rivals: tuple[str, ...]
 ) -> dict[str, tuple[Scores, float]]:
-    """All methods on one task, or `fit` alone: method to its scores and seconds."""
+    """`fit` and these rivals on one task: method to its scores and seconds."""
     task = TASKS[name](num_rows, seed)
     trained = ours(task, seed, settings)
-    makers: list[Callable[[], Method]] = [
-        lambda: em_mixture(task, 1),
-        lambda: em_mixture(task, 10),
-        lambda: em_mixture(task, 64),
-        lambda: kernel_density(task),
-        lambda: flow(task, seed, trained[0].seconds),
-    ]
-    if alone:
-        makers = []
-    elif name == "galaxies":
-        makers.append(lambda: pzflow_posterior(task, seed, trained[0].seconds))
+    seconds = trained[0].seconds
+    makers: dict[str, Callable[[], Method]] = {
+        "gaussian": lambda: em_mixture(task, 1),
+        "em_10": lambda: em_mixture(task, 10),
+        "em_64": lambda: em_mixture(task, 64),
+        "kernel": lambda: kernel_density(task),
+        "flow": lambda: flow(task, seed, seconds),
+        "pzflow": lambda: pzflow_posterior(task, seed, seconds),
+    }
+    if name != "galaxies":
+        del makers["pzflow"]
     exact = {}
     if task.truth is not None:
         exact = {column: by_quadrature(task.truth)(task, column) for column in task.columns}
     found = {}
-    methods: list[Method | Callable[[], Method]] = [*trained, *makers]
+    chosen = [make for rival, make in makers.items() if rival in rivals]
+    methods: list[Method | Callable[[], Method]] = [*trained, *chosen]
     for method in methods:
         method = method if isinstance(method, Method) else method()
         scores = score(task, method, exact)
@@ -476,6 +478,7 @@ HEADER = (
     "| task | method | W1, mean | W1, worst | log density | log score | CRPS | seconds |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
+RIVALS = ("gaussian", "em_10", "em_64", "kernel", "flow", "pzflow")
 OURS = ("fit", "its reference alone", "fit, Gaussian reference")
 COLUMN_HEADER = (
     "| task | column | best rival | fit over it, nats | its reference over it, nats | "
@@ -521,9 +524,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--components", type=int, default=128)
     parser.add_argument("--settings", type=json.loads, default={}, help="more of `fit`, as JSON")
     parser.add_argument("--alone", action="store_true", help="`fit` without rivals")
+    parser.add_argument("--rivals", help=f"some of {','.join(RIVALS)}")
     parser.add_argument("--output", type=Path, help="write the tables here, as markdown")
     args = parser.parse_args(arguments)
     names = list(TASKS) if args.tasks is None else args.tasks.split(",")
+    rivals = RIVALS if args.rivals is None else tuple(args.rivals.split(","))
+    if not set(rivals) <= set(RIVALS):
+        parser.error(f"unknown in --rivals {args.rivals!r}: give some of {','.join(RIVALS)}")
+    rivals = () if args.alone else rivals
     settings = {
         "num_steps": args.steps,
         "batch_size": 2048,
@@ -537,14 +545,14 @@ def main(arguments: list[str] | None = None) -> None:
         settings = {"num_steps": 100, "width": 16, "num_blocks": 1, "max_components": 4}
     tables, columns = HEADER, COLUMN_HEADER
     for name in names:
-        runs = [run_task(name, seed, args.rows, settings, args.alone) for seed in range(args.seeds)]
+        runs = [run_task(name, seed, args.rows, settings, rivals) for seed in range(args.seeds)]
         for method in runs[0]:
             cells = np.array([run[method][0].cells for run in runs])
             mean, worst = cells.mean(0), cells[:, 1].max()
             seconds = np.mean([run[method][1] for run in runs])
             text = show((mean[0], worst, *mean[2:]))
             tables += f"| {name} | {method} | {text} | {seconds:.0f} |\n"
-        if len(runs[0]["fit"][0].log_score) > 1 and not args.alone:
+        if len(runs[0]["fit"][0].log_score) > 1 and rivals:
             columns += by_column(name, runs)
     tables += "" if columns == COLUMN_HEADER else "\n" + columns
     print(tables)
