@@ -33,6 +33,7 @@ import json
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -384,6 +385,25 @@ def pzflow_posterior(task: Task, seed: int, seconds: float) -> Method:
     return Method("pzflow", conditionals, elapsed, joint, f"{epochs} epochs")
 
 
+RIVALS: dict[str, Callable[[Task, int, float], Method]] = {
+    "gaussian": lambda task, seed, seconds: em_mixture(task, 1),
+    "em_10": lambda task, seed, seconds: em_mixture(task, 10),
+    "em_64": lambda task, seed, seconds: em_mixture(task, 64),
+    "kernel": lambda task, seed, seconds: kernel_density(task),
+    "flow": flow,
+    "pzflow": pzflow_posterior,
+}
+"""Made of a task, a seed and the seconds that ours took; pzflow for the galaxies alone."""
+
+
+def rivals_named(text: str) -> tuple[str, ...]:
+    """Names between commas, checked."""
+    names = tuple(text.split(","))
+    if not set(names) <= set(RIVALS):
+        raise argparse.ArgumentTypeError(f"give some of {','.join(RIVALS)}; got {text!r}")
+    return names
+
+
 class Scores(NamedTuple):
     """Of one method on one task, each of shape (columns, n); empty where it does not apply."""
 
@@ -443,25 +463,14 @@ def run_task(
     """`fit` and these rivals on one task: method to its scores and seconds."""
     task = TASKS[name](num_rows, seed)
     trained = ours(task, seed, settings)
-    seconds = trained[0].seconds
-    makers: dict[str, Callable[[], Method]] = {
-        "gaussian": lambda: em_mixture(task, 1),
-        "em_10": lambda: em_mixture(task, 10),
-        "em_64": lambda: em_mixture(task, 64),
-        "kernel": lambda: kernel_density(task),
-        "flow": lambda: flow(task, seed, seconds),
-        "pzflow": lambda: pzflow_posterior(task, seed, seconds),
-    }
-    if name != "galaxies":
-        del makers["pzflow"]
     exact = {}
     if task.truth is not None:
         exact = {column: by_quadrature(task.truth)(task, column) for column in task.columns}
     found = {}
-    chosen = [make for rival, make in makers.items() if rival in rivals]
-    methods: list[Method | Callable[[], Method]] = [*trained, *chosen]
-    for method in methods:
-        method = method if isinstance(method, Method) else method()
+    chosen = [rival for rival in rivals if rival != "pzflow" or name == "galaxies"]
+    # Each is trained, judged and shown before the next.
+    made = (RIVALS[rival](task, seed, trained[0].seconds) for rival in chosen)
+    for method in chain(trained, made):
         scores = score(task, method, exact)
         found[method.name] = (scores, method.seconds)
         print(
@@ -478,7 +487,6 @@ HEADER = (
     "| task | method | W1, mean | W1, worst | log density | log score | CRPS | seconds |\n"
     "|---|---|---|---|---|---|---|---|\n"
 )
-RIVALS = ("gaussian", "em_10", "em_64", "kernel", "flow", "pzflow")
 OURS = ("fit", "its reference alone", "fit, Gaussian reference")
 COLUMN_HEADER = (
     "| task | column | best rival | fit over it, nats | its reference over it, nats | "
@@ -523,15 +531,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--components", type=int, default=128)
     parser.add_argument("--settings", type=json.loads, default={}, help="more of `fit`, as JSON")
-    parser.add_argument("--alone", action="store_true", help="`fit` without rivals")
-    parser.add_argument("--rivals", help=f"some of {','.join(RIVALS)}")
+    parser.add_argument(
+        "--rivals",
+        type=rivals_named,
+        default=tuple(RIVALS),
+        help=f"some of {','.join(RIVALS)}",
+    )
+    parser.add_argument(
+        "--alone", action="store_const", dest="rivals", const=(), help="`fit` without rivals"
+    )
     parser.add_argument("--output", type=Path, help="write the tables here, as markdown")
     args = parser.parse_args(arguments)
     names = list(TASKS) if args.tasks is None else args.tasks.split(",")
-    rivals = RIVALS if args.rivals is None else tuple(args.rivals.split(","))
-    if not set(rivals) <= set(RIVALS):
-        parser.error(f"unknown in --rivals {args.rivals!r}: give some of {','.join(RIVALS)}")
-    rivals = () if args.alone else rivals
     settings = {
         "num_steps": args.steps,
         "batch_size": 2048,
@@ -545,14 +556,16 @@ def main(arguments: list[str] | None = None) -> None:
         settings = {"num_steps": 100, "width": 16, "num_blocks": 1, "max_components": 4}
     tables, columns = HEADER, COLUMN_HEADER
     for name in names:
-        runs = [run_task(name, seed, args.rows, settings, rivals) for seed in range(args.seeds)]
+        runs = [
+            run_task(name, seed, args.rows, settings, args.rivals) for seed in range(args.seeds)
+        ]
         for method in runs[0]:
             cells = np.array([run[method][0].cells for run in runs])
             mean, worst = cells.mean(0), cells[:, 1].max()
             seconds = np.mean([run[method][1] for run in runs])
             text = show((mean[0], worst, *mean[2:]))
             tables += f"| {name} | {method} | {text} | {seconds:.0f} |\n"
-        if len(runs[0]["fit"][0].log_score) > 1 and rivals:
+        if len(runs[0]["fit"][0].log_score) > 1 and args.rivals:
             columns += by_column(name, runs)
     tables += "" if columns == COLUMN_HEADER else "\n" + columns
     print(tables)
