@@ -217,7 +217,7 @@ def fit(
     - Without it, a Gaussian mixture is fitted as the reference, and the network learns to tell rows
       from draws of it (`objective="contrastive"`). **What is learned is the density of the data**,
       masses of modes and constant included, as far as draws of the reference reach. Held-out rows
-      judge every step, so the result is not worse than the mixture but by chance.
+      judge every step, so the density of whole rows is not worse than the mixture's but by chance.
     - With it, the network is trained with the DISCO loss against the posterior over all training
       rows (`objective="disco"`), exact but where there are very many rows of few columns (see
       `posterior_rows`), from the Gaussian that fits the data. **What is learned is the density of
