@@ -36,7 +36,12 @@ from numpyro_disco.reference import GaussianReference, MixtureReference, Referen
 from numpyro_disco.supports import CoordinateSupports, check_supports
 from numpyro_disco.tails import SinhArcsinhReal
 from numpyro_disco.training import History, Run, train
-from numpyro_disco.training_settings import CONTRASTS, DECAY_ROWS, TrainingSettings
+from numpyro_disco.training_settings import (
+    CONTRASTS,
+    DECAY_ROWS,
+    NUM_REDRAWS,
+    TrainingSettings,
+)
 
 if TYPE_CHECKING:
     from numpyro_disco.report import Report
@@ -405,10 +410,7 @@ def _fit(
     else:
         standard, linear = _gaussian_and_start(rows, options)
         reference = standard.affine(units.basis, units.loc)
-    if options.weight_decay is None:
-        fine = isinstance(standard, MixtureReference) and options.objective in CONTRASTS
-        decays = fine and len(rows) <= DECAY_ROWS
-        options = dataclasses.replace(options, weight_decay=1.0 if decays else 0.0)
+    options = _completed(options, standard, len(rows))
     model = _untrained(network_key, standard, linear, units, options)
     # Made before training, so that what is wrong with it is said before time is spent.
     prior = None
@@ -458,6 +460,18 @@ def _fit(
         _run=run,
         _fingerprint=fingerprint,
     )
+
+
+def _completed(options: TrainingSettings, reference: Reference, num_rows: int) -> TrainingSettings:
+    """With what depends on the reference: a mixture is near the rows, a single Gaussian is not."""
+    near = isinstance(reference, MixtureReference)
+    chosen: dict[str, Any] = {}
+    if options.weight_decay is None:
+        decays = near and options.objective in CONTRASTS and num_rows <= DECAY_ROWS
+        chosen["weight_decay"] = 1.0 if decays else 0.0
+    if options.num_redraws is None:
+        chosen["num_redraws"] = 0 if near else NUM_REDRAWS
+    return dataclasses.replace(options, **chosen)
 
 
 def _untrained(

@@ -220,3 +220,27 @@ def contrastive_loss(of_row: Array, of_draw: Array) -> Array:
         Gutmann & Hyvarinen 2012 (noise-contrastive estimation, with as many draws as rows).
     """
     return jax.nn.softplus(of_row) + jax.nn.softplus(-of_draw)
+
+
+def ranking_loss(of_row: Array, of_draws: Array) -> Array:
+    r"""Finding a row among draws of the reference that agree with it in some columns.
+
+    .. math:: L = f(r) + \log\Bigl(e^{-f(r)} + \sum_{m=1}^M e^{-f(y_m)}\Bigr),
+              \qquad r \sim p, \quad y_m \sim q(\,\cdot \mid r_{held})
+
+    Its expectation is lowest where e^{-f} q, given the held columns, is p given them: whatever f
+    adds for the held columns alone cancels, and so does every constant. It goes on saying how the
+    columns hang together where rows and draws of the reference are told apart at a glance and
+    `contrastive_loss` has nothing more to say. No correction has the loss log(M + 1).
+
+    Args:
+        of_row: f at a row, shape ().
+        of_draws: f at draws of the reference given some of its columns, shape (M,).
+
+    Returns:
+        The loss, shape ().
+
+    References:
+        Ma & Collins 2018 (ranking by noise-contrastive estimation).
+    """
+    return of_row + jax.nn.logsumexp(-jnp.append(of_draws, of_row))

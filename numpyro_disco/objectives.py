@@ -24,10 +24,12 @@ from numpyro_disco.losses import (
     held_out_loss,
     hutchinson_loss,
     implicit_loss,
+    ranking_loss,
     sliced_loss,
 )
 from numpyro_disco.noise import geometric_noise_scales
-from numpyro_disco.posterior import near_row_posterior, reads_near_rows, row_posterior
+from numpyro_disco.posterior import near_row_posterior, reads_near_rows, row_posterior, tree_order
+from numpyro_disco.redraws import Directions, column_directions, redraw
 from numpyro_disco.training_settings import STEPS_PER_ROUND, TrainingSettings
 
 Source: TypeAlias = tuple[Callable[[Any], tuple[Array, ...]], Pytree]
@@ -42,8 +44,9 @@ class Objective(NamedTuple):
     """From a key, all rows (where `strict`, `RowsAndDraws`), the network and the settings."""
     loss: Callable[..., Array]
     """Of the network, the settings and one example of a batch."""
-    noise: Callable[[Array, tuple[int, int], Learned, TrainingSettings], Pytree]
-    """What each held-out row is judged with, leading axes (rows, repeats)."""
+    noise: Callable[[Array, Array, int, Learned, TrainingSettings], Pytree]
+    """What each held-out row is judged with, leading axes (rows, repeats): from a key, these rows,
+    the repeats, the network and the settings."""
     judge: Callable[..., Array]
     """Loss of the network, the settings, a held-out row and its noise."""
     strict: bool = False
@@ -54,12 +57,18 @@ class Objective(NamedTuple):
 
 
 class RowsAndDraws(NamedTuple):
-    """What a round of contrasts is made on, either in the order of a k-d tree."""
+    """What a round of contrasts is made on: rows and draws, each in the order of a k-d tree."""
 
     rows: Array
     """All rows, (N, D)."""
     draws: Array
     """Of the reference, for a round: (batch_size * STEPS_PER_ROUND, D)."""
+    directions: Directions
+    """Which are drawn again, given the others, in each step: leading axis of STEPS_PER_ROUND."""
+
+
+NUM_JUDGED_DIRECTIONS = 64
+"""Choices of what is drawn again for held-out rows."""
 
 
 # --- what steps see
@@ -93,6 +102,16 @@ def reference_draws(rng_key: Array, model: Learned, options: TrainingSettings) -
     return draws.reshape(-1, draws.shape[-1])
 
 
+def rows_and_draws(
+    rng_key: Array, rows: Array, model: Learned, options: TrainingSettings
+) -> RowsAndDraws:
+    """What a round takes of the reference, beside rows that are in the order of a tree."""
+    draw_key, directions_key = jax.random.split(rng_key)
+    draws = np.asarray(reference_draws(draw_key, model, options))
+    directions = column_directions(directions_key, model.whitener, STEPS_PER_ROUND)
+    return RowsAndDraws(rows, jnp.asarray(draws[tree_order(draws)]), directions)
+
+
 def _levels(rng_key: Array, shape: tuple[int, ...], options: TrainingSettings) -> Array:
     scales = geometric_noise_scales(
         options.smallest_noise, options.max_noise_scale, options.num_noise_scales
@@ -110,8 +129,9 @@ def _beside(draw_beside: Callable[..., Any]) -> Callable[..., Source]:
     def source(rng_key: Array, rows: Array, model: Learned, options: TrainingSettings) -> Source:
         def batch(rng_key: Array) -> tuple[Array, Array]:
             row_key, key = jax.random.split(rng_key)
-            size = options.batch_size
-            return _random_rows(row_key, rows, size), draw_beside(key, (size,), model, options)
+            chosen = _random_rows(row_key, rows, options.batch_size)
+            beside = draw_beside(key, chosen, 1, model, options)
+            return chosen, jax.tree.map(lambda leaf: leaf.squeeze(1), beside)
 
         return _each_step(batch, rng_key)
 
@@ -166,7 +186,10 @@ def _noisy_batch(rng_key: Array, rows: Array, options: TrainingSettings) -> _Noi
 def _contrast(
     rng_key: Array, data: RowsAndDraws, model: Learned, options: TrainingSettings
 ) -> Source:
-    """Rows and draws of the reference; every batch of either is spread over all of them."""
+    """Rows and draws of the reference; every batch of either is spread over all of them.
+
+    Beside each row its redraws, some of its columns drawn again given the others.
+    """
     row_key, order_key = jax.random.split(rng_key)
     size, dimension = options.batch_size, data.rows.shape[1]
     # Of each neighbourhood of draws every step gets another one.
@@ -175,15 +198,26 @@ def _contrast(
     draws = data.draws.reshape(size, STEPS_PER_ROUND, dimension)
     draws = jnp.take_along_axis(draws, order[:, :, None], axis=1).swapaxes(0, 1)
 
-    def batch(entry: tuple[Array, Array]) -> tuple[Array, Array]:
-        key, drawn = entry
-        return _spread_rows(key, data.rows, size), drawn
+    def batch(entry: tuple[Array, Array, Directions]) -> tuple[Array, Array, Array]:
+        key, drawn, directions = entry
+        rows = _spread_rows(key, data.rows, size)
+        redraw_key = jax.random.fold_in(key, 1)
+        return rows, drawn, _redraws(redraw_key, rows, directions, model, options)
 
-    return batch, (jax.random.split(row_key, STEPS_PER_ROUND), draws)
+    return batch, (jax.random.split(row_key, STEPS_PER_ROUND), draws, data.directions)
+
+
+def _redraws(
+    rng_key: Array, rows: Array, directions: Directions, model: Learned, options: TrainingSettings
+) -> Array:
+    """Of each row, (B, num_redraws, D)."""
+    if not options.num_redraws:
+        return jnp.zeros((len(rows), 0, rows.shape[1]), rows.dtype)
+    return redraw(rng_key, model.reference, rows, directions, options.num_redraws)
 
 
 def _both(rng_key: Array, data: RowsAndDraws, model: Learned, options: TrainingSettings) -> Source:
-    """Rows beside draws of the reference; and noisy points with their targets."""
+    """Rows beside draws of the reference and redraws; and noisy points with their targets."""
     contrast_key, noisy_key = jax.random.split(rng_key)
     pair_of, pairs = _contrast(contrast_key, data, model, options)
     points_of, points = _noisy_points(noisy_key, data.rows, model, options)
@@ -198,34 +232,51 @@ def _both(rng_key: Array, data: RowsAndDraws, model: Learned, options: TrainingS
 
 
 def _normal(
-    rng_key: Array, shape: tuple[int, ...], model: Learned, options: TrainingSettings
+    rng_key: Array, rows: Array, repeats: int, model: Learned, options: TrainingSettings
 ) -> Array:
-    return jax.random.normal(rng_key, (*shape, model.loc.shape[0]), jnp.result_type(float))
+    return jax.random.normal(rng_key, (len(rows), repeats, rows.shape[1]), rows.dtype)
 
 
 def _signs(
-    rng_key: Array, shape: tuple[int, ...], model: Learned, options: TrainingSettings
+    rng_key: Array, rows: Array, repeats: int, model: Learned, options: TrainingSettings
 ) -> Array:
-    return jax.random.rademacher(rng_key, (*shape, model.loc.shape[0]), jnp.result_type(float))
+    return jax.random.rademacher(rng_key, (len(rows), repeats, rows.shape[1]), rows.dtype)
 
 
 def _normal_and_level(
-    rng_key: Array, shape: tuple[int, ...], model: Learned, options: TrainingSettings
+    rng_key: Array, rows: Array, repeats: int, model: Learned, options: TrainingSettings
 ) -> tuple[Array, Array]:
     noise_key, level_key = jax.random.split(rng_key)
-    return _normal(noise_key, shape, model, options), _levels(level_key, shape, options)
+    levels = _levels(level_key, (len(rows), repeats), options)
+    return _normal(noise_key, rows, repeats, model, options), levels
 
 
-def _reference_draws(
-    rng_key: Array, shape: tuple[int, ...], model: Learned, options: TrainingSettings
-) -> Array:
-    return model.reference.sample(rng_key, shape)
+def _draws_and_redraws(
+    rng_key: Array, rows: Array, repeats: int, model: Learned, options: TrainingSettings
+) -> tuple[Array, Array]:
+    """A draw of the reference, and redraws of the row given columns that differ by repeat."""
+    draw_key, directions_key, redraw_key = jax.random.split(rng_key, 3)
+    draws = model.reference.sample(draw_key, (len(rows), repeats))
+    groups = NUM_JUDGED_DIRECTIONS
+    directions = column_directions(directions_key, model.whitener, groups)
+    points = jnp.repeat(rows, repeats, axis=0)
+    # Neighbours in this order get different directions; the last ones are filled up.
+    padded = jnp.resize(points, (-(-len(points) // groups), groups, rows.shape[1]))
+
+    def of_group(group: tuple[Array, Array, Directions]) -> Array:
+        key, points, directions = group
+        return _redraws(key, points, directions, model, options)
+
+    keys = jax.random.split(redraw_key, groups)
+    redraws = jax.lax.map(of_group, (keys, padded.swapaxes(0, 1), directions)).swapaxes(0, 1)
+    redraws = redraws.reshape(padded.shape[0] * groups, *redraws.shape[2:])[: len(points)]
+    return draws, redraws.reshape(len(rows), repeats, *redraws.shape[1:])
 
 
 def _nothing(
-    rng_key: Array, shape: tuple[int, ...], model: Learned, options: TrainingSettings
+    rng_key: Array, rows: Array, repeats: int, model: Learned, options: TrainingSettings
 ) -> Array:
-    return jnp.zeros(shape)
+    return jnp.zeros((len(rows), repeats))
 
 
 # --- losses of one example
@@ -253,15 +304,31 @@ def _disco_and_density(
     return of_slopes + options.density_weight * of_heights
 
 
-def _contrastive(model: Learned, options: TrainingSettings, row: Array, draw: Array) -> Array:
-    return contrastive_loss(model.parts(row)[1], model.parts(draw)[1])
+def _contrastive(
+    model: Learned, options: TrainingSettings, row: Array, draw: Array, redraws: Array
+) -> Array:
+    of_point = lambda point: model.parts(point)[1]  # noqa: E731
+    of_row = of_point(row)
+    contrast = contrastive_loss(of_row, of_point(draw))
+    return contrast + ranking_loss(of_row, jax.vmap(of_point)(redraws))
+
+
+def _judged_contrast(
+    model: Learned, options: TrainingSettings, row: Array, beside: tuple[Array, Array]
+) -> Array:
+    return _contrastive(model, options, row, *beside)
 
 
 def _joint(
-    model: Learned, options: TrainingSettings, row: Array, draw: Array, *noisy: Array
+    model: Learned,
+    options: TrainingSettings,
+    row: Array,
+    draw: Array,
+    redraws: Array,
+    *noisy: Array,
 ) -> Array:
     # Smoothing hardly changes the ratio of densities that one network is here taken to be of both.
-    contrast = _contrastive(model, options, row, draw)
+    contrast = _contrastive(model, options, row, draw, redraws)
     return contrast + options.disco_weight * _disco(model, options, *noisy)
 
 
@@ -303,9 +370,11 @@ OBJECTIVES = {
     "disco": Objective(_noisy_points, _disco_and_density, _normal, _held_out),
     "disco_score": Objective(_noisy_points, _disco, _normal, _held_out),
     "contrastive": Objective(
-        _contrast, _contrastive, _reference_draws, _contrastive, strict=True, smooths=False
+        _contrast, _contrastive, _draws_and_redraws, _judged_contrast, strict=True, smooths=False
     ),
-    "joint": Objective(_both, _joint, _reference_draws, _contrastive, strict=True, smooths=False),
+    "joint": Objective(
+        _both, _joint, _draws_and_redraws, _judged_contrast, strict=True, smooths=False
+    ),
     "denoising": Objective(_beside(_normal), _denoising, _normal, _held_out),
     "multiscale": Objective(
         _beside(_normal_and_level), _multiscale, _normal_and_level, _multiscale

@@ -16,7 +16,7 @@ import optax
 from numpyro_disco._progress import progress
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energies import Learned
-from numpyro_disco.objectives import OBJECTIVES, RowsAndDraws, reference_draws
+from numpyro_disco.objectives import OBJECTIVES, rows_and_draws
 from numpyro_disco.posterior import reads_near_rows, tree_order
 from numpyro_disco.training_settings import STEPS_PER_ROUND, TrainingSettings
 
@@ -32,8 +32,8 @@ class History(NamedTuple):
     """Mean loss of the round, shape (rounds,); NaN for the first entry."""
     held_out_loss: np.ndarray
     """On held-out rows, shape (rounds,); lower is better. For DISCO it is denoising score matching
-    at sigma_0, up to a constant: the zero score has 0. For the contrastive loss it is that loss:
-    the reference alone has 2 log 2."""
+    at sigma_0, up to a constant: the zero score has 0. For a contrast it is that loss: of the
+    reference alone 2 log 2, and log(1 + num_redraws) more."""
     held_out_error: np.ndarray
     """Standard error over held-out rows of `held_out_loss` less its first entry."""
 
@@ -103,7 +103,10 @@ def train(
         try:
             for index in range(first // STEPS_PER_ROUND, options.num_rounds):
                 key = jax.random.fold_in(round_key, index)
-                data = _beside_draws(key, device_rows, model, options) if strict else device_rows
+                data: Any = device_rows
+                if strict:
+                    beside_key = jax.random.fold_in(key, 1)
+                    data = rows_and_draws(beside_key, device_rows, model, options)
                 carry, loss = _train_round(run.carry, key, data, model, options)
                 losses = judge(carry.average)
                 run = _after_round(run, carry, float(loss), losses, strict=strict)
@@ -121,14 +124,6 @@ def train(
             )
             return run, True
     return run, False
-
-
-def _beside_draws(
-    rng_key: Array, rows: Array, model: Learned, options: TrainingSettings
-) -> RowsAndDraws:
-    """With what a round needs of the reference, neighbours together like the rows."""
-    draws = np.asarray(reference_draws(jax.random.fold_in(rng_key, 1), model, options))
-    return RowsAndDraws(rows, jnp.asarray(draws[tree_order(draws)]))
 
 
 def _start(weights: Pytree, judge: Judge, options: TrainingSettings) -> Run:
@@ -188,7 +183,7 @@ def _judge(
     """Held-out loss of each row under given weights, with the same noise at every look."""
     rows = jnp.asarray(held_out[:MAX_HELD_OUT_POINTS])
     repeats = max(1, min(16, MAX_HELD_OUT_POINTS // len(rows)))
-    noise = OBJECTIVES[options.objective].noise(rng_key, (len(rows), repeats), template, options)
+    noise = OBJECTIVES[options.objective].noise(rng_key, rows, repeats, template, options)
     return lambda weights: np.asarray(_held_out_losses(weights, template, rows, noise, options))
 
 

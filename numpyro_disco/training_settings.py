@@ -27,6 +27,8 @@ OBJECTIVE_NAMES = (
 DECAY_ROWS = 30_000
 """Rows up to which weights decay by default: of ten columns with 17,000 rows more was learned with
 decay, of seven with 90,000 less (docs/learning.md)."""
+NUM_REDRAWS = 4
+"""By default, beside a single Gaussian."""
 CONTRASTS = ("contrastive", "joint")
 """Those that tell rows from draws of the reference, which should be close to them."""
 
@@ -59,6 +61,10 @@ class TrainingSettings:
         density_weight: of the log density of the smoothed rows beside their score, for "disco":
             what tells it the masses of separate modes. It counts where the posterior is on more
             than one row.
+        num_redraws: for a contrast, draws of the reference given some of a row's columns, among
+            which the network has to find the row: how the columns hang together, which it goes on
+            learning where rows and draws of all columns are told apart at a glance. 0 leaves it
+            out. By default 4 beside a single Gaussian, 0 beside a mixture, which is near the rows.
         disco_weight: of the DISCO loss beside the contrastive one, for "joint".
         undo_smoothing: train the score with the reference smoothed like the rows, then put the
             reference itself in its place: what smoothing does to both is undone. Helps as far as
@@ -94,6 +100,7 @@ class TrainingSettings:
     target: str = "mean"
     posterior_rows: int | str | None = None
     density_weight: float = 0.3
+    num_redraws: int | None = None
     disco_weight: float = 0.01
     undo_smoothing: bool = False
     num_steps: int = 3000
@@ -129,6 +136,8 @@ class TrainingSettings:
                 )
         elif self.posterior_rows is not None:
             check_count(self.posterior_rows, "posterior_rows")
+        if self.num_redraws is not None:
+            check_count(self.num_redraws, "num_redraws", minimum=0)
         for name in ("learning_rate", "disco_weight"):
             check_positive(getattr(self, name), name)
         if self.weight_decay not in (None, 0):

@@ -7,6 +7,7 @@ import pytest
 
 from numpyro_disco.objectives import RowsAndDraws, _contrast, _random_rows, _spread_rows
 from numpyro_disco.posterior import tree_order
+from numpyro_disco.redraws import column_directions
 from numpyro_disco.training_settings import STEPS_PER_ROUND, TrainingSettings
 
 
@@ -64,10 +65,12 @@ def test_means_over_a_spread_batch_vary_less():
 def test_a_round_takes_every_draw_once_and_each_step_one_of_each_neighbourhood():
     size = 32
     draws = jnp.arange(size * STEPS_PER_ROUND, dtype=jnp.float32)[:, None] * jnp.ones(2)
-    options = TrainingSettings(objective="contrastive", batch_size=size)
-    batch_of, entries = _contrast(jax.random.key(0), RowsAndDraws(draws, draws), None, options)
+    options = TrainingSettings(objective="contrastive", batch_size=size, num_redraws=0)
+    directions = column_directions(jax.random.key(0), jnp.eye(2), STEPS_PER_ROUND)
+    data = RowsAndDraws(draws, draws, directions)
+    batch_of, entries = _contrast(jax.random.key(0), data, None, options)
     batches = jax.vmap(batch_of)(entries)
-    rows, drawn = (np.asarray(part) for part in batches)
+    rows, drawn, _ = (np.asarray(part) for part in batches)
     assert rows.shape == drawn.shape == (STEPS_PER_ROUND, size, 2)
     np.testing.assert_array_equal(drawn[..., 0], drawn[..., 1])
     np.testing.assert_array_equal(np.sort(drawn[..., 0].ravel()), draws[:, 0])

@@ -129,8 +129,9 @@ def rows():
 @pytest.mark.training
 def test_contrastive_learning_sees_masses_and_the_constant(rows):
     """From one wide Gaussian, which knows nothing of modes: total variation at most 0.02."""
+    settings = SETTINGS | {"num_redraws": 0}
     fit = disco.fit(
-        jax.random.key(0), rows, objective="contrastive", reference="gaussian", **SETTINGS
+        jax.random.key(0), rows, objective="contrastive", reference="gaussian", **settings
     )
     log_total, shares = masses(fit.distribution, rows)
     error = 0.5 * np.abs(shares - TARGET.weights).sum()
@@ -157,7 +158,7 @@ def test_disco_sees_masses_by_the_density_of_noisy_points(rows, density_weight):
 def test_contrastive_learning_the_wrong_way_round_fails(rows, monkeypatch):
     monkeypatch.setattr(objectives, "contrastive_loss", flipped_contrastive_loss)
     # Other settings than above, or the program that was compiled there would be found again.
-    settings = SETTINGS | {"num_steps": 200, "held_out_fraction": 0.2}
+    settings = SETTINGS | {"num_steps": 200, "held_out_fraction": 0.2, "num_redraws": 0}
     fit = disco.fit(
         jax.random.key(0), rows, objective="contrastive", reference="gaussian", **settings
     )
@@ -182,6 +183,7 @@ def fitted(rows):
 class TestMixtureReference:
     def test_the_network_never_makes_it_worse(self, fitted):
         held_out = fitted.history.held_out_loss
+        assert fitted.settings.num_redraws == 0
         assert held_out[0] == pytest.approx(2 * np.log(2), abs=1e-5)
         assert fitted.best_step == fitted.history.step[np.argmin(held_out)]
         assert list(fitted.components) == [1, 2, 4]

@@ -24,7 +24,7 @@ from tables import TABLES
 
 import numpyro_disco as disco
 from numpyro_disco.energies import Learned
-from numpyro_disco.objectives import OBJECTIVES, RowsAndDraws, reference_draws
+from numpyro_disco.objectives import OBJECTIVES, RowsAndDraws, rows_and_draws
 from numpyro_disco.posterior import tree_order
 from numpyro_disco.training_settings import TrainingSettings
 
@@ -59,12 +59,10 @@ def variance(
     found = []
     for key in jax.random.split(jax.random.key(1), rounds):
         draw_key, batch_key = jax.random.split(key)
-        draws = np.asarray(reference_draws(draw_key, model, options))
-        rows, draws = (
-            part[tree_order(part) if order == "tree" else rng.permutation(len(part))]
-            for part in (rows, draws)
-        )
-        data = RowsAndDraws(jnp.asarray(rows), jnp.asarray(draws))
+        data = rows_and_draws(draw_key, jnp.asarray(rows[tree_order(rows)]), model, options)
+        if order == "random":
+            rows_in_no_order, draws = (rng.permutation(part) for part in data[:2])
+            data = data._replace(rows=jnp.asarray(rows_in_no_order), draws=jnp.asarray(draws))
         found.append(np.asarray(gradients(batch_key, data)))
     return float(np.concatenate(found).var(axis=0).sum())
 
