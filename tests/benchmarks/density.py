@@ -50,7 +50,8 @@ from tables import TABLES
 import numpyro_disco as disco
 from numpyro_disco.posterior import row_posterior
 
-GRID = 4001
+NUM_POINTS, NUM_POINTS_EACH = 4001, 1001
+"""Of a grid; of each where every column is asked about in turn."""
 BANDWIDTH = 0.05
 NUM_DRAWS = 20_000
 """Of the reference, for the normaliser."""
@@ -75,7 +76,8 @@ class Task(NamedTuple):
         """Where a column is asked about: its range and a tenth more at either end."""
         values = self.rows[:, column]
         margin = 0.1 * np.ptp(values)
-        return np.linspace(values.min() - margin, values.max() + margin, GRID)
+        count = NUM_POINTS if len(self.columns) == 1 else NUM_POINTS_EACH
+        return np.linspace(values.min() - margin, values.max() + margin, count)
 
 
 class Method(NamedTuple):
@@ -83,7 +85,7 @@ class Method(NamedTuple):
 
     name: str
     conditionals: Callable[[Task, int], np.ndarray]
-    """Log densities of a column on its grid, (n, GRID), up to a constant for each row."""
+    """Log densities of a column on its grid, (n, points), up to a constant for each row."""
     seconds: float
     joint: Callable[[Task], np.ndarray]
     """Log densities of the test rows, (n,), normalised; NaN if they cannot be."""
@@ -111,6 +113,11 @@ def paper_mixture(dimension: int, num_rows: int, seed: int) -> tuple[Task, disco
     truth = disco.MixtureReference(weights, (means - loc) / scale, covariances)
     rows, test = (draw(num_rows) - loc) / scale, (draw(100) - loc) / scale
     return Task(rows, test, (dimension - 1,), truth.log_prob), truth
+
+
+def mixture(dimension: int, num_rows: int, seed: int) -> Task:
+    """That of the paper."""
+    return paper_mixture(dimension, num_rows, seed)[0]
 
 
 def shape(name: str, num_rows: int, seed: int) -> Task:
@@ -182,13 +189,11 @@ def table(name: str, num_test: int, num_rows: int, seed: int) -> Task:
 
 
 TASKS: dict[str, Callable[[int, int], Task]] = {
-    "mixture_2": lambda n, seed: paper_mixture(2, n, seed)[0],
-    "mixture_10": lambda n, seed: paper_mixture(10, n, seed)[0],
-    "mixture_50": lambda n, seed: paper_mixture(50, n, seed)[0],
+    **{f"mixture_{d}": partial(mixture, d) for d in (2, 10, 50)},
     **{name: partial(shape, name) for name in SHAPES},
     "galaxies": partial(table, "galaxies", 500),
-    "magic": partial(table, "magic", 200),
-    "texture": partial(table, "texture", 40),
+    "magic": partial(table, "magic", 1000),
+    "texture": partial(table, "texture", 200),
 }
 
 
@@ -219,7 +224,7 @@ def self_normalised(prior: disco.EnergyDistribution) -> Callable[[Task], np.ndar
 
     def log_z_of(task: Task) -> float:
         if task.rows.shape[1] == 2:
-            first, second = (task.grid(column)[:: GRID // 1000] for column in (0, 1))
+            first, second = (task.grid(column)[::4] for column in (0, 1))
             grid = np.stack(np.meshgrid(first, second), axis=-1).reshape(-1, 2)
             weights = in_batches(prior.log_prob, grid)
             return logsumexp(weights) + np.log((first[1] - first[0]) * (second[1] - second[0]))
@@ -244,12 +249,12 @@ def kernel_density(task: Task) -> Method:
         others = np.arange(task.rows.shape[1]) != column
         grid = task.grid(column)
         step = grid[1] - grid[0]
-        place = np.clip(np.rint((task.rows[:, column] - grid[0]) / step), 0, GRID - 1)
+        place = np.clip(np.rint((task.rows[:, column] - grid[0]) / step), 0, len(grid) - 1)
         densities = []
         for row in task.test:
             square = ((task.rows[:, others] - row[others]) ** 2).sum(1) / BANDWIDTH**2
             weight = np.exp(-0.5 * (square - square.min()))
-            counts = np.bincount(place.astype(int), weight, minlength=GRID)
+            counts = np.bincount(place.astype(int), weight, minlength=len(grid))
             densities.append(gaussian_filter1d(counts, BANDWIDTH / step, truncate=8))
         return np.log(np.maximum(densities, 1e-300))
 
@@ -421,7 +426,7 @@ class Scores(NamedTuple):
 
 
 def on_grid(log_densities: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Densities and cumulative ones (n, GRID), of logs up to a constant for each row."""
+    """Densities and cumulative ones (n, points), of logs up to a constant for each row."""
     step = grid[1] - grid[0]
     density = np.exp(log_densities - log_densities.max(1, keepdims=True))
     density /= density.sum(1, keepdims=True) * step
