@@ -23,7 +23,7 @@ from numpyro_disco.energies import Learned, LearnedEnergy, LearnedScore
 from numpyro_disco.mixtures import fit_reference
 from numpyro_disco.networks import EnergyNetwork, ScoreNetwork
 from numpyro_disco.objectives import OBJECTIVES
-from numpyro_disco.posterior import choose_noise_scale
+from numpyro_disco.posterior import choose_noise_scale, reads_near_rows
 from numpyro_disco.preparation import (
     Units,
     check_rounding,
@@ -305,6 +305,8 @@ def fit(
     elif not (given or isinstance(reference, Reference) or reference == "gaussian"):
         settings["objective"] = "contrastive"
     options = TrainingSettings(**settings)
+    if options.objective not in CONTRASTS:
+        reads_near_rows(options.posterior_rows, *table.shape)  # refuses what has too many columns
     if reference is None:
         # A contrast sees no further than the reference's draws reach.
         reference = "mixture" if options.objective in CONTRASTS else "gaussian"
