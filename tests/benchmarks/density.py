@@ -2,6 +2,7 @@
 
     python tests/benchmarks/density.py                          all tasks, three seeds
     python tests/benchmarks/density.py --tasks galaxies --seeds 1
+    python tests/benchmarks/density.py --tasks galaxies --first-seed 1 --seeds 2    the other two
     python tests/benchmarks/density.py --tasks galaxies --settings '{"objective": "joint"}' --alone
     python tests/benchmarks/density.py --tasks magic --rivals em_10,em_64
     python tests/benchmarks/density.py --small                  three tasks, hardly trained
@@ -530,7 +531,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="three tasks, hardly trained")
     parser.add_argument("--tasks", help=f"some of {','.join(TASKS)}")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--width", type=int, default=128)
@@ -561,9 +563,8 @@ def main(arguments: list[str] | None = None) -> None:
         settings = {"num_steps": 100, "width": 16, "num_blocks": 1, "max_components": 4}
     tables, columns = HEADER, COLUMN_HEADER
     for name in names:
-        runs = [
-            run_task(name, seed, args.rows, settings, args.rivals) for seed in range(args.seeds)
-        ]
+        seeds = range(args.first_seed, args.first_seed + args.seeds)
+        runs = [run_task(name, seed, args.rows, settings, args.rivals) for seed in seeds]
         for method in runs[0]:
             cells = np.array([run[method][0].cells for run in runs])
             mean, worst = cells.mean(0), cells[:, 1].max()
