@@ -35,10 +35,12 @@ class RowPosterior(NamedTuple):
     """Probability of the likeliest row, shape (B,): from 1 / N to 1, where it is the only one."""
 
 
-NEAR_DIMENSION, NEAR_ROWS = 3, 300_000
+NEAR_DIMENSION, NEAR_ROWS = 2, 300_000
 """Columns up to which, and rows from which on, the rows near a point are read instead of all. With
-more columns the nearest boxes do not hold the nearest rows; with fewer rows there is little to
-gain (tests/benchmarks/training_speed.py)."""
+fewer rows there is little to gain; with three columns the mean may be off by more than 2 % of
+sigma_0 (tests/benchmarks/training_speed.py)."""
+MAX_NEAR_DIMENSION = 3
+"""With more columns the nearest boxes do not hold the nearest rows."""
 BOX_SIZE, NUM_NEAR_BOXES = 64, 64
 """Rows in a box, and boxes of which all rows are read."""
 MAX_JUDGES = 1024
@@ -166,9 +168,9 @@ def reads_near_rows(posterior_rows: int | str | None, num_rows: int, dimension: 
     """
     if posterior_rows is None:
         return dimension <= NEAR_DIMENSION and num_rows >= NEAR_ROWS
-    if posterior_rows == "near" and dimension > NEAR_DIMENSION:
+    if posterior_rows == "near" and dimension > MAX_NEAR_DIMENSION:
         raise ValueError(
-            f"Expected at most {NEAR_DIMENSION} columns with `posterior_rows='near'`; got "
+            f"Expected at most {MAX_NEAR_DIMENSION} columns with `posterior_rows='near'`; got "
             f"{dimension}: the boxes nearest to a point would not hold the rows nearest to it. "
             "Leave it out, or give 'all'."
         )

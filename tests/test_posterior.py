@@ -255,6 +255,7 @@ def test_draws_of_near_rows_are_rows_about_the_mean():
 def test_near_rows_are_taken_where_they_pay():
     assert reads_near_rows(None, 1_000_000, 2)
     assert not reads_near_rows(None, 1_000_000, 10) and not reads_near_rows(None, 100_000, 2)
+    assert not reads_near_rows(None, 1_000_000, 3)
     assert not reads_near_rows("all", 1_000_000, 2) and not reads_near_rows(512, 1_000_000, 2)
     assert reads_near_rows("near", 10, 3)
     with pytest.raises(ValueError, match="at most 3 columns with `posterior_rows='near'`; got 4"):

@@ -4,14 +4,14 @@
     python tests/benchmarks/training_speed.py --small    few rows, under a minute
 
 First table: root mean squared error of the posterior mean against float64 brute force over all
-rows, as a share of sigma_0, at noise levels from sigma_0 to sigma(T); that of the mean over the
-rows near each point and a sample of the others (`posterior_rows="near"`, which `fit` refuses with
-more than three columns); and that over 512 rows, the points' own among them
-(`posterior_rows=512`). Second: seconds of the posterior of 1024 points over all and over near rows,
-in turn, medians. Third: seconds of a DISCO step over those of a plain denoising step of the same
-network (batch 1024, width 128), rounds of either in turn, medians; the posterior is counted in,
-amortised over `reuse` steps as in training. Last: a million rows, peak memory of the process and
-seconds of a step.
+rows, as a share of sigma_0, at noise levels from sigma_0 to sigma(T), for several sigma_0; that of
+the mean over the rows near each point and a sample of the others (`posterior_rows="near"`, which
+`fit` takes by itself with up to two columns and refuses with more than three); and that over 512
+rows, the points' own among them (`posterior_rows=512`). Second: seconds of the posterior of 1024
+points over all and over near rows, in turn, medians. Third: seconds of a DISCO step over those of a
+plain denoising step of the same network (batch 1024, width 128), rounds of either in turn, medians;
+the posterior is counted in, amortised over `reuse` steps as in training. Last: a million rows, peak
+memory of the process and seconds of a step.
 """
 
 from __future__ import annotations
@@ -42,32 +42,33 @@ def rows_of(dimension: int, count: int) -> np.ndarray:
     return np.asarray((rows - rows.mean(0)) / rows.std(0), np.float32)
 
 
-def brute_force(points: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def brute_force(points: np.ndarray, rows: np.ndarray, sigma: float) -> np.ndarray:
     """Posterior means in float64, every row of every point."""
     means = []
     rows = rows.astype(np.float64)
     for point in points.astype(np.float64):
-        log_weights = -0.5 * ((rows - point) ** 2).sum(1) / SIGMA**2
+        log_weights = -0.5 * ((rows - point) ** 2).sum(1) / sigma**2
         weights = np.exp(log_weights - log_weights.max())
         means.append(weights @ rows / weights.sum())
     return np.asarray(means)
 
 
-def errors(rows: np.ndarray, num_points: int) -> None:
+def errors(rows: np.ndarray, num_points: int, sigma: float = SIGMA) -> None:
     """Print the error of the posterior mean by noise level."""
     rng = np.random.default_rng(0)
     dimension, ordered = rows.shape[1], rows[tree_order(rows)]
     ways = (jax.jit(row_posterior), jax.jit(near_row_posterior), jax.jit(row_posterior))
-    for level in geometric_noise_scales(SIGMA, 2.0, 6):
+    for level in geometric_noise_scales(sigma, 2.0, 6):
         some = rows[rng.integers(len(rows), size=512)]
         chosen = some[rng.integers(len(some), size=num_points)]
         points = np.asarray(chosen + level * rng.normal(size=chosen.shape), np.float32)
-        truth = brute_force(points, rows)
+        truth = brute_force(points, rows, sigma)
         cells = []
         for posterior, seen in zip(ways, (rows, ordered, some), strict=True):
-            found = np.asarray(posterior(jax.random.key(0), points, seen, SIGMA).mean)
-            cells.append(f"{100 * np.sqrt(((found - truth) ** 2).mean()) / SIGMA:.4g} %")
-        print(f"| {dimension} | {len(rows)} | {level:.2f} | {' | '.join(cells)} |", flush=True)
+            found = np.asarray(posterior(jax.random.key(0), points, seen, sigma).mean)
+            cells.append(f"{100 * np.sqrt(((found - truth) ** 2).mean()) / sigma:.4g} %")
+        settings = f"{dimension} | {len(rows)} | {sigma} | {level:.2f}"
+        print(f"| {settings} | {' | '.join(cells)} |", flush=True)
 
 
 def posteriors(rows: np.ndarray, repeats: int) -> None:
@@ -117,14 +118,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="few rows")
     args = parser.parse_args(arguments)
-    count, million, num_points, repeats = 100_000, 1_000_000, 256, 5
+    count, many, million, num_points, repeats = 100_000, 300_000, 1_000_000, 256, 5
     if args.small:
-        count, million, num_points, repeats = 2000, 4000, 32, 1
-    print("| D | rows | noise | error of the mean over all rows, of sigma_0 | near | 512 |")
-    print("|---|---|---|---|---|---|")
+        count, many, million, num_points, repeats = 2000, 2000, 4000, 32, 1
+    print(
+        "| D | rows | sigma_0 | noise | error of the mean over all rows, of sigma_0 | near | 512 |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for dimension in (2, 3, 10):
         errors(rows_of(dimension, count), num_points)
     errors(rows_of(2, million), num_points // 4)
+    for dimension in (1, 2, 3):
+        for sigma in (0.01, 0.1, 0.3):
+            errors(rows_of(dimension, many), num_points // 4, sigma)
     print("\n| D | rows | all rows, s | near rows, s | ratio |\n|---|---|---|---|---|")
     for dimension, number in ((2, count), (2, million), (3, million)):
         posteriors(rows_of(dimension, number), repeats)
