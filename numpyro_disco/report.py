@@ -35,7 +35,7 @@ class Line(NamedTuple):
     verdict: str
     """"good", "look" or "bad"."""
     why: str
-    """What was compared, and what to do."""
+    """What was compared, and what to do where it is not good."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +65,10 @@ def _verdict(value: float, good: float, look: float) -> str:
     return GOOD if value <= good else LOOK if value <= look else BAD
 
 
+def _line(name: str, value: float, verdict: str, why: str, remedy: str) -> Line:
+    return Line(name, value, verdict, why if verdict == GOOD else f"{why}; {remedy}")
+
+
 # The model is an argument of what is compiled: its weights are no constants of the program.
 
 
@@ -87,10 +91,12 @@ def make_report(rng_key: Array, fit: FitResult) -> Report:
     draws = np.asarray(fit.distribution.sample(draw_key, (MAX_POINTS,)), np.float64)
     lines = [_network(fit), *_density(density_key, fit, rows, held_out)]
     noise_scales = score_errors = np.zeros(0)
-    if fit.distribution.noise_scale is not None:
+    if fit.distribution.noise_scale is None:
+        lines.append(Line("smoothing", 0.0, GOOD, "none: rows are told from draws as they are"))
+    else:
         lines.append(_smoothing(fit))
         noise_scales, score_errors, own = _scores(noise_key, fit, held_out)
-        lines.append(_score_line(score_errors, own))
+        lines += _score_lines(score_errors, own)
     lines.append(_masses(fit, held_out, np.asarray(fit._standardize(draws))))
     lines.append(_tails(fit, held_out))
     return Report(tuple(lines), draws, noise_scales, score_errors)
@@ -103,8 +109,11 @@ def _network(fit: FitResult) -> Line:
     error = float(fit.history.held_out_error[kept])
     why = f"held-out loss {gain:.3g} +- {error:.2g} below that of the start (step {fit.best_step})"
     if fit.best_step == 0:
-        return Line("network", 0.0, LOOK, "adds nothing that held-out rows confirm to its start")
-    return Line("network", gain, GOOD if gain > 2 * error else LOOK, why)
+        gain, why = 0.0, "adds nothing that held-out rows confirm to its start"
+    verdict = GOOD if gain > 2 * error and fit.best_step else LOOK
+    return _line(
+        "network", gain, verdict, why, "its start says it all, or more rows or steps are needed"
+    )
 
 
 def _density(
@@ -126,23 +135,23 @@ def _density(
     gain = float(gains.mean())
     noise = float(np.hypot(gains.std() / np.sqrt(len(gains)), error))
     verdict = GOOD if gain > 2 * noise else LOOK if gain > -2 * noise else BAD
-    first = Line(
+    first = _line(
         "log density",
         float(of_held_out.mean()),
         verdict,
         f"{of_held_out.mean():.3f} nats a held-out row (standardised; log Z {log_z:.3f} +- "
-        f"{error:.2g}), {gain:+.3f} +- {noise:.2g} over the Gaussian of the rows"
-        + ("" if verdict == GOOD else "; a mixture reference, or fewer steps, may do better"),
+        f"{error:.2g}), {gain:+.3f} +- {noise:.2g} over the Gaussian of the rows",
+        "a mixture reference, or fewer steps, may do better",
     )
     gap = float(of_rows.mean() - of_held_out.mean())
     spread = np.hypot(of_rows.std(), of_held_out.std()) / np.sqrt(len(held_out))
     dimension = rows.shape[1]
-    second = Line(
+    second = _line(
         "memory",
         gap,
         _verdict(gap, 2 * spread + 0.02 * dimension, 2 * spread + 0.1 * dimension),
-        f"rows trained on have {gap:+.3f} +- {spread:.2g} nats more than held-out ones; much more "
-        "means learned by heart: fewer steps, more smoothing, a smaller network",
+        f"rows trained on have {gap:+.3f} +- {spread:.2g} nats more than held-out ones",
+        "much more means learned by heart: fewer steps, more smoothing, a smaller network",
     )
     return first, second
 
@@ -162,18 +171,21 @@ def _smoothing(fit: FitResult) -> Line:
     in_units = np.sqrt(np.diagonal(noise @ noise.T))
     chosen = ""
     if fit.noise_scales:
+        scale = fit.settings.smallest_noise
+        edge = {min(fit.noise_scales): " (the smallest)", max(fit.noise_scales): " (the largest)"}
         chosen = (
-            f"; of {len(fit.noise_scales)} scales, {fit.settings.smallest_noise:.2g} deviations "
+            f"; of {len(fit.noise_scales)} scales, {scale:.2g} deviations{edge.get(scale, '')} "
             "gave held-out rows the highest density of the smoothed rows"
         )
     unconstrained = "" if fit._supports.real else " of unconstrained space"
     each = ", ".join(f"{n} {s:.3g}" for n, s in zip(prior.names, in_units, strict=True))
-    return Line(
+    return _line(
         "smoothing",
         float(widening[worst]),
         _verdict(float(widening[worst]), 0.1, 0.5),
         f"by {each}, each in its own unit{unconstrained}; {prior.names[worst]} given the others "
         f"is at least {100 * widening[worst]:.2g} % wider for it" + chosen,
+        "a smaller `noise_scale`, or a contrast, which smooths nothing",
     )
 
 
@@ -206,16 +218,27 @@ def _scores(
     return levels, np.asarray(errors), float(share)
 
 
-def _score_line(errors: np.ndarray, own: float) -> Line:
+def _score_lines(errors: np.ndarray, own: float) -> tuple[Line, Line]:
+    """How well the score is learned, and how far its target is a single row."""
     worst = float(errors.max())
-    why = (
+    # With rows alone there is no telling what was not learned from what held-out rows do not share.
+    alone = own > 0.5
+    score = _line(
+        "score",
+        worst,
+        LOOK if alone else _verdict(worst, 0.15, 0.5),
         f"relative error {', '.join(f'{e:.2g}' for e in errors)} from the smallest to the largest "
-        f"noise; {100 * own:.2g} % of the posterior is on the row itself"
+        "noise",
+        "each row is alone, so this is not known" if alone else "more steps, or a wider network",
     )
-    if own > 0.5:
-        # There is no telling apart what was not learned and what held-out rows do not share.
-        return Line("score", worst, LOOK, why + ": each row is alone, and the target is its own")
-    return Line("score", worst, _verdict(worst, 0.15, 0.5), why)
+    row = _line(
+        "own row",
+        own,
+        LOOK if alone else GOOD,
+        f"{100 * own:.2g} % of the posterior behind a row with the smallest noise is on that row",
+        "the target is the row itself: more smoothing, or a contrast, and look at memory",
+    )
+    return score, row
 
 
 def _masses(fit: FitResult, held_out: np.ndarray, draws: np.ndarray) -> Line:
@@ -233,12 +256,13 @@ def _masses(fit: FitResult, held_out: np.ndarray, draws: np.ndarray) -> Line:
     pooled = np.bincount(clusters.labels_, minlength=count) / len(some)
     variance = pooled * (1 - pooled) * (1 / len(held_out) + 1 / len(draws))
     chance = 0.5 * float(np.sqrt(2 / np.pi * variance).sum())
-    return Line(
+    return _line(
         "masses",
         distance,
         _verdict(distance, max(0.02, 2 * chance), max(0.05, 4 * chance)),
         f"total variation {distance:.3f} between held-out rows and draws over {count} clusters "
         f"({chance:.3f} by chance alone)",
+        "a contrast sees masses, slopes alone hardly do: see `density_weight`",
     )
 
 
@@ -252,10 +276,11 @@ def _tails(fit: FitResult, held_out: np.ndarray) -> Line:
     energies = np.asarray(_energies(fit._energy, points.reshape(-1, points.shape[-1])))
     energies = energies.reshape(points.shape[:2])
     falling = float(1 - (np.diff(energies, axis=1) > 0).all(axis=1).mean())
-    return Line(
+    return _line(
         "tails",
         falling,
         _verdict(falling, 0.0, 0.05),
         f"the energy grows outward beyond the farthest row along {100 * (1 - falling):.3g} % of "
         f"{len(directions)} rays",
+        "draws may run away there: more steps, a larger `max_noise_scale`, or a wider reference",
     )

@@ -9,7 +9,7 @@ from statistics_tools import Mixture
 
 import numpyro_disco as disco
 from numpyro_disco.energies import LearnedEnergy, _pytree
-from numpyro_disco.report import _tails
+from numpyro_disco.report import _score_lines, _tails
 
 pytestmark = pytest.mark.training
 
@@ -40,7 +40,7 @@ def report(fit):
     return fit.report()
 
 
-NAMES = ["network", "log density", "memory", "smoothing", "score", "masses", "tails"]
+NAMES = ["network", "log density", "memory", "smoothing", "score", "own row", "masses", "tails"]
 
 
 def test_a_good_fit_looks_good(fit, report):
@@ -83,7 +83,7 @@ def of_other_rows(fit, rows):
 def test_wrong_masses_are_seen(fit):
     turned = Mixture([0.6, 0.4], TARGET.means, TARGET.covariances)
     report = of_other_rows(fit, turned.draw(np.random.default_rng(1), 1000)).report()
-    assert report["masses"].verdict == "bad"
+    assert report["masses"].verdict == "bad" and "a contrast" in report["masses"].why
     assert report["masses"].value == pytest.approx(0.3, abs=0.05)
 
 
@@ -118,6 +118,22 @@ def test_too_much_smoothing_is_seen():
     fit = disco.fit(jax.random.key(0), rows, noise_scale=0.2, whiten=False, **small)
     report = fit.report()
     assert report["smoothing"].verdict == "bad" and report["network"].verdict == "look"
+    assert "a smaller `noise_scale`" in report["smoothing"].why
+
+
+@pytest.mark.parametrize(
+    ("errors", "own", "verdicts"),
+    [
+        ([0.05, 0.1], 0.2, ("good", "good")),
+        ([0.05, 0.3], 0.2, ("look", "good")),
+        ([0.05, 0.6], 0.2, ("bad", "good")),
+        ([0.05, 0.6], 0.9, ("look", "look")),
+    ],
+)
+def test_a_score_is_judged_where_rows_are_not_alone(errors, own, verdicts):
+    lines = _score_lines(np.array(errors), own)
+    assert tuple(line.verdict for line in lines) == verdicts
+    assert [line.value for line in lines] == [max(errors), own]
 
 
 def test_a_contrast_has_no_smoothing_to_report():
@@ -126,8 +142,9 @@ def test_a_contrast_has_no_smoothing_to_report():
     fit = disco.fit(jax.random.key(0), rows, reference="mixture", objective="contrastive", **small)
     report = fit.report(jax.random.key(1))
     assert [line.name for line in report.lines] == [
-        n for n in NAMES if n not in ("smoothing", "score")
+        n for n in NAMES if n not in ("score", "own row")
     ]
+    assert report["smoothing"].verdict == "good" and "none" in report["smoothing"].why
     assert report["log density"].verdict == "good" and len(report.noise_scales) == 0
 
 
