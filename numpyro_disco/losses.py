@@ -228,8 +228,9 @@ def ranking_loss(of_row: Array, of_draws: Array) -> Array:
     .. math:: L = f(r) + \log\Bigl(e^{-f(r)} + \sum_{m=1}^M e^{-f(y_m)}\Bigr),
               \qquad r \sim p, \quad y_m \sim q(\,\cdot \mid r_{held})
 
-    Its expectation is lowest where e^{-f} q, given the held columns, is p given them: whatever f
-    adds for the held columns alone cancels, and so does every constant. It goes on saying how the
+    The draws, which others call negatives, are independent given the row. For every M the
+    expectation is lowest where e^{-f} q, given the held columns, is p given them: whatever f adds
+    for the held columns alone cancels, and so does every constant. It goes on saying how the
     columns hang together where rows and draws of the reference are told apart at a glance and
     `contrastive_loss` has nothing more to say. No correction has the loss log(M + 1).
 
@@ -241,6 +242,7 @@ def ranking_loss(of_row: Array, of_draws: Array) -> Array:
         The loss, shape ().
 
     References:
-        Ma & Collins 2018 (ranking by noise-contrastive estimation).
+        Ma & Collins 2018 (ranking by noise-contrastive estimation); Ceylan & Gutmann 2018
+        (contrasts conditional on a row).
     """
     return of_row + jax.nn.logsumexp(-jnp.append(of_draws, of_row))

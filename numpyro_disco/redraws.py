@@ -30,14 +30,15 @@ class Directions(NamedTuple):
 
 
 def column_directions(rng_key: Array, whitener: Array, count: int) -> Directions:
-    """Columns of a table that are free, chosen anew so many times, as directions of its units.
+    """Random sets of free columns of a table, as directions of standardised units.
 
-    Half of the choices free a single column; the others as many as chance says, but not all.
+    Half of them hold a single column; the others as many as chance says, but not all. By NumPy, so
+    not to be called inside of a compiled program.
 
     Args:
         rng_key: random key.
         whitener: the matrix (D, D) that takes differences of rows to standardised units.
-        count: how many choices.
+        count: how many sets.
 
     Returns:
         With a leading axis of `count`.
@@ -56,7 +57,7 @@ def column_directions(rng_key: Array, whitener: Array, count: int) -> Directions
 def redraw(
     rng_key: Array, reference: Reference, points: Array, directions: Directions, num_draws: int
 ) -> Array:
-    """Independent exact draws of q given where each point lies but for the free directions.
+    """Independent exact draws y ~ q( . | H'y = H'x) for each point x; H spans what is not free.
 
     Args:
         rng_key: random key.
@@ -86,7 +87,11 @@ def redraw(
     component = jax.random.categorical(component_key, log_shares[:, None], shape=shape)
     noise = jax.random.normal(noise_key, (*shape, dimension), points.dtype)
     chosen = jnp.take_along_axis(white, component[..., None], axis=1)
-    steps = jnp.einsum("bmij,bmj->bmi", inverse[component], jnp.where(held, chosen, noise))
+    white = jnp.where(held, chosen, noise)
+    if len(inverse) == 1:
+        steps = white @ inverse[0].T  # rather than a copy of it for each draw
+    else:
+        steps = jnp.einsum("bmij,bmj->bmi", inverse[component], white)
     return jnp.where(held, rotated[:, None], centres[component] + steps) @ rotation.T
 
 

@@ -32,8 +32,8 @@ class History(NamedTuple):
     """Mean loss of the round, shape (rounds,); NaN for the first entry."""
     held_out_loss: np.ndarray
     """On held-out rows, shape (rounds,); lower is better. For DISCO it is denoising score matching
-    at sigma_0, up to a constant: the zero score has 0. For a contrast it is that loss: of the
-    reference alone 2 log 2, and log(1 + num_redraws) more."""
+    at sigma_0, up to a constant: the zero score has 0. For a contrast it is that loss: 2 log 2 +
+    log(1 + num_redraws) of a reference that nothing corrects."""
     held_out_error: np.ndarray
     """Standard error over held-out rows of `held_out_loss` less its first entry."""
 
