@@ -39,6 +39,7 @@ from numpyro_disco.training import History, Run, train
 from numpyro_disco.training_settings import (
     CONTRASTS,
     DECAY_ROWS,
+    DEFENSIVE_SHARE,
     NUM_REDRAWS,
     TrainingSettings,
 )
@@ -217,7 +218,7 @@ def fit(
 
     Rows are mapped to unconstrained space if `supports` say so, and standardised; a network is
     trained on nine rows in ten, and the weights that do best on the others are kept. There are two
-    ways, and which is taken depends on `noise_scale`:
+    ways, and which is taken depends on whether a `noise_scale` is given:
 
     - Without it, a Gaussian mixture is fitted as the reference, and the network learns to tell rows
       from draws of it (`objective="contrastive"`). **What is learned is the density of the data**,
@@ -232,8 +233,10 @@ def fit(
       masses hardly; the log density beside it (`density_weight`) sees these where noisy rows come
       near to each other, in few columns. With many, compare draws with the data.
 
-    `objective` and `reference` may be chosen by themselves. `FitResult.report` says what came of
-    it.
+    With `noise_scale=None` held-out rows choose the scale of the second. `objective` and
+    `reference` may be chosen by themselves; with a `reference` other than "mixture" and nothing
+    else given, the second way is taken, at a `noise_scale` of 0.05. `FitResult.report` says what
+    came of it.
 
     Args:
         rng_key: random key; the same key gives the same result on the same machine.
@@ -305,7 +308,14 @@ def fit(
     elif not (given or isinstance(reference, Reference) or reference == "gaussian"):
         settings["objective"] = "contrastive"
     options = TrainingSettings(**settings)
-    if options.objective not in CONTRASTS:
+    for name in ("num_redraws", "defensive_share"):
+        if getattr(options, name) and options.objective not in CONTRASTS:
+            raise ValueError(
+                f"Expected one of {CONTRASTS} for `objective` with `{name}`, which contrasts alone "
+                f"know; got {options.objective!r} and {getattr(options, name)}. Say "
+                f"objective='contrastive', or leave `{name}` out."
+            )
+    if options.objective != "contrastive":
         reads_near_rows(options.posterior_rows, *table.shape)  # refuses what has too many columns
     if reference is None:
         # A contrast sees no further than the reference's draws reach.
@@ -466,13 +476,18 @@ def _fit(
 
 def _completed(options: TrainingSettings, reference: Reference, num_rows: int) -> TrainingSettings:
     """With what depends on the reference: a mixture is near the rows, a single Gaussian is not."""
-    near = isinstance(reference, MixtureReference)
+    contrast = options.objective in CONTRASTS
+    is_mixture = isinstance(reference, MixtureReference)
     chosen: dict[str, Any] = {}
     if options.weight_decay is None:
-        decays = near and options.objective in CONTRASTS and num_rows <= DECAY_ROWS
+        decays = contrast and is_mixture and num_rows <= DECAY_ROWS
         chosen["weight_decay"] = 1.0 if decays else 0.0
     if options.num_redraws is None:
-        chosen["num_redraws"] = 0 if near else NUM_REDRAWS
+        # Of one column a redraw is another draw.
+        helps = contrast and not is_mixture and reference.event_shape[0] > 1
+        chosen["num_redraws"] = NUM_REDRAWS if helps else 0
+    if options.defensive_share is None:
+        chosen["defensive_share"] = DEFENSIVE_SHARE if contrast and is_mixture else 0.0
     return dataclasses.replace(options, **chosen)
 
 
@@ -493,7 +508,9 @@ def _untrained(
     if scored and linear is not None:
         # The score of the energy |A z|^2 / 2.
         linear = -linear.T @ linear
-    network = (ScoreNetwork if scored else EnergyNetwork)(
+    share = options.defensive_share or 0.0
+    network_of = ScoreNetwork if scored else partial(EnergyNetwork, defensive_share=share)
+    network = network_of(
         len(units.loc),
         width=options.width,
         num_blocks=options.num_blocks,

@@ -6,6 +6,7 @@ so that exp(-E) <= exp(-min f) q is integrable: every energy is a density by con
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from numpyro_disco._checks import check_count
+from numpyro_disco._checks import check_count, check_fraction
 from numpyro_disco._typing import Array
 
 FLOOR = 10.0
@@ -56,7 +57,7 @@ class _ResidualNetwork(nnx.Module):
         self.linear = nnx.Param(jnp.zeros((dimension, dimension)) if linear is None else linear)
 
     @property
-    def settings(self) -> dict[str, int]:
+    def settings(self) -> dict[str, Any]:
         """The sizes with which an equal network can be made."""
         return {
             "dimension": self.dimension,
@@ -92,6 +93,10 @@ class EnergyNetwork(_ResidualNetwork):
     when A says so, nothing when A = 0. The constant c gives the squared norm a gradient there, and
     room to fall: a plain squared norm that starts at zero could only grow.
 
+    With a defensive share e, what is said is :math:`-\log((1 - e) \exp(-f) + e)` instead: with
+    the reference q beside it the density is (1 - e) q exp(-f) + e q, never less than e q
+    (Hesterberg 1995), and f = 0 still adds nothing.
+
     Each coordinate is also seen through sines and cosines of doubling frequency, without which a
     network is slow to learn structure on the scale of the smoothing (Tancik et al. 2020). They fade
     far from the data.
@@ -102,6 +107,7 @@ class EnergyNetwork(_ResidualNetwork):
         num_blocks: residual blocks of two layers each.
         num_octaves: how many frequencies, pi/4 times 1, 2, 4, ... per standard deviation.
         num_local: how many more numbers it is given of each point, see `Reference.describe`.
+        defensive_share: e, at least 0 and less than 1.
         linear: the matrix A, shape (D, D); zero by default.
         rngs: flax random keys, for the first weights.
 
@@ -111,13 +117,23 @@ class EnergyNetwork(_ResidualNetwork):
         ()
     """
 
-    def __init__(self, dimension: int, *, width: int = 128, **settings: Any) -> None:
+    def __init__(
+        self, dimension: int, *, width: int = 128, defensive_share: float = 0.0, **settings: Any
+    ) -> None:
         check_count(width, "width")
+        if defensive_share != 0:
+            check_fraction(defensive_share, "defensive_share")
+        self.defensive_share = float(defensive_share)
         super().__init__(dimension, dimension + width, width=width, **settings)
         self.offset = nnx.Param(jnp.full(width, np.sqrt(2 * FLOOR / width)))
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The sizes, and the share, with which an equal network can be made."""
+        return {**super().settings, "defensive_share": self.defensive_share}
+
     def __call__(self, z: Array, local: Array | None = None) -> Array:
-        """The correction f at one point, shape ().
+        """The correction to the reference's energy at one point, shape ().
 
         Args:
             z: the standardised point, shape (D,).
@@ -127,7 +143,11 @@ class EnergyNetwork(_ResidualNetwork):
         g, k = out[: self.dimension], out[self.dimension :]
         offset = self.offset[...]
         # |c + k|^2 - |c|^2 without the difference of two large numbers.
-        return 0.5 * ((self.linear[...] @ z + g) ** 2).sum() + (k * (offset + 0.5 * k)).sum()
+        f = 0.5 * ((self.linear[...] @ z + g) ** 2).sum() + (k * (offset + 0.5 * k)).sum()
+        if not self.defensive_share:
+            return f
+        own, kept = math.log1p(-self.defensive_share), math.log(self.defensive_share)
+        return -jnp.logaddexp(own - f, kept)
 
 
 class ScoreNetwork(_ResidualNetwork):

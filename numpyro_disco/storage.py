@@ -31,9 +31,9 @@ from numpyro_disco.reference import GaussianReference, MixtureReference, Referen
 from numpyro_disco.tails import SinhArcsinhReal
 
 FORMAT = "numpyro_disco.prior"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 OLDEST_VERSION = 2
-"""Read as well: 2 knows no supports, 3 no sinh-arcsinh maps."""
+"""Read as well: 2 knows no supports, 3 no sinh-arcsinh maps, 4 no defensive shares."""
 SINGLE_CONSTRAINTS = ("real", "positive", "nonnegative", "softplus_positive", "unit_interval")
 FAMILIES = (
     "interval",

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from numpyro_disco._checks import check_count, check_positive
+from numpyro_disco._checks import check_count, check_fraction, check_positive
 from numpyro_disco.noise import geometric_noise_scales
 from numpyro_disco.posterior import TRIED_SCALES
 
@@ -24,6 +24,8 @@ OBJECTIVE_NAMES = (
     "hutchinson",
     "sliced",
 )
+DEFENSIVE_SHARE = 0.001
+"""By default, beside a mixture (docs/learning.md)."""
 DECAY_ROWS = 30_000
 """Rows up to which weights decay by default: of ten columns with 17,000 rows more was learned with
 decay, of seven with 90,000 less (docs/learning.md)."""
@@ -47,7 +49,7 @@ class TrainingSettings:
             estimate of it, and three that learn no energy of the data: "multiscale" denoising
             (MDSM) and "diffusion" without time, which average over noise levels, and
             "disco_score", whose network is a score. `fit` takes "contrastive" if neither this nor
-            a noise scale is given.
+            a noise scale is given, nor a reference but "mixture".
         noise_scale: sigma_0: the density that is learned is that of the data smoothed by it. None
             lets held-out rows choose, see `numpyro_disco.posterior.choose_noise_scale`.
         max_noise_scale: the largest noise that proposes points: how far out the score is learned.
@@ -55,16 +57,24 @@ class TrainingSettings:
         target: "mean" of the posterior over rows, which has no sampling noise, or a "draw" from it.
         posterior_rows: "all" for the posterior over all rows, exactly; "near" for the rows near
             each point and a weighted sample of the others, which costs less where there are very
-            many, with at most three columns; None takes one of the two by how many rows and columns
-            there are. Or over so many rows, drawn anew for each batch together with the points (the
-            paper takes 512), which draws every target towards the row that its point was made from.
+            many, with at most three columns; None takes "near" for 300,000 rows and more of one or
+            two columns. Or over so many rows, drawn anew for each batch together with the points
+            (the paper takes 512), which draws every target towards the row that its point was made
+            from.
         density_weight: of the log density of the smoothed rows beside their score, for "disco":
             what tells it the masses of separate modes. It counts where the posterior is on more
             than one row.
         num_redraws: for a contrast, draws of the reference given some of a row's columns, among
             which the network has to find the row: how the columns hang together, which it goes on
-            learning where rows and draws of all columns are told apart at a glance. 0 leaves it
-            out. By default 4 beside a single Gaussian, 0 beside a mixture, which is near the rows.
+            learning where rows and draws of all columns are told apart at a glance. The network
+            then looks at 2 + num_redraws points for each row instead of 2. 0 leaves it out. By
+            default 4 beside a single Gaussian of two columns or more; 0 beside a mixture, which is
+            near the rows.
+        defensive_share: for a contrast, the share e of the reference in what is learned, a density
+            (1 - e) q exp(-f) + e q: wherever the network has seen little it takes away no more than
+            a factor of e. Without it a few rows far from all others, which a network takes for
+            impossible, cost more than what is learned of the rest. By default 0.001 beside a
+            mixture, otherwise 0.
         disco_weight: of the DISCO loss beside the contrastive one, for "joint".
         undo_smoothing: train the score with the reference smoothed like the rows, then put the
             reference itself in its place: what smoothing does to both is undone. Helps as far as
@@ -101,6 +111,7 @@ class TrainingSettings:
     posterior_rows: int | str | None = None
     density_weight: float = 0.3
     num_redraws: int | None = None
+    defensive_share: float | None = None
     disco_weight: float = 0.01
     undo_smoothing: bool = False
     num_steps: int = 3000
@@ -138,6 +149,8 @@ class TrainingSettings:
             check_count(self.posterior_rows, "posterior_rows")
         if self.num_redraws is not None:
             check_count(self.num_redraws, "num_redraws", minimum=0)
+        if self.defensive_share not in (None, 0):
+            check_fraction(self.defensive_share, "defensive_share")
         for name in ("learning_rate", "disco_weight"):
             check_positive(getattr(self, name), name)
         if self.weight_decay not in (None, 0):
@@ -145,10 +158,7 @@ class TrainingSettings:
         if self.density_weight != 0:
             check_positive(self.density_weight, "density_weight")
         for name in ("ema_decay", "held_out_fraction"):
-            if not 0 < check_positive(getattr(self, name), name) < 1:
-                raise ValueError(
-                    f"Expected a number between 0 and 1 for `{name}`; got {getattr(self, name)}."
-                )
+            check_fraction(getattr(self, name), name)
 
     @property
     def smallest_noise(self) -> float:

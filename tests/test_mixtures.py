@@ -129,7 +129,7 @@ def rows():
 @pytest.mark.training
 def test_contrastive_learning_sees_masses_and_the_constant(rows):
     """From one wide Gaussian, which knows nothing of modes: total variation at most 0.02."""
-    settings = SETTINGS | {"num_redraws": 0}
+    settings = SETTINGS | {"num_steps": 1500, "num_redraws": 0}
     fit = disco.fit(
         jax.random.key(0), rows, objective="contrastive", reference="gaussian", **settings
     )
@@ -219,6 +219,31 @@ class TestMixtureReference:
             disco.fit(jax.random.key(0), rows, objective="likelihood")
         with pytest.raises(ValueError, match="`max_components`; got 0"):
             disco.fit(jax.random.key(0), rows, reference="mixture", max_components=0)
+
+
+@pytest.mark.training
+def test_a_few_rows_far_out_do_not_cost_what_is_learned_of_the_rest():
+    """A ring, and one row in a hundred anywhere: held-out ones are told from draws by mistake."""
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * np.pi, 2000)
+    ring = np.stack([np.cos(angle), np.sin(angle)], axis=1) + 0.05 * rng.normal(size=(2000, 2))
+    far = rng.uniform(-30, 30, (2000, 2))
+    table = np.where(rng.random((2000, 1)) < 0.01, far, ring)
+    settings = {"width": 32, "num_blocks": 1, "num_steps": 300, "batch_size": 256}
+    lowest = {}
+    for share in (None, 0):
+        fit = disco.fit(
+            jax.random.key(0),
+            table,
+            max_components=8,
+            defensive_share=share,
+            progress_bar=False,
+            **settings,
+        )
+        lowest[share] = fit.history.held_out_loss.min()
+        assert fit.settings.defensive_share == (0.001 if share is None else 0)
+    print(f"held-out loss {lowest[None]:.3f}, without a share of the mixture {lowest[0]:.3f}")
+    assert lowest[None] < lowest[0] - 0.1
 
 
 @pytest.mark.training

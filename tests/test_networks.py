@@ -84,6 +84,21 @@ def test_the_floor_can_be_reached():
     np.testing.assert_allclose(values, -FLOOR, rtol=1e-5)
 
 
+def test_a_share_of_the_reference_is_kept():
+    """The energy rises by log(1 / share) at most, and by nothing where f is zero."""
+    share = 0.01
+    start = evaluate(make(defensive_share=share), points_everywhere())
+    np.testing.assert_allclose(start, 0.0, atol=1e-7)
+    capped = make(defensive_share=share)
+    network = perturbed(0, 1.0)
+    nnx.update(capped, nnx.state(network))
+    f, values = (np.asarray(evaluate(n, points_everywhere()), float) for n in (network, capped))
+    np.testing.assert_allclose(np.exp(-values), (1 - share) * np.exp(-f) + share, rtol=1e-4)
+    assert f.max() > 1000 and values.max() <= -np.log(share) + 1e-5
+    slopes = jax.vmap(jax.grad(capped))(points_everywhere())
+    assert np.isfinite(np.asarray(slopes)).all()
+
+
 def test_the_score_is_minus_the_gradient():
     network = perturbed(0, 0.3)
     points = np.float32(np.random.default_rng(1).normal(size=(400, 2)))
@@ -107,6 +122,7 @@ def test_the_score_is_minus_the_gradient():
 
 def test_settings_make_an_equal_network():
     network = perturbed(0, 0.3)
+    assert make(defensive_share=0.1).settings == {**network.settings, "defensive_share": 0.1}
     again = EnergyNetwork(**network.settings, rngs=nnx.Rngs(7))
     assert again.settings == network.settings
     assert again.settings["width"] == 16 and again.settings["num_blocks"] == 2

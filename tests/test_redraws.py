@@ -1,5 +1,7 @@
 """Draws of a reference given some columns, and learning from rows ranked among them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,11 @@ from scipy.stats import norm
 from statistics_tools import Mixture, assert_within, mean_and_error, moments
 
 import numpyro_disco as disco
+from numpyro_disco.fitting import _completed
 from numpyro_disco.losses import ranking_loss
-from numpyro_disco.objectives import NUM_JUDGED_DIRECTIONS, OBJECTIVES
+from numpyro_disco.objectives import OBJECTIVES, RowsAndDraws, _contrast
 from numpyro_disco.redraws import column_directions, redraw
-from numpyro_disco.training_settings import TrainingSettings
+from numpyro_disco.training_settings import STEPS_PER_ROUND, TrainingSettings
 
 NUM_DRAWS = 100_000
 MIXTURE = Mixture(
@@ -151,7 +154,31 @@ def test_held_out_rows_judge_many_choices_of_columns(few_steps):
     # A row is asked about one choice after another, and none of its redraws is another row's.
     assert (np.abs(moved) < 1e-3).any(3).all()
     assert min(len(np.unique(of_row, axis=0)) for of_row in free) >= 3
-    assert NUM_JUDGED_DIRECTIONS % repeats == 0
+
+
+@pytest.mark.training
+def test_every_step_draws_its_own_rows_again_in_columns_of_its_own(few_steps):
+    options = dataclasses.replace(few_steps.settings, batch_size=32)
+    rows = jnp.asarray(few_steps._rows, jnp.float32)
+    draws = jnp.zeros((32 * STEPS_PER_ROUND, 3))
+    directions = column_directions(jax.random.key(1), few_steps._model.whitener, STEPS_PER_ROUND)
+    data = RowsAndDraws(rows, draws, directions)
+    batch_of, entries = _contrast(jax.random.key(0), data, few_steps._model, options)
+    rows, _, redraws = jax.vmap(batch_of)(entries)
+    assert redraws.shape == (STEPS_PER_ROUND, 32, 4, 3)
+
+    def moved(rows):
+        """Along the directions of each step, (steps, rows, redraws, directions)."""
+        steps = jnp.einsum("sbmi,sij->sbmj", redraws - rows[:, :, None], directions.rotation)
+        return np.abs(steps) > 1e-4
+
+    free = np.arange(3) < np.asarray(directions.num_free)[:, None]
+    expected = np.broadcast_to(free[:, None, None], redraws.shape)
+    assert len(np.unique(free.sum(1))) == 2
+    assert (moved(rows) == expected).mean() > 0.999  # chance may leave something where it was
+    # The twins: redraws of the row beside, or in the columns of another step.
+    assert (moved(jnp.roll(rows, 1, axis=1)) == expected).mean() < 0.9
+    assert (moved(rows) == expected[::-1]).mean() < 0.9
 
 
 @pytest.mark.training
@@ -164,9 +191,38 @@ def test_as_many_as_are_asked_for_beside_a_mixture():
     assert fit.history.held_out_loss[0] == pytest.approx(start, abs=1e-5)
 
 
-def test_a_negative_number_is_refused():
-    with pytest.raises(ValueError, match="`num_redraws`; got -1"):
-        TrainingSettings(num_redraws=-1)
+@pytest.mark.parametrize("wrong", [-1, True, 4.0, "4"])
+def test_what_is_no_count_is_refused(wrong):
+    with pytest.raises(ValueError, match=f"`num_redraws`; got {wrong!r}"):
+        TrainingSettings(num_redraws=wrong)
+
+
+@pytest.mark.parametrize("others", [{"reference": "gaussian"}, {"noise_scale": 0.1}])
+@pytest.mark.parametrize(("name", "value"), [("num_redraws", 8), ("defensive_share", 0.1)])
+def test_what_contrasts_alone_know_is_refused_without_one(others, name, value):
+    rows = MIXTURE.draw(np.random.default_rng(0), 100)
+    with pytest.raises(ValueError, match=f"`objective` with `{name}`.*'disco' and {value}"):
+        disco.fit(jax.random.key(0), rows, **{name: value}, **others)
+
+
+@pytest.mark.parametrize(
+    ("objective", "reference", "expected"),
+    [
+        ("contrastive", GAUSSIAN, 4),
+        ("joint", GAUSSIAN, 4),
+        ("contrastive", MIXTURE, 0),
+        ("disco", GAUSSIAN, 0),
+    ],
+)
+def test_how_many_there_are_by_default(objective, reference, expected):
+    options = TrainingSettings(objective=objective)
+    assert _completed(options, reference_of(reference), 1000).num_redraws == expected
+
+
+def test_of_one_column_there_are_none():
+    options = TrainingSettings(objective="contrastive")
+    reference = disco.GaussianReference(np.zeros(1), np.eye(1))
+    assert _completed(options, reference, 1000).num_redraws == 0
 
 
 @pytest.mark.training

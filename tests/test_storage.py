@@ -184,7 +184,7 @@ def test_the_file_is_arrays_and_a_readable_description(path):
     contents = members(path)
     description = json.loads(contents.pop("description.json"))
     assert description["format"] == "numpyro_disco.prior"
-    assert description["format_version"] == 4
+    assert description["format_version"] == 5
     assert description["names"] == list(NAMES)
     assert description["observed"] == [True, True, False]
     assert description["network"]["width"] == 16
@@ -253,8 +253,8 @@ def change_description(path, **changes):
 
 
 def test_a_newer_format(path):
-    change_description(path, format_version=5)
-    with pytest.raises(disco.LoadError, match="format version 5.*reads versions 2 to 4.*Upgrade"):
+    change_description(path, format_version=6)
+    with pytest.raises(disco.LoadError, match="format version 6.*reads versions 2 to 5.*Upgrade"):
         disco.load(path)
 
 

@@ -17,6 +17,7 @@ from statistics_tools import Mixture, assert_within
 import numpyro_disco as disco
 from numpyro_disco.objectives import _noisy_batch
 from numpyro_disco.posterior import row_posterior
+from numpyro_disco.report import _smoothing
 from numpyro_disco.training import _optimizer
 from numpyro_disco.training_settings import DECAY_ROWS, TrainingSettings
 
@@ -232,6 +233,7 @@ def test_noise_scale_chosen_by_held_out_rows(few):
     chosen = fit.settings.noise_scale
     assert fit.noise_scales[chosen] == max(fit.noise_scales.values())
     assert fit.distribution.noise_scale == pytest.approx(chosen)
+    assert f"of 15 scales, {chosen:.2g} deviations gave held-out rows" in _smoothing(fit).why
     given = disco.fit(jax.random.key(0), few, **{**SMALL, "noise_scale": chosen})
     for a, b in zip(weights_of(fit), weights_of(given), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -316,9 +318,10 @@ def test_near_rows_give_the_targets_that_all_rows_give(few):
     np.testing.assert_array_equal(near.points, every.points)
     np.testing.assert_allclose(near.target, every.target, atol=1e-4)
     np.testing.assert_allclose(near.log_density, every.log_density, rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="at most 3 columns"):
-        table = np.random.default_rng(0).normal(size=(50, 4))
-        disco.fit(jax.random.key(0), table, **SMALL, posterior_rows="near")
+    table = np.random.default_rng(0).normal(size=(50, 4))
+    for settings in (SMALL, {"objective": "joint"}):
+        with pytest.raises(ValueError, match="at most 3 columns"):
+            disco.fit(jax.random.key(0), table, **settings, posterior_rows="near")
 
 
 def test_names_put_columns_in_order_or_rename_them(few):
@@ -486,6 +489,8 @@ class TestBadData:
             ({"held_out_fraction": 1.0}, "held_out_fraction"),
             ({"learning_rate": -1.0}, "learning_rate"),
             ({"weight_decay": -1.0}, "weight_decay"),
+            ({"defensive_share": 1.0}, "defensive_share"),
+            ({"defensive_share": -0.1}, "defensive_share"),
             ({"posterior_rows": "some"}, "posterior_rows"),
             ({"colour": "blue"}, "colour"),
         ],
