@@ -109,12 +109,8 @@ def main(args):
         learning_rate=3e-4,
         width=64,
     )
-    kept = int(np.flatnonzero(fit.history.step == fit.best_step)[0])
-    gain = fit.history.held_out_loss[0] - fit.history.held_out_loss[kept]
-    print(
-        f"   step {fit.best_step} of {fit.history.step[-1]} is kept: its loss on held-out patients "
-        f"is {gain:.3f} +- {fit.history.held_out_error[kept]:.3f} below that of a Gaussian"
-    )
+    report = fit.report()
+    print(report)
     disco.save(output / "prior.npz", fit.distribution)
     prior = disco.load(output / "prior.npz")
 
@@ -164,14 +160,14 @@ def main(args):
     smc.print_summary()
 
     try:
-        fit.plot_history()[0].figure.savefig(output / "history.png", dpi=120)
+        fit.plot_report(report).savefig(output / "report.png", dpi=120)
     except ImportError as error:
         print(f"no figures: {error}")
     else:
         plot_conditional(
             output / "conditional.png", mcmc.get_samples(), smc.get_samples(), ("sex", "hdl")
         )
-        print("\nhistory.png, conditional.png and prior.npz are in examples/output")
+        print("\nreport.png, conditional.png and prior.npz are in examples/output")
     print(f"done in {time.perf_counter() - start:.0f} s")
 
 

@@ -107,7 +107,11 @@ def _network(fit: FitResult) -> Line:
     kept = int(np.flatnonzero(fit.history.step == fit.best_step)[0])
     gain = float(fit.history.held_out_loss[0] - fit.history.held_out_loss[kept])
     error = float(fit.history.held_out_error[kept])
-    why = f"held-out loss {gain:.3g} +- {error:.2g} below that of the start (step {fit.best_step})"
+    side = "below" if gain >= 0 else "above"
+    why = (
+        f"held-out loss {abs(gain):.3g} +- {error:.2g} {side} that of the start "
+        f"(step {fit.best_step})"
+    )
     if fit.best_step == 0:
         gain, why = 0.0, "adds nothing that held-out rows confirm to its start"
     verdict = GOOD if gain > 2 * error and fit.best_step else LOOK

