@@ -437,6 +437,7 @@ def observed_density(mixture, table):
 SEEN = TABLE[~np.isnan(TABLE).all(axis=1)]
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize("mixture", [GAUSSIAN, UNEQUAL], ids=["gaussian", "unequal"])
 def test_marginals_over_random_holes(mixture):
     found = disco.log_marginal(KEY, prior_of(mixture), SEEN, num_particles=256, num_runs=20)
@@ -455,6 +456,7 @@ def test_marginals_over_random_holes(mixture):
         )
 
 
+@pytest.mark.statistics
 def test_marginals_of_a_normalised_and_of_a_clamped_prior():
     prior = prior_of(UNEQUAL).normalize(KEY)
     one = disco.log_marginal(KEY, prior, {"a": 0.3}, num_particles=256, num_runs=20)
@@ -489,6 +491,7 @@ def test_the_order_of_observation_does_not_matter_on_a_trained_network():
     )
 
 
+@pytest.mark.statistics
 def test_the_marginal_of_whole_rows_is_their_density(prior):
     """Nothing is left to integrate: all weights are equal, and every run says the same."""
     rows = np.asarray(draw(prior, np.full((ROWS, 3), np.nan)))[:20].reshape(-1, 3)

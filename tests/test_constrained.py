@@ -101,6 +101,7 @@ def test_outside_there_is_no_mass(x):
     assert not np.isnan(PRIOR.score(jnp.array(x))).any()
 
 
+@pytest.mark.statistics
 def test_the_normalised_density_integrates_to_one():
     """By the midpoint rule over positive times unit interval, fine towards both bounds."""
     prior = prior_of((0, 1)).normalize(KEY, num_runs=20)
@@ -271,6 +272,7 @@ def test_the_evidence_is_in_the_users_units():
             assert refused and "twin" not in str(failure), failure
 
 
+@pytest.mark.statistics
 @pytest.mark.parametrize("kept", [(0,), (1, 2), (0, 1, 2)])
 def test_marginals_are_in_the_users_units(kept):
     x = points(4)

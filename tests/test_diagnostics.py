@@ -78,6 +78,7 @@ def test_what_is_rare_is_warned_of():
     assert one.percentile.shape == () and one.typical
 
 
+@pytest.mark.statistics
 def test_a_hole_between_rows_is_seen_by_distance_alone():
     """Two clusters, and a prior that bridges them: its density says nothing of the gap."""
     data = rows(400)

@@ -659,6 +659,7 @@ def test_a_table_as_an_argument_of_tempered_smc():
     assert (completed.std(0)[~there] > 0.1).all()
 
 
+@pytest.mark.statistics
 def test_the_evidence_of_a_padded_table_is_that_of_the_table():
     """Closed form: the log density of what is there under the Gaussian, plus log Z."""
     smc = disco.TemperedSMC(with_table, num_particles=1024, num_chains=8, progress_bar=False)

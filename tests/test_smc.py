@@ -80,6 +80,7 @@ def skewed():
     return run(skewed_model)
 
 
+@pytest.mark.statistics
 def test_evidence_of_a_skewed_target_with_unequal_modes(skewed):
     check_evidence(skewed.log_normalizer, LOG_MASS, "skewed, unequal modes")
 
@@ -135,6 +136,7 @@ def test_moves_towards_the_wrong_temperature_fail(monkeypatch):
         check_draws(smc.get_samples(group_by_chain=True))
 
 
+@pytest.mark.statistics
 def test_error_of_the_path_shrinks_with_the_root_of_the_particles():
     """Sixteen times as many particles: a quarter of the error, itself known to a sixth from 20."""
 
@@ -195,6 +197,7 @@ def test_draws_of_the_base_on_the_edge_of_their_support(share):
         assert (result.status == tempering.NON_FINITE).all()
 
 
+@pytest.mark.statistics
 def test_dropped_jacobian_fails(monkeypatch):
     """A positive site moves on the log scale; without the Jacobian it has another density."""
 
@@ -213,6 +216,7 @@ def test_dropped_jacobian_fails(monkeypatch):
         check()
 
 
+@pytest.mark.statistics
 def test_evidence_of_an_ordinary_model_with_a_learned_prior_and_condition():
     """A Gaussian energy of known mass, one coordinate clamped, another seen through noise."""
     covariance = np.array([[1.0, 0.6], [0.6, 2.0]])

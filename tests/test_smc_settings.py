@@ -121,6 +121,7 @@ class TestBase:
 
 
 class TestDiscrete:
+    @pytest.mark.statistics
     def test_enumerable_sites_are_summed_out(self):
         """The colour of each of five balls, drawn from an urn with a Beta prior."""
         other = np.array([0.1, 0.9])

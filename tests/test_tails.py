@@ -177,6 +177,7 @@ def test_columns_with_a_support_keep_it():
     assert isinstance(a, SinhArcsinhReal) and b is constraints.positive
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("kind", ["heavy tails", "two clouds"])
 def test_held_out_rows_choose(kind):
     rows = rows_of(8, 1500)

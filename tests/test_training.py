@@ -211,6 +211,7 @@ def test_units_go_in_and_come_out(few):
     np.testing.assert_allclose(difference, -np.log(scale).sum(), atol=2e-2)
 
 
+@pytest.mark.training
 def test_where_no_step_helps_the_gaussian_start_is_kept():
     """Few rows of a Gaussian in many dimensions: all a network could do is learn them by heart."""
     noise = np.random.default_rng(0).normal(size=(60, 6))
@@ -228,6 +229,7 @@ def test_where_no_step_helps_the_gaussian_start_is_kept():
     np.testing.assert_allclose(fit.distribution.score(noise[:20]) * unit, score, atol=1e-4)
 
 
+@pytest.mark.training
 def test_noise_scale_chosen_by_held_out_rows(few):
     fit = disco.fit(jax.random.key(0), few, **{**SMALL, "noise_scale": None})
     chosen = fit.settings.noise_scale
@@ -284,6 +286,7 @@ def test_layers_decay_and_nothing_else(few):
     assert {"kernel" in path for path in paths if "linear" not in path} == {True, False}
 
 
+@pytest.mark.training
 def test_decay_is_for_few_rows_and_a_mixture():
     """From a Gaussian the network has the whole shape to hold."""
     settings = {**SMALL, "num_steps": 50, "max_components": 2}
