@@ -32,8 +32,8 @@ class Directions(NamedTuple):
 def column_directions(rng_key: Array, whitener: Array, count: int) -> Directions:
     """Random sets of free columns of a table, as directions of standardised units.
 
-    Half of them hold a single column; the others as many as chance says, but not all. By NumPy, so
-    not to be called inside of a compiled program.
+    Half of them are of a single column; the others of as many as chance says, but not of all. By
+    NumPy, so not to be called inside of a compiled program.
 
     Args:
         rng_key: random key.
