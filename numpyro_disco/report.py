@@ -113,8 +113,8 @@ def _network(fit: FitResult) -> Line:
         f"(step {fit.best_step})"
     )
     if fit.best_step == 0:
-        gain, why = 0.0, "adds nothing that held-out rows confirm to its start"
-    verdict = GOOD if gain > 2 * error and fit.best_step else LOOK
+        why = "adds nothing that held-out rows confirm to its start"
+    verdict = GOOD if gain > 2 * error else LOOK
     return _line(
         "network", gain, verdict, why, "its start says it all, or more rows or steps are needed"
     )
