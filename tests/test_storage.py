@@ -265,6 +265,16 @@ def test_the_format_before_supports(tmp_path, relatives):
     assert disco.load(path)._supports.real
 
 
+def test_the_format_before_shares(tmp_path, relatives):
+    path = tmp_path / "old.npz"
+    disco.save(path, relatives["plain"])
+    network = json.loads(members(path)["description.json"])["network"]
+    assert network.pop("defensive_share") == 0
+    change_description(path, format_version=4, network=network)
+    x = jnp.zeros(len(NAMES))
+    assert disco.load(path).log_prob(x) == relatives["plain"].log_prob(x)
+
+
 def test_a_support_that_is_no_data(tmp_path, prior):
     odd = prior._replace(_supports=CoordinateSupports((constraints.circular,) * 3))
     with pytest.raises(ValueError, match="NumPyro's own constraints.*cannot be saved"):
