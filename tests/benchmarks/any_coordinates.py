@@ -214,6 +214,12 @@ def score(task: Task, draws: np.ndarray) -> Scores:
     return Scores(energies, inside50[hidden].mean(), inside90[hidden].mean())
 
 
+def ratio(own: np.ndarray, other: np.ndarray) -> str:
+    """Mean energy score over another method's on the same rows, and its standard error."""
+    error = (own - other).std() / np.sqrt(len(own)) / other.mean()
+    return f"{own.mean() / other.mean():.3f} ± {error:.3f}"
+
+
 OURS = ("fit", "its mixture alone", "truth")
 HEADER = (
     "| table | method | energy score | over the best rival's | 50 % | 90 % | training, s | "
@@ -247,19 +253,18 @@ def run_table(name: str, args: argparse.Namespace) -> str:
     rivals = [m for m, own in energies.items() if m not in OURS and np.isfinite(own).all()]
     rival = energies[min(rivals, key=lambda method: energies[method].mean())]
     asked = np.isfinite(energies["flow, our sampler"])
-    own, flow_s = (energies[method][asked] for method in ("fit", "flow, our sampler"))
-    error = (own - flow_s).std() / np.sqrt(len(own)) / flow_s.mean()
-    print(f"  fit over flow, {len(own)} rows: {own.mean() / flow_s.mean():.3f} ± {error:.3f}")
+    for other, rows in (("flow, our sampler", asked), ("its mixture alone", slice(None))):
+        own, beside = energies["fit"][rows], energies[other][rows]
+        print(f"  {name}: fit over {other}, {len(own)} rows: {ratio(own, beside)}")
     lines = ""
     for method, runs in found.items():
         asked = np.isfinite(energies[method])
-        own, best = energies[method][asked], rival[asked]
-        error = (own - best).std() / np.sqrt(len(own)) / best.mean()
+        own = energies[method][asked]
         half, ninety = (np.mean([s[k] for s in runs]) for k in (1, 2))
         training, drawing = np.mean(seconds[method], axis=0)
         lines += (
-            f"| {name} | {method} | {own.mean():.4f} | {own.mean() / best.mean():.3f} ± "
-            f"{error:.3f} | {half:.3f} | {ninety:.3f} | {training:.0f} | {drawing:.0f} |\n"
+            f"| {name} | {method} | {own.mean():.4f} | {ratio(own, rival[asked])} | "
+            f"{half:.3f} | {ninety:.3f} | {training:.0f} | {drawing:.0f} |\n"
         )
     return lines
 

@@ -23,9 +23,9 @@ rows and the largest; mean log density of the whole test rows (of what `fit` lea
 quadrature in the plane, elsewhere by draws of its reference, and empty where these do not do);
 where the truth is not known, mean log score of the conditionals (higher is better) and continuous
 ranked probability score (lower is better), in standard deviations as well; seconds of training, all
-that was compiled included. Means over seeds. Where each column is asked about in turn, a second
-table compares column by column with the best rival, with the standard error of the paired
-difference.
+that was compiled included. Means over seeds. A second table says what the network adds to its
+reference, with the standard error of the paired difference, and where that is nothing; where each
+column is asked about in turn, a third compares column by column with the best rival.
 """
 
 from __future__ import annotations
@@ -505,6 +505,10 @@ HEADER = (
     "|---|---|---|---|---|---|---|---|\n"
 )
 OURS = ("fit", "its reference alone", "fit, Gaussian reference")
+NETWORK_HEADER = (
+    "| task | W1, lower by | log density, higher by | log score, higher by | CRPS, lower by | "
+    "the network |\n|---|---|---|---|---|---|\n"
+)
 COLUMN_HEADER = (
     "| task | column | best rival | fit over it, nats | its reference over it, nats | "
     "lowest CRPS of a rival | fit over it | its reference over it |\n"
@@ -512,13 +516,39 @@ COLUMN_HEADER = (
 )
 
 
+def of_all(part: str, method: str, runs: list[dict[str, tuple]]) -> np.ndarray:
+    """Scores of a method in all runs, (columns, n); empty where they do not apply."""
+    return np.concatenate([getattr(run[method][0], part) for run in runs], axis=-1)
+
+
+def with_error(gain: np.ndarray) -> str:
+    """Mean and its standard error."""
+    return f"{gain.mean():+.4f} ± {gain.std() / np.sqrt(len(gain)):.4f}"
+
+
+def of_network(name: str, runs: list[dict[str, tuple]]) -> str:
+    """What `fit` has over its reference alone, row by row; judged by W1, or by log scores."""
+    cells, verdict = [], ""
+    for part, sign in (("distance", -1), ("joint", 1), ("log_score", 1), ("ranked", -1)):
+        own, alone = (of_all(part, method, runs) for method in OURS[:2])
+        gain = sign * (own - alone)
+        if not gain.size or np.isnan(gain).any():
+            cells.append("")
+            continue
+        gain = gain.mean(0)
+        cells.append(with_error(gain))
+        if part in ("distance", "log_score"):
+            errors = gain.mean() / max(gain.std() / np.sqrt(len(gain)), 1e-12)
+            verdict = "adds nothing" if abs(errors) < 2 else "adds" if errors > 0 else "takes away"
+    return f"| {name} | {' | '.join(cells)} | {verdict} |\n"
+
+
 def by_column(name: str, runs: list[dict[str, tuple]]) -> str:
     """Scores of each column, and of all, over those of the rival that is best at it."""
-
-    def found(part: str) -> dict[str, np.ndarray]:
-        return {m: np.concatenate([getattr(run[m][0], part) for run in runs], 1) for m in runs[0]}
-
-    log_scores, ranked = found("log_score"), found("ranked")
+    log_scores, ranked = (
+        {method: of_all(part, method, runs) for method in runs[0]}
+        for part in ("log_score", "ranked")
+    )
     rivals = [method for method in log_scores if method not in OURS]
     lines = ""
     for column in [*range(len(log_scores["fit"])), None]:
@@ -531,8 +561,7 @@ def by_column(name: str, runs: list[dict[str, tuple]]) -> str:
             best = max(rivals, key=lambda method: sign * of[method].mean())  # noqa: B023
             cells.append(best)
             for method in ("fit", "its reference alone"):
-                gain = of[method] - of[best]
-                cells.append(f"{gain.mean():+.4f} ± {gain.std() / np.sqrt(len(gain)):.4f}")
+                cells.append(with_error(of[method] - of[best]))
         lines += f"| {' | '.join(cells)} |\n"
     return lines
 
@@ -572,7 +601,7 @@ def main(arguments: list[str] | None = None) -> None:
         names = names if args.tasks else ["mixture_2", "moons", "magic"]
         args.seeds, args.rows = 1, 2000
         settings = {"num_steps": 100, "width": 16, "num_blocks": 1, "max_components": 4}
-    tables, columns = HEADER, COLUMN_HEADER
+    tables, networks, columns = HEADER, NETWORK_HEADER, COLUMN_HEADER
     for name in names:
         seeds = range(args.first_seed, args.first_seed + args.seeds)
         runs = [run_task(name, seed, args.rows, settings, args.rivals) for seed in seeds]
@@ -582,9 +611,10 @@ def main(arguments: list[str] | None = None) -> None:
             seconds = np.mean([run[method][1] for run in runs])
             text = show((mean[0], worst, *mean[2:]))
             tables += f"| {name} | {method} | {text} | {seconds:.0f} |\n"
+        networks += of_network(name, runs)
         if len(runs[0]["fit"][0].log_score) > 1 and args.rivals:
             columns += by_column(name, runs)
-    tables += "" if columns == COLUMN_HEADER else "\n" + columns
+    tables += "\n" + networks + ("" if columns == COLUMN_HEADER else "\n" + columns)
     print(tables)
     if args.output is not None:
         args.output.write_text(tables)
