@@ -42,6 +42,11 @@ def check_fraction(value: Any, argument: str) -> float:
     return number
 
 
+def check_share(value: Any, argument: str) -> float:
+    """Return `value` as a float of at least 0 and less than 1."""
+    return 0.0 if value == 0 else check_fraction(value, argument)
+
+
 def check_key(rng_key: Any) -> jax.Array:
     """Return `rng_key` as one typed key; legacy `PRNGKey` arrays are taken too."""
     if isinstance(rng_key, int | np.integer) or not hasattr(rng_key, "dtype"):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from numpyro_disco._checks import check_count, check_fraction
+from numpyro_disco._checks import check_count, check_share
 from numpyro_disco._typing import Array
 
 FLOOR = 10.0
@@ -121,9 +121,7 @@ class EnergyNetwork(_ResidualNetwork):
         self, dimension: int, *, width: int = 128, defensive_share: float = 0.0, **settings: Any
     ) -> None:
         check_count(width, "width")
-        if defensive_share != 0:
-            check_fraction(defensive_share, "defensive_share")
-        self.defensive_share = float(defensive_share)
+        self.defensive_share = check_share(defensive_share, "defensive_share")
         super().__init__(dimension, dimension + width, width=width, **settings)
         self.offset = nnx.Param(jnp.full(width, np.sqrt(2 * FLOOR / width)))
 

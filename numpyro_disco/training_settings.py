@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from numpyro_disco._checks import check_count, check_fraction, check_positive
+from numpyro_disco._checks import check_count, check_fraction, check_positive, check_share
 from numpyro_disco.noise import geometric_noise_scales
 from numpyro_disco.posterior import TRIED_SCALES
 
@@ -149,8 +149,8 @@ class TrainingSettings:
             check_count(self.posterior_rows, "posterior_rows")
         if self.num_redraws is not None:
             check_count(self.num_redraws, "num_redraws", minimum=0)
-        if self.defensive_share not in (None, 0):
-            check_fraction(self.defensive_share, "defensive_share")
+        if self.defensive_share is not None:
+            check_share(self.defensive_share, "defensive_share")
         for name in ("learning_rate", "disco_weight"):
             check_positive(getattr(self, name), name)
         if self.weight_decay not in (None, 0):
