@@ -73,6 +73,8 @@ class Task(NamedTuple):
     """Those that are asked for, each given all others."""
     truth: Density | None = None
     """The density behind the rows, normalised, where it is known."""
+    scale: np.ndarray | None = None
+    """Standard deviations of real columns, (D,), in their own units."""
 
     def grid(self, column: int) -> np.ndarray:
         """Where a column is asked about: its range and a tenth more at either end."""
@@ -180,7 +182,8 @@ def real(
     """The last rows are asked about; units are those of the others' deviations."""
     rows, test = rows[:-num_test][:num_rows], rows[-num_test:]
     loc, scale = rows.mean(0), rows.std(0)
-    return Task((rows - loc) / scale, (test - loc) / scale, columns), loc, scale
+    task = Task((rows - loc) / scale, (test - loc) / scale, columns, scale=scale)
+    return task, loc, scale
 
 
 def table(name: str, num_test: int, num_rows: int, seed: int) -> Task:
@@ -497,6 +500,13 @@ def run_task(
         )
     if task.truth is not None:
         print(f"{name} | {seed} | truth | {normalised(task.truth)(task).mean():.4f}", flush=True)
+    elif task.scale is not None and len(task.columns) == 1:
+        unit = task.scale[task.columns[0]]
+        print(
+            f"{name} | {seed} | in the column's own units a log score is {-np.log(unit):+.3f} "
+            f"higher and a CRPS {unit:.3f} times as large",
+            flush=True,
+        )
     return found
 
 
