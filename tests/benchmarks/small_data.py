@@ -3,7 +3,7 @@
     python tests/benchmarks/small_data.py
     python tests/benchmarks/small_data.py --small                one table and split, hardly trained
 
-Three tables of scikit-learn's, each split several times: three rows in four are learned from, which
+Two tables of scikit-learn's, each split several times: three rows in four are learned from, which
 for `fit` includes those that it holds out. Methods: `fit`, by its defaults, normalised by SMC; the
 mixture that it starts from; scikit-learn's mixtures by EM of one and of five components.
 
@@ -24,7 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
+from sklearn.datasets import load_breast_cancer, load_wine
 from sklearn.mixture import GaussianMixture
 
 import numpyro_disco as disco
@@ -32,8 +32,6 @@ import numpyro_disco as disco
 TABLES = {
     "wine": lambda: load_wine().data,
     "breast cancer": lambda: load_breast_cancer().data,
-    # Without sex, which takes two values.
-    "diabetes": lambda: np.delete(load_diabetes().data, 1, axis=1),
 }
 
 
