@@ -43,8 +43,11 @@ def check_fraction(value: Any, argument: str) -> float:
 
 
 def check_share(value: Any, argument: str) -> float:
-    """Return `value` as a float of at least 0 and less than 1."""
-    return 0.0 if value == 0 else check_fraction(value, argument)
+    """Return `value` as a float of at least 0 and less than 1/2."""
+    number = 0.0 if value == 0 else check_fraction(value, argument)
+    if number >= 0.5:
+        raise ValueError(f"Expected a share of less than 1/2 for `{argument}`; got {value!r}.")
+    return number
 
 
 def check_key(rng_key: Any) -> jax.Array:

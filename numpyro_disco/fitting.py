@@ -146,6 +146,7 @@ class FitResult:
         - log density: of held-out rows, after normalisation by tempered SMC, against the Gaussian
           of the rows;
         - memory: how much more likely rows are that were trained on;
+        - constant, of a contrast: log Z, which is zero if what was learned is a density;
         - smoothing: in the user's units, and what it does to a column given the others;
         - score: its error at five noise levels against the exact score of the smoothed rows, and
           the share of the posterior over rows that is on the row itself;

@@ -93,9 +93,15 @@ class EnergyNetwork(_ResidualNetwork):
     when A says so, nothing when A = 0. The constant c gives the squared norm a gradient there, and
     room to fall: a plain squared norm that starts at zero could only grow.
 
-    With a defensive share e, what is said is :math:`-\log((1 - e) \exp(-f) + e)` instead: with
-    the reference q beside it the density is (1 - e) q exp(-f) + e q, never less than e q
-    (Hesterberg 1995), and f = 0 still adds nothing.
+    With a defensive share e, each of p = q exp(-f) and q is taken with that much of the other in
+    it, and what is said is
+
+    .. math:: -\log \frac{(1 - e) \, p + e \, q}{(1 - e) \, q + e \, p} ,
+
+    which is between -log((1 - e) / e) and the opposite, for small |f| hardly other than f, and
+    zero where f is: no point is more than (1 - e) / e times likelier or less likely than in the
+    reference. So neither can a row far out be taken for impossible, nor can mass gather where
+    neither rows nor draws of the reference have been (defensive mixtures, Hesterberg 1995).
 
     Each coordinate is also seen through sines and cosines of doubling frequency, without which a
     network is slow to learn structure on the scale of the smoothing (Tancik et al. 2020). They fade
@@ -107,7 +113,7 @@ class EnergyNetwork(_ResidualNetwork):
         num_blocks: residual blocks of two layers each.
         num_octaves: how many frequencies, pi/4 times 1, 2, 4, ... per standard deviation.
         num_local: how many more numbers it is given of each point, see `Reference.describe`.
-        defensive_share: e, at least 0 and less than 1.
+        defensive_share: e, at least 0 and less than 1/2.
         linear: the matrix A, shape (D, D); zero by default.
         rngs: flax random keys, for the first weights.
 
@@ -144,8 +150,8 @@ class EnergyNetwork(_ResidualNetwork):
         f = 0.5 * ((self.linear[...] @ z + g) ** 2).sum() + (k * (offset + 0.5 * k)).sum()
         if not self.defensive_share:
             return f
-        own, kept = math.log1p(-self.defensive_share), math.log(self.defensive_share)
-        return -jnp.logaddexp(own - f, kept)
+        own, other = math.log1p(-self.defensive_share), math.log(self.defensive_share)
+        return jnp.logaddexp(own, other - f) - jnp.logaddexp(own - f, other)
 
 
 class ScoreNetwork(_ResidualNetwork):

@@ -14,6 +14,7 @@ from numpyro_disco._typing import Array
 from numpyro_disco.energies import Learned, LearnedEnergy
 from numpyro_disco.noise import geometric_noise_scales
 from numpyro_disco.posterior import row_posterior
+from numpyro_disco.training_settings import CONTRASTS
 
 if TYPE_CHECKING:
     from numpyro_disco.fitting import FitResult
@@ -89,7 +90,14 @@ def make_report(rng_key: Array, fit: FitResult) -> Report:
     rows = fit._rows[pick.permutation(len(fit._rows))[:MAX_POINTS]]
     held_out = fit._held_out[:MAX_POINTS]
     draws = np.asarray(fit.distribution.sample(draw_key, (MAX_POINTS,)), np.float64)
-    lines = [_network(fit), *_density(density_key, fit, rows, held_out)]
+    normalized = fit.distribution.normalize(density_key, num_runs=NUM_RUNS)
+    log_z, error = (
+        float(np.asarray(number))
+        for number in (normalized.log_normalizer, normalized.log_normalizer_error)
+    )
+    lines = [_network(fit), *_density(fit, rows, held_out, log_z, error)]
+    if fit.settings.objective in CONTRASTS:
+        lines.append(_constant(log_z, error))
     noise_scales = score_errors = np.zeros(0)
     if fit.distribution.noise_scale is None:
         lines.append(Line("smoothing", 0.0, GOOD, "none: rows are told from draws as they are"))
@@ -121,14 +129,9 @@ def _network(fit: FitResult) -> Line:
 
 
 def _density(
-    rng_key: Array, fit: FitResult, rows: np.ndarray, held_out: np.ndarray
+    fit: FitResult, rows: np.ndarray, held_out: np.ndarray, log_z: float, error: float
 ) -> tuple[Line, Line]:
     """Held-out log density against a Gaussian's, and against that of rows trained on."""
-    normalized = fit.distribution.normalize(rng_key, num_runs=NUM_RUNS)
-    log_z, error = (
-        float(np.asarray(number))
-        for number in (normalized.log_normalizer, normalized.log_normalizer_error)
-    )
     of_held_out, of_rows = (
         -np.asarray(_energies(fit._energy, x), np.float64) - log_z for x in (held_out, rows)
     )
@@ -158,6 +161,18 @@ def _density(
         "much more means learned by heart: fewer steps, more smoothing, a smaller network",
     )
     return first, second
+
+
+def _constant(log_z: float, error: float) -> Line:
+    """A contrast learns the constant too: what `fit` returns is normalised but for its errors."""
+    return _line(
+        "constant",
+        log_z,
+        _verdict(abs(log_z), 0.1 + 2 * error, 1 + 2 * error),
+        f"log Z {log_z:+.3f} +- {error:.2g}, and a contrast learns a density that has 0",
+        "there may be mass where neither rows nor draws of the reference have been: more rows, a "
+        "`defensive_share`, or fewer steps (`normalize` corrects the constant, not the shape)",
+    )
 
 
 def _smoothing(fit: FitResult) -> Line:

@@ -31,9 +31,10 @@ from numpyro_disco.reference import GaussianReference, MixtureReference, Referen
 from numpyro_disco.tails import SinhArcsinhReal
 
 FORMAT = "numpyro_disco.prior"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 OLDEST_VERSION = 2
-"""Read as well: 2 knows no supports, 3 no sinh-arcsinh maps, 4 no defensive shares."""
+"""Read as well: 2 knows no supports, 3 no sinh-arcsinh maps, 4 no defensive shares; 5 understood
+such a share otherwise, and is read where there is none."""
 SINGLE_CONSTRAINTS = ("real", "positive", "nonnegative", "softplus_positive", "unit_interval")
 FAMILIES = (
     "interval",
@@ -186,6 +187,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
                 raise LoadError(
                     f"'{path}' has format version {version}; this numpyro_disco reads versions "
                     f"{OLDEST_VERSION} to {FORMAT_VERSION}. {remedy}"
+                )
+            if version == 5 and description["network"]["defensive_share"]:
+                raise LoadError(
+                    f"'{path}' has format version 5 and a defensive share, which meant something "
+                    "else then. Fit and save the prior again."
                 )
             arrays = {}
             for name, shape in description["arrays"].items():

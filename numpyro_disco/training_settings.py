@@ -70,11 +70,13 @@ class TrainingSettings:
             then looks at 2 + num_redraws points for each row instead of 2. 0 leaves it out. By
             default 4 beside a single Gaussian of two columns or more; 0 beside a mixture, which is
             near the rows.
-        defensive_share: for a contrast, the share e of the reference in what is learned, a density
-            (1 - e) q exp(-f) + e q: wherever the network has seen little it takes away no more than
-            a factor of e. Without it a few rows far from all others, which a network takes for
-            impossible, cost more than what is learned of the rest. By default 0.001 beside a
-            mixture, otherwise 0.
+        defensive_share: for a contrast, how much of the reference is in what is learned, and of
+            that in the reference, before their ratio is taken: no point is more than about one
+            over this share times likelier or less likely than in the reference. Without it a few
+            rows far from all others, which a network takes for impossible, cost more than what is
+            learned of the rest; and of few rows in many columns a network makes places that are
+            likelier than they can be, where no draw of the reference comes to tell it otherwise.
+            By default 0.001 beside a mixture, which is near the rows; otherwise 0.
         disco_weight: of the DISCO loss beside the contrastive one, for "joint".
         undo_smoothing: train the score with the reference smoothed like the rows, then put the
             reference itself in its place: what smoothing does to both is undone. Helps as far as

@@ -84,8 +84,8 @@ def test_the_floor_can_be_reached():
     np.testing.assert_allclose(values, -FLOOR, rtol=1e-5)
 
 
-def test_a_share_of_the_reference_is_kept():
-    """The energy rises by log(1 / share) at most, and by nothing where f is zero."""
+def test_a_share_of_either_density_is_in_the_other():
+    """The energy rises and falls by log(1 / share - 1) at most, and by nothing where f is zero."""
     share = 0.01
     start = evaluate(make(defensive_share=share), points_everywhere())
     np.testing.assert_allclose(start, 0.0, atol=1e-7)
@@ -93,8 +93,11 @@ def test_a_share_of_the_reference_is_kept():
     network = perturbed(0, 1.0)
     nnx.update(capped, nnx.state(network))
     f, values = (np.asarray(evaluate(n, points_everywhere()), float) for n in (network, capped))
-    np.testing.assert_allclose(np.exp(-values), (1 - share) * np.exp(-f) + share, rtol=1e-4)
-    assert f.max() > 1000 and values.max() <= -np.log(share) + 1e-5
+    ratio = np.exp(-f)
+    expected = ((1 - share) * ratio + share) / (1 - share + share * ratio)
+    np.testing.assert_allclose(np.exp(-values), expected, rtol=1e-4)
+    assert f.max() > 1000
+    assert np.abs(values).max() <= np.log(1 / share - 1) + 1e-5
     slopes = jax.vmap(jax.grad(capped))(points_everywhere())
     assert np.isfinite(np.asarray(slopes)).all()
 

@@ -142,8 +142,11 @@ def test_a_contrast_has_no_smoothing_to_report():
     fit = disco.fit(jax.random.key(0), rows, reference="mixture", objective="contrastive", **small)
     report = fit.report(jax.random.key(1))
     assert [line.name for line in report.lines] == [
-        n for n in NAMES if n not in ("score", "own row")
+        *NAMES[:3],
+        "constant",
+        *(name for name in NAMES[3:] if name not in ("score", "own row")),
     ]
+    assert report["constant"].verdict == "good" and abs(report["constant"].value) < 0.1
     assert report["smoothing"].verdict == "good" and "none" in report["smoothing"].why
     assert report["log density"].verdict == "good" and len(report.noise_scales) == 0
 

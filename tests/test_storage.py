@@ -184,7 +184,7 @@ def test_the_file_is_arrays_and_a_readable_description(path):
     contents = members(path)
     description = json.loads(contents.pop("description.json"))
     assert description["format"] == "numpyro_disco.prior"
-    assert description["format_version"] == 5
+    assert description["format_version"] == 6
     assert description["names"] == list(NAMES)
     assert description["observed"] == [True, True, False]
     assert description["network"]["width"] == 16
@@ -253,8 +253,8 @@ def change_description(path, **changes):
 
 
 def test_a_newer_format(path):
-    change_description(path, format_version=6)
-    with pytest.raises(disco.LoadError, match="format version 6.*reads versions 2 to 5.*Upgrade"):
+    change_description(path, format_version=7)
+    with pytest.raises(disco.LoadError, match="format version 7.*reads versions 2 to 6.*Upgrade"):
         disco.load(path)
 
 
@@ -273,6 +273,17 @@ def test_the_format_before_shares(tmp_path, relatives):
     change_description(path, format_version=4, network=network)
     x = jnp.zeros(len(NAMES))
     assert disco.load(path).log_prob(x) == relatives["plain"].log_prob(x)
+
+
+def test_a_share_of_another_meaning(tmp_path, relatives):
+    path = tmp_path / "old.npz"
+    disco.save(path, relatives["plain"])
+    network = json.loads(members(path)["description.json"])["network"]
+    change_description(path, format_version=5)
+    assert disco.load(path).names == relatives["plain"].names
+    change_description(path, format_version=5, network={**network, "defensive_share": 0.1})
+    with pytest.raises(disco.LoadError, match="version 5 and a defensive share.*Fit and save"):
+        disco.load(path)
 
 
 def test_a_support_that_is_no_data(tmp_path, prior):
