@@ -20,7 +20,9 @@ from numpyro_disco.objectives import OBJECTIVES, rows_and_draws
 from numpyro_disco.posterior import reads_near_rows, tree_order
 from numpyro_disco.training_settings import STEPS_PER_ROUND, TrainingSettings
 
-MAX_HELD_OUT_POINTS = 4096
+MAX_HELD_OUT_POINTS = {True: 16_384, False: 4096}
+"""Most held-out rows, and their repeats, that judge a run: more where each step is held against the
+best one strictly, and where all that is looked at is the energy and not its slope."""
 
 
 class History(NamedTuple):
@@ -181,9 +183,11 @@ def _judge(
     rng_key: Array, held_out: np.ndarray, template: Learned, options: TrainingSettings
 ) -> Judge:
     """Held-out loss of each row under given weights, with the same noise at every look."""
-    rows = jnp.asarray(held_out[:MAX_HELD_OUT_POINTS])
-    repeats = max(1, min(16, MAX_HELD_OUT_POINTS // len(rows)))
-    noise = OBJECTIVES[options.objective].noise(rng_key, rows, repeats, template, options)
+    objective = OBJECTIVES[options.objective]
+    most = MAX_HELD_OUT_POINTS[objective.strict]
+    rows = jnp.asarray(held_out[:most])
+    repeats = max(1, min(16, most // len(rows)))
+    noise = objective.noise(rng_key, rows, repeats, template, options)
     return lambda weights: np.asarray(_held_out_losses(weights, template, rows, noise, options))
 
 
