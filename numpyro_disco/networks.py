@@ -98,7 +98,7 @@ class EnergyNetwork(_ResidualNetwork):
 
     .. math:: -\log \frac{(1 - e) \, p + e \, q}{(1 - e) \, q + e \, p} ,
 
-    which is between -log((1 - e) / e) and the opposite, for small |f| hardly other than f, and
+    which is between -log((1 - e) / e) and the opposite, near zero hardly other than f, and
     zero where f is: no point is more than (1 - e) / e times likelier or less likely than in the
     reference. So neither can a row far out be taken for impossible, nor can mass gather where
     neither rows nor draws of the reference have been (defensive mixtures, Hesterberg 1995).
