@@ -20,7 +20,7 @@ from numpyro_disco.objectives import OBJECTIVES, rows_and_draws
 from numpyro_disco.posterior import reads_near_rows, tree_order
 from numpyro_disco.training_settings import STEPS_PER_ROUND, TrainingSettings
 
-MAX_HELD_OUT_POINTS = {True: 16_384, False: 4096}
+MAX_HELD_OUT_POINTS, MAX_STRICT_POINTS = 4096, 16_384
 """Most held-out rows, and their repeats, that judge a run: more where each step is held against the
 best one strictly, and where all that is looked at is the energy and not its slope."""
 
@@ -184,7 +184,7 @@ def _judge(
 ) -> Judge:
     """Held-out loss of each row under given weights, with the same noise at every look."""
     objective = OBJECTIVES[options.objective]
-    most = MAX_HELD_OUT_POINTS[objective.strict]
+    most = MAX_STRICT_POINTS if objective.strict else MAX_HELD_OUT_POINTS
     rows = jnp.asarray(held_out[:most])
     repeats = max(1, min(16, most // len(rows)))
     noise = objective.noise(rng_key, rows, repeats, template, options)
