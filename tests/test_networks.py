@@ -98,6 +98,13 @@ def test_a_share_of_either_density_is_in_the_other():
     np.testing.assert_allclose(np.exp(-values), expected, rtol=1e-4)
     assert f.max() > 1000
     assert np.abs(values).max() <= np.log(1 / share - 1) + 1e-5
+    # As far down as a fresh network's correction goes, which is further than the share lets it.
+    lowest = make(defensive_share=share)
+    lowest.outlet.bias[...] = jnp.concatenate([jnp.zeros(2), -lowest.offset[...]])
+    ratio = ((1 - share) * np.exp(FLOOR) + share) / (1 - share + share * np.exp(FLOOR))
+    found = evaluate(lowest, points_everywhere())
+    np.testing.assert_allclose(found, -np.log(ratio), rtol=1e-5)
+    assert np.log(1 / share - 1) - 0.01 < np.log(ratio) < FLOOR / 2
     slopes = jax.vmap(jax.grad(capped))(points_everywhere())
     assert np.isfinite(np.asarray(slopes)).all()
 
