@@ -165,13 +165,18 @@ def _density(
 
 def _constant(log_z: float, error: float) -> Line:
     """A contrast learns the constant too: what `fit` returns is normalised but for its errors."""
+    remedy = (
+        "there may be mass where neither rows nor draws of the reference have been: more rows, a "
+        "`defensive_share`, or fewer steps (`normalize` corrects the constant, not the shape)"
+        if log_z > 0
+        else "the constant was not learned: `normalize` corrects it, more rows do better"
+    )
     return _line(
         "constant",
         log_z,
         _verdict(abs(log_z), 0.1 + 2 * error, 1 + 2 * error),
         f"log Z {log_z:+.3f} +- {error:.2g}, and a contrast learns a density that has 0",
-        "there may be mass where neither rows nor draws of the reference have been: more rows, a "
-        "`defensive_share`, or fewer steps (`normalize` corrects the constant, not the shape)",
+        remedy,
     )
 
 
