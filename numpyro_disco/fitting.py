@@ -60,9 +60,9 @@ class FitResult:
     Attributes:
         history: what training saw; `plot_history` draws it.
         settings: with which it was trained.
-        best_step: the step whose weights the distribution holds: the last one whose held-out loss
-            was the lowest, give or take one standard error of the difference. Zero means that the
-            network did not improve on its start.
+        best_step: the step whose weights the distribution holds: of a contrast the one whose
+            held-out loss was lowest, of the other objectives the last one within a standard error
+            of that. Zero means that the network did not improve on its start.
         components: mean held-out log density (of standardised rows) by number of components, for
             a reference that `fit` made a mixture; else empty.
         noise_scales: mean held-out log density of the rows smoothed by each scale tried, if `fit`
@@ -223,8 +223,10 @@ def fit(
 
     - Without it, a Gaussian mixture is fitted as the reference, and the network learns to tell rows
       from draws of it (`objective="contrastive"`). **What is learned is the density of the data**,
-      masses of modes and constant included, as far as draws of the reference reach. Held-out rows
-      judge every step, so the density of whole rows is not worse than the mixture's but by chance.
+      masses of modes included, as far as draws of the reference reach; and its constant, as far as
+      there are rows enough (`FitResult.report` tells, `EnergyDistribution.normalize` mends it).
+      Weights are kept only if they lower the same loss on held-out rows, so that the density of
+      whole rows is usually no worse than the mixture's.
     - With it, the network is trained with the DISCO loss against the posterior over all training
       rows (`objective="disco"`), exact but where there are very many rows of few columns (see
       `posterior_rows`), from the Gaussian that fits the data. **What is learned is the density of
@@ -259,7 +261,7 @@ def fit(
             mixture with the maps and one without, and takes the one that held-out rows prefer.
         reference: "mixture", a Gaussian mixture fitted to the rows with as many components as
             held-out rows ask for, the default of a contrast; "gaussian", the default otherwise,
-            with the data's mean and `REFERENCE_WIDTH` times its deviations, where training starts
+            with the data's mean and twice its deviations, where training starts
             from the Gaussian that fits the data; or a reference of your own, in the user's units
             (of unconstrained coordinates, with `supports`; not with `transform`).
         max_components: most components of such a mixture.

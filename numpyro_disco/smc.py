@@ -237,7 +237,7 @@ class TemperedSMC(MCMC):
         """Log evidence as each run estimates it, shape (num_chains,).
 
         From the weights along the path and from those of draws of a mixture fitted to the final
-        particles, each counted by its variance.
+        particles, each weighted by the inverse of its variance.
 
         Priors and references are normalised, so this is log p(data) for a model of ordinary sites.
         A learned prior that is not normalised adds its own log Z once for every vector drawn from

@@ -112,7 +112,7 @@ class TemperedResult(NamedTuple):
     """Acceptance probability of the move to each particle, shape (num_particles,)."""
     log_normalizer: Array
     """Log of the estimated Z_target / Z_base, shape (): the mean of the path's estimate and of the
-    mixture's, weighted by their variances."""
+    mixture's, weighted by the inverse of their variances."""
     log_path_normalizer: Array
     """The same from the path's weights alone."""
     mixture_ess: Array

@@ -27,7 +27,7 @@ OBJECTIVE_NAMES = (
 DEFENSIVE_SHARE = 0.001
 """By default, beside a mixture (docs/learning.md)."""
 DECAY_ROWS = 30_000
-"""Rows up to which weights decay by default: of ten columns with 17,000 rows more was learned with
+"""Rows up to which weights decay by default: of ten columns with 16,000 rows more was learned with
 decay, of seven with 90,000 less (docs/learning.md)."""
 NUM_REDRAWS = 4
 """By default, beside a single Gaussian."""
@@ -91,8 +91,8 @@ class TrainingSettings:
         learning_rate: Adam's, at the start of its cosine decay to zero.
         weight_decay: what each step takes from the weights of the layers, as a share of them and of
             the learning rate: a pull towards the reference, without which few rows are soon learned
-            by heart. By default 1 for a contrast with a mixture on up to `DECAY_ROWS` rows, where
-            there is little to hold; otherwise 0.
+            by heart. By default 1 for a contrast with a mixture on up to 30,000 rows, where there is
+            little to hold; otherwise 0.
         ema_decay: of the running average of weights that is kept.
         width: units of each hidden layer.
         num_blocks: residual blocks of two layers each.
