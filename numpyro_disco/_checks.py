@@ -17,6 +17,8 @@ import numpy as np
 def check_positive(value: Any, argument: str) -> float:
     """Return `value` as a float; it must be finite and greater than zero."""
     try:
+        if isinstance(value, bool | np.bool_ | str):
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError):
         raise ValueError(f"Expected a positive number for `{argument}`; got {value!r}.") from None
@@ -48,6 +50,13 @@ def check_share(value: Any, argument: str) -> float:
     if number >= 0.5:
         raise ValueError(f"Expected a share of less than 1/2 for `{argument}`; got {value!r}.")
     return number
+
+
+def check_flag(value: Any, argument: str) -> bool:
+    """Return `value` as a bool; it must be one."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"Expected True or False for `{argument}`; got {value!r}.")
+    return bool(value)
 
 
 def check_key(rng_key: Any) -> jax.Array:

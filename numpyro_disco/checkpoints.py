@@ -15,6 +15,8 @@ import numpy as np
 from numpyro_disco._typing import Array, Pytree
 
 FORMAT = "numpyro_disco tempered runs"
+PROBE_TOLERANCE = 1e-3
+"""Of log densities, relative and absolute: what rounding does to them elsewhere is less."""
 
 
 class CheckpointError(ValueError):
@@ -39,15 +41,17 @@ def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def save_state(path: Path, state: Pytree, mark: str) -> None:
+def save_state(path: Path, state: Pytree, mark: str, probe: np.ndarray) -> None:
     """Write `state`, all of it or nothing.
 
     Args:
         path: file to write; an older one there is replaced at the end.
         state: pytree of arrays and random keys.
         mark: the run's `fingerprint`.
+        probe: what the model says of some points: another model says something else.
     """
-    arrays = {"description": np.asarray(json.dumps({"format": FORMAT, "run": mark}))}
+    description = {"format": FORMAT, "run": mark, "probe": probe.tolist()}
+    arrays = {"description": np.asarray(json.dumps(description))}
     for place, leaf in jax.tree_util.tree_leaves_with_path(state):
         data = jax.random.key_data(leaf) if _is_key(leaf) else leaf
         arrays[jax.tree_util.keystr(place)] = np.asarray(data)
@@ -57,13 +61,14 @@ def save_state(path: Path, state: Pytree, mark: str) -> None:
     os.replace(unfinished, path)
 
 
-def load_state(path: Path, template: Pytree, mark: str, impl: Any) -> Pytree:
+def load_state(path: Path, template: Pytree, mark: str, probe: np.ndarray, impl: Any) -> Pytree:
     """Read what `save_state` wrote.
 
     Args:
         path: the file.
         template: pytree of the shapes and types to expect.
         mark: the run's `fingerprint`.
+        probe: what the model says of the points that it was asked about before.
         impl: JAX's kind of the random keys.
 
     Returns:
@@ -77,6 +82,9 @@ def load_state(path: Path, template: Pytree, mark: str, impl: Any) -> Pytree:
             arrays = dict(file)
         description = json.loads(str(arrays.pop("description")))
         known = description["format"] == FORMAT
+        same = np.shape(description["probe"]) == probe.shape and np.allclose(
+            description["probe"], probe, rtol=PROBE_TOLERANCE, atol=PROBE_TOLERANCE, equal_nan=True
+        )
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, EOFError) as error:
         raise CheckpointError(
             f"'{path}' is not a checkpoint of TemperedSMC, or is damaged ({error}). Delete it to "
@@ -86,6 +94,12 @@ def load_state(path: Path, template: Pytree, mark: str, impl: Any) -> Pytree:
         raise CheckpointError(
             f"'{path}' is the checkpoint of another run: key, model arguments or settings differ. "
             "Give another path, or delete it to start anew."
+        )
+    if not same:
+        raise CheckpointError(
+            f"'{path}' is the checkpoint of another model, or of other bases, or of other data or "
+            "priors inside of the model: log densities differ. Give another path, or delete it to "
+            "start anew."
         )
 
     def fill(place: Any, leaf: Any) -> Array:

@@ -37,10 +37,14 @@ from numpyro_disco.supports import CoordinateSupports, check_supports
 from numpyro_disco.tails import SinhArcsinhReal
 from numpyro_disco.training import History, Run, train
 from numpyro_disco.training_settings import (
+    BATCH_SIZE,
     CONTRASTS,
     DECAY_ROWS,
     DEFENSIVE_SHARE,
+    LARGE_BATCH,
+    LARGE_ROWS,
     NUM_REDRAWS,
+    UNDONE,
     TrainingSettings,
 )
 
@@ -147,15 +151,17 @@ class FitResult:
           of the rows;
         - memory: how much more likely rows are that were trained on;
         - constant, of a contrast: log Z, which is zero if what was learned is a density;
-        - smoothing: in the user's units, and what it does to a column given the others;
+        - smoothing: in the user's units, what it does to a column given the others, and what less
+          of it would say more of held-out rows;
         - score: its error at five noise levels against the exact score of the smoothed rows, and
           the share of the posterior over rows that is on the row itself;
         - masses: shares of held-out rows and of draws in clusters of the rows;
         - tails: whether the energy grows beyond the farthest row.
 
-        Smoothing and score are there only if what was learned is smoothed. The held-out rows are
-        those that chose the step that is kept (and the number of components), which flatters their
-        log density a little; rows that `fit` never saw are the stricter judge.
+        The score is there only if what was learned is smoothed. Nothing is good of which held-out
+        rows are too few to say that it is not bad. They are those that chose the step that is kept
+        (and the number of components), which flatters their log density a little; rows that `fit`
+        never saw are the stricter judge.
 
         Args:
             rng_key: random key; a fixed one by default.
@@ -268,10 +274,13 @@ def fit(
         num_refits: what to do with rows that have holes. 0: learn from complete rows alone, which
             is right if holes are made completely at random, and wastes what the other rows say.
             Otherwise, so many times, draw the holes from what was learned and learn again from all
-            rows: stochastic EM, which is right also where holes depend on what is observed.
+            rows: stochastic EM, which is right also where holes depend on what is observed. Rows
+            that are held out are complete ones: the step that is kept, the number of components
+            and the report are judged by those alone.
         resume: a result of `fit` with the same key, data and settings, to go on from. Going on from
             an interrupted run ends where the uninterrupted one would have. A larger `num_steps`
-            goes on for longer, at the learning rate of the longer schedule.
+            goes on for longer, at the learning rate of the longer schedule; a contrast that has
+            run out of `patience` needs more of that as well.
         progress_bar: show progress with tqdm.
         **settings: fields of `TrainingSettings`, by name: `noise_scale`, `num_steps`, `width`, ...
 
@@ -318,20 +327,17 @@ def fit(
                 f"know; got {options.objective!r} and {getattr(options, name)}. Say "
                 f"objective='contrastive', or leave `{name}` out."
             )
+    if options.undo_smoothing and options.objective not in UNDONE:
+        raise ValueError(
+            f"Expected one of {UNDONE} for `objective` with `undo_smoothing`; got "
+            f"{options.objective!r}, which learns no energy of smoothed rows. Leave it out."
+        )
     if options.objective != "contrastive":
         reads_near_rows(options.posterior_rows, *table.shape)  # refuses what has too many columns
     if reference is None:
         # A contrast sees no further than the reference's draws reach.
         reference = "mixture" if options.objective in CONTRASTS else "gaussian"
-    if isinstance(reference, str) and reference not in ("gaussian", "mixture"):
-        raise ValueError(
-            f"Expected a reference, 'gaussian' or 'mixture' for `reference`; got {reference!r}."
-        )
-    if isinstance(reference, Reference) and tuple(reference.event_shape) != (len(names),):
-        raise ValueError(
-            f"Expected a `reference` over {len(names)} coordinates, as `data` has columns; got "
-            f"event shape {reference.event_shape}."
-        )
+    _check_reference(reference, len(names))
     if transform not in TRANSFORMS:
         raise ValueError(f"Expected one of {TRANSFORMS} for `transform`; got {transform!r}.")
     if transform is not None and isinstance(reference, Reference):
@@ -342,7 +348,8 @@ def fit(
     constraints_given = check_supports(supports, names)
     if options.objective in CONTRASTS:
         check_ties(table, names, constraints_given)
-    spread_key = jax.random.fold_in(rng_key, 1)
+    # (`_fit` splits the same key, in three.)
+    spread_key, impute_key = jax.random.split(jax.random.fold_in(rng_key, 3))
     if transform is not None:
         # Maps would hide it: their unconstrained coordinates are near zero whatever the column.
         check_rounding(table, names, options)
@@ -377,10 +384,32 @@ def fit(
         unconstrained = result.distribution._replace(
             _supports=CoordinateSupports((constraints.real,) * len(names))
         )
-        impute_key = jax.random.fold_in(rng_key, 2 + refit)
-        filled = impute(impute_key, unconstrained, holed_rows, num_imputations=1)[0]
+        key = jax.random.fold_in(impute_key, refit)
+        filled = impute(key, unconstrained, holed_rows, num_imputations=1)[0]
         result = learn(np.where(np.isnan(holed_rows), np.asarray(filled, np.float64), holed_rows))
     return result
+
+
+def _check_reference(reference: Any, dimension: int) -> None:
+    """Refuse what is no reference over so many columns; a number, or a NumPyro distribution."""
+    if isinstance(reference, str) and reference in ("gaussian", "mixture"):
+        return
+    if not isinstance(reference, Reference):
+        raise ValueError(
+            f"Expected a reference, 'gaussian' or 'mixture' for `reference`; got {reference!r}. "
+            "Make one with `disco.GaussianReference(mean, covariance)` or "
+            "`disco.MixtureReference(weights, means, covariances)`."
+        )
+    if tuple(reference.event_shape) != (dimension,):
+        raise ValueError(
+            f"Expected a `reference` over {dimension} coordinates, as `data` has columns; got "
+            f"event shape {reference.event_shape}."
+        )
+    if reference.observed is not None or reference.batch_shape:
+        raise ValueError(
+            "Expected one unconditioned `reference`; got one with batch shape "
+            f"{reference.batch_shape}. Condition what is learned instead, with `clamp`."
+        )
 
 
 def _fit(
@@ -440,15 +469,15 @@ def _fit(
             scale=units.scale.astype(rows.dtype),
             noise_scale=options.noise_scale if smoothed else None,
         )
-    # What must be the same for a run to be gone on with: all but the number of steps.
+    # What must be the same for a run to be gone on with: all but when it ends.
     arrays = [table, filled, jax.random.key_data(rng_key), *jax.tree.leaves(standard)]
     digest = hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in arrays)).hexdigest()
-    same_run = dataclasses.replace(options, num_steps=1)
+    same_run = dataclasses.replace(options, num_steps=1, patience=1)
     fingerprint = (names, supports, digest, type(reference).__name__, model.graph, same_run)
     if resume is not None and resume._fingerprint != fingerprint:
         raise ValueError(
             "Expected `resume` to come from the same key, data, reference and settings (all but "
-            "`num_steps`); they differ. Start anew without `resume`."
+            "`num_steps` and `patience`); they differ. Start anew without `resume`."
         )
     run, interrupted = train(
         train_key,
@@ -458,7 +487,15 @@ def _fit(
         options,
         run=None if resume is None else resume._run,
         progress_bar=progress_bar,
+        resumable=not len(filled),
     )
+    if resume is not None and not interrupted and run.carry.step == resume._run.carry.step:
+        warnings.warn(
+            f"Nothing was trained: `resume` has taken {int(run.carry.step)} steps, of which "
+            f"{run.best_step} were best. Give a larger `num_steps`"
+            + (" and `patience`." if options.objective in CONTRASTS else "."),
+            stacklevel=3,
+        )
     model = dataclasses.replace(model, weights=run.best, smoothed=None)
     return FitResult(
         history=History(*(np.asarray(column) for column in zip(*run.history, strict=True))),
@@ -478,7 +515,7 @@ def _fit(
 
 
 def _completed(options: TrainingSettings, reference: Reference, num_rows: int) -> TrainingSettings:
-    """With what depends on the reference: a mixture is near the rows, a single Gaussian is not."""
+    """With what depends on rows and reference: a mixture is near them, a single Gaussian is not."""
     contrast = options.objective in CONTRASTS
     is_mixture = isinstance(reference, MixtureReference)
     chosen: dict[str, Any] = {}
@@ -489,6 +526,9 @@ def _completed(options: TrainingSettings, reference: Reference, num_rows: int) -
         # Of one column a redraw is another draw.
         helps = contrast and not is_mixture and reference.event_shape[0] > 1
         chosen["num_redraws"] = NUM_REDRAWS if helps else 0
+    if options.batch_size is None:
+        large = contrast and num_rows > LARGE_ROWS
+        chosen["batch_size"] = LARGE_BATCH if large else BATCH_SIZE
     if options.defensive_share is None:
         chosen["defensive_share"] = DEFENSIVE_SHARE if contrast and is_mixture else 0.0
     return dataclasses.replace(options, **chosen)

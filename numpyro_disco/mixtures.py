@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_disco._progress import progress
+from numpyro_disco._statistics import standard_error
 from numpyro_disco.reference import MixtureReference
 
 BASE_WIDTH = 2.0
@@ -133,7 +134,7 @@ def fit_reference(
             tried[count] = float(found.mean())
             if best is not None:
                 gain = found - log_densities
-                if not gain.mean() > gain.std() / np.sqrt(len(gain)):
+                if not gain.mean() > standard_error(gain):
                     break
             best, log_densities = mixture, found
     assert best is not None

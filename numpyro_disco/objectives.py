@@ -97,7 +97,7 @@ def _spread_rows(rng_key: Array, rows: Array, size: int) -> Array:
 @partial(jax.jit, static_argnames="options")
 def reference_draws(rng_key: Array, model: Learned, options: TrainingSettings) -> Array:
     """As many as a round of contrasts takes, (batch_size * STEPS_PER_ROUND, D)."""
-    draw = lambda key: model.reference.sample(key, (options.batch_size,))  # noqa: E731
+    draw = lambda key: model.reference.sample(key, (options.batch,))  # noqa: E731
     draws = jax.lax.map(draw, jax.random.split(rng_key, STEPS_PER_ROUND))
     return draws.reshape(-1, draws.shape[-1])
 
@@ -120,7 +120,7 @@ def _levels(rng_key: Array, shape: tuple[int, ...], options: TrainingSettings) -
 
 
 def _plain(rng_key: Array, rows: Array, model: Learned, options: TrainingSettings) -> Source:
-    return _each_step(lambda key: (_random_rows(key, rows, options.batch_size),), rng_key)
+    return _each_step(lambda key: (_random_rows(key, rows, options.batch),), rng_key)
 
 
 def _beside(draw_beside: Callable[..., Any]) -> Callable[..., Source]:
@@ -129,7 +129,7 @@ def _beside(draw_beside: Callable[..., Any]) -> Callable[..., Source]:
     def source(rng_key: Array, rows: Array, model: Learned, options: TrainingSettings) -> Source:
         def batch(rng_key: Array) -> tuple[Array, Array]:
             row_key, key = jax.random.split(rng_key)
-            chosen = _random_rows(row_key, rows, options.batch_size)
+            chosen = _random_rows(row_key, rows, options.batch)
             beside = draw_beside(key, chosen, 1, model, options)
             return chosen, jax.tree.map(lambda leaf: leaf.squeeze(1), beside)
 
@@ -147,9 +147,9 @@ def _noisy_points(rng_key: Array, rows: Array, model: Learned, options: Training
     )
     pool = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), pool)
     keys = jax.random.split(order_key, options.reuse)
-    size = num_batches * options.batch_size
+    size = num_batches * options.batch
     order = jax.vmap(lambda key: jax.random.permutation(key, size))(keys)
-    order = order.reshape(-1, options.batch_size)[:STEPS_PER_ROUND]
+    order = order.reshape(-1, options.batch)[:STEPS_PER_ROUND]
     return lambda index: jax.tree.map(lambda leaf: leaf[index], pool), order
 
 
@@ -166,12 +166,12 @@ class _NoisyBatch(NamedTuple):
 
 def _noisy_batch(rng_key: Array, rows: Array, options: TrainingSettings) -> _NoisyBatch:
     """One batch of noisy points, and what the posterior over rows says of them."""
-    level_key, row_key, noise_key, posterior_key = jax.random.split(rng_key, 4)
+    level_key, row_key, noise_key, posterior_key, some_key = jax.random.split(rng_key, 5)
     near = reads_near_rows(options.posterior_rows, *rows.shape)
     if not isinstance(options.posterior_rows, str | None):
-        rows = _random_rows(jax.random.fold_in(rng_key, 1), rows, options.posterior_rows)
-    proposal_scale = _levels(level_key, (options.batch_size,), options)
-    chosen = _random_rows(row_key, rows, options.batch_size)
+        rows = _random_rows(some_key, rows, options.posterior_rows)
+    proposal_scale = _levels(level_key, (options.batch,), options)
+    chosen = _random_rows(row_key, rows, options.batch)
     noise = jax.random.normal(noise_key, chosen.shape, rows.dtype)
     points = chosen + proposal_scale[:, None] * noise
     posterior_of = near_row_posterior if near else row_posterior
@@ -191,7 +191,7 @@ def _contrast(
     Beside each row its redraws, some of its columns drawn again given the others.
     """
     row_key, order_key = jax.random.split(rng_key)
-    size, dimension = options.batch_size, data.rows.shape[1]
+    size, dimension = options.batch, data.rows.shape[1]
     # Of each neighbourhood of draws every step gets another one.
     order = jnp.tile(jnp.arange(STEPS_PER_ROUND), (size, 1))
     order = jax.random.permutation(order_key, order, axis=1, independent=True)

@@ -44,6 +44,7 @@ MAX_NEAR_DIMENSION = 3
 BOX_SIZE, NUM_NEAR_BOXES = 64, 64
 """Rows in a box, and boxes of which all rows are read."""
 MAX_JUDGES = 1024
+"""Held-out rows that judge a smoothing."""
 TRIED_SCALES = tuple(float(s) for s in np.geomspace(0.01, 1, 15))
 """Where `choose_noise_scale` looks, in standardised units."""
 
@@ -63,13 +64,22 @@ def choose_noise_scale(rows: np.ndarray, held_out: np.ndarray) -> tuple[float, d
     Returns:
         The scale, and the mean held-out log density by scale.
     """
-    points, table = jnp.asarray(held_out[:MAX_JUDGES]), jnp.asarray(rows)
-    key = jax.random.key(0)
     tried = {
-        scale: float(_log_density(key, points, table, jnp.asarray(scale, points.dtype)).mean())
-        for scale in TRIED_SCALES
+        scale: float(smoothed_log_density(rows, held_out, scale).mean()) for scale in TRIED_SCALES
     }
     return max(tried, key=lambda scale: tried[scale]), tried
+
+
+def smoothed_log_density(rows: np.ndarray, held_out: np.ndarray, scale: float) -> np.ndarray:
+    """Log density of held-out rows (M, D) under the rows smoothed by `scale`, shape (M,).
+
+    At most `MAX_JUDGES` of them are read.
+    """
+    points = jnp.asarray(held_out[:MAX_JUDGES])
+    found = _log_density(
+        jax.random.key(0), points, jnp.asarray(rows), jnp.asarray(scale, points.dtype)
+    )
+    return np.asarray(found, np.float64)
 
 
 class _Running(NamedTuple):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
+from numpyro_disco._statistics import standard_error
 from numpyro_disco._typing import Array
 from numpyro_disco.mixtures import fit_reference
 from numpyro_disco.reference import MixtureReference
@@ -92,7 +93,9 @@ def unconstrained_rows(
             if isinstance(support, type(constraints.boolean)):
                 lower, upper = 0, 1
             key = jax.random.fold_in(rng_key, place)
-            table[:, place] += np.asarray(jax.random.uniform(key, column.shape)) - 0.5
+            # Single precision draws multiples of 2^-23 from 0 on: half of one more is inside.
+            within = np.asarray(jax.random.uniform(key, column.shape, np.float32), np.float64)
+            table[:, place] += within + 2.0**-24 - 0.5
             found[place] = _around(lower, upper)
         elif transform == "sinh_arcsinh" and isinstance(support, type(constraints.real)):
             found[place] = fit_sinh_arcsinh(seen)
@@ -169,9 +172,16 @@ def standard_units(
 ) -> Units:
     """Held-out rows, rows to train on (all of `filled` among them), and the units of the latter."""
     order = np.asarray(jax.random.permutation(rng_key, len(table)))
-    num_held_out = max(1, round(options.held_out_fraction * len(table)))
+    num_held_out = max(2, round(options.held_out_fraction * len(table)))
     held_out = table[order[:num_held_out]]
     train = np.concatenate([table[order[num_held_out:]], filled])
+    least = table.shape[1] + 2
+    if len(train) < least:
+        raise ValueError(
+            f"Expected at least {least} rows of `data` to train on, for {least - 2} columns; got "
+            f"{len(train)} beside {len(held_out)} held-out ones. Bring more rows, or make "
+            "`held_out_fraction` smaller."
+        )
     loc, scale = train.mean(axis=0), train.std(axis=0)
     constant = ~(scale > 1e-12 * np.abs(train).max(axis=0))
     if constant.any():
@@ -208,6 +218,8 @@ def choose_transform(
     complete = table[~np.isnan(table).any(axis=1)]
     order = np.asarray(jax.random.permutation(rng_key, len(complete)))
     some = complete[order[:TRIED_ROWS]]
+    if round((1 - TRIED_HELD_OUT) * len(some)) < table.shape[1] + 2:
+        return None  # Too few rows to say.
     options = dataclasses.replace(options, held_out_fraction=TRIED_HELD_OUT)
     log_densities = {}
     for transform in (None, "sinh_arcsinh"):
@@ -223,4 +235,4 @@ def choose_transform(
         found = np.asarray(MixtureReference(*mixture).log_prob(jnp.asarray(held_out)), np.float64)
         log_densities[transform] = found + np.linalg.slogdet(units.whitener)[1] - log_dets
     gain = log_densities["sinh_arcsinh"] - log_densities[None]
-    return "sinh_arcsinh" if gain.mean() > 2 * gain.std() / np.sqrt(len(gain)) else None
+    return "sinh_arcsinh" if gain.mean() > 2 * standard_error(gain) else None

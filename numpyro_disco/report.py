@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import multivariate_normal
 
+from numpyro_disco._statistics import standard_error
 from numpyro_disco._typing import Array
 from numpyro_disco.energies import Learned, LearnedEnergy
 from numpyro_disco.noise import geometric_noise_scales
-from numpyro_disco.posterior import row_posterior
+from numpyro_disco.objectives import OBJECTIVES
+from numpyro_disco.posterior import TRIED_SCALES, row_posterior, smoothed_log_density
 from numpyro_disco.training_settings import CONTRASTS
 
 if TYPE_CHECKING:
@@ -22,8 +24,13 @@ if TYPE_CHECKING:
 MAX_POINTS = 2000
 """Rows and draws that are compared; more cost time and say little more."""
 MAX_CLUSTERS = 10
+COARSEST = 0.15
+"""Total variation between held-out rows and draws that may be chance, for masses to be judged."""
 NUM_LEVELS = 5
 NUM_RUNS = 8
+FEWEST = 10
+"""Held-out rows of whose standard error something can be said."""
+TOO_FEW = "there are too few held-out rows to see it"
 GOOD, LOOK, BAD = "good", "look", "bad"
 
 
@@ -61,9 +68,15 @@ class Report:
         return "\n".join(f"{line.verdict:5}{line.name:{width}}  {line.why}" for line in self.lines)
 
 
-def _verdict(value: float, good: float, look: float) -> str:
-    """By upper bounds; what is not a number is bad."""
-    return GOOD if value <= good else LOOK if value <= look else BAD
+def _verdict(value: float, good: float, look: float, error: float = 0.0) -> str:
+    """By upper bounds; what is not a number is bad.
+
+    Chance may be what makes a value worse, never what makes it good: where its standard error could
+    hide one that is bad, it is not known.
+    """
+    if not value - 2 * error <= look:
+        return BAD
+    return GOOD if value - 2 * error <= good and 2 * error <= look else LOOK
 
 
 def _line(name: str, value: float, verdict: str, why: str, remedy: str) -> Line:
@@ -99,10 +112,8 @@ def make_report(rng_key: Array, fit: FitResult) -> Report:
     if fit.settings.objective in CONTRASTS:
         lines.append(_constant(log_z, error))
     noise_scales = score_errors = np.zeros(0)
-    if fit.distribution.noise_scale is None:
-        lines.append(Line("smoothing", 0.0, GOOD, "none: rows are told from draws as they are"))
-    else:
-        lines.append(_smoothing(fit))
+    lines.append(_smoothing(fit, held_out))
+    if fit.distribution.noise_scale is not None:
         noise_scales, score_errors, own = _scores(noise_key, fit, held_out)
         lines += _score_lines(score_errors, own)
     lines.append(_masses(fit, held_out, np.asarray(fit._standardize(draws))))
@@ -122,10 +133,10 @@ def _network(fit: FitResult) -> Line:
     )
     if fit.best_step == 0:
         why = "adds nothing that held-out rows confirm to its start"
-    verdict = GOOD if gain > 2 * error else LOOK
-    return _line(
-        "network", gain, verdict, why, "its start says it all, or more rows or steps are needed"
-    )
+    known = len(fit._held_out) >= FEWEST
+    verdict = GOOD if gain > 2 * error and known else LOOK
+    remedy = "its start says it all, or more rows or steps are needed" if known else TOO_FEW
+    return _line("network", gain, verdict, why, remedy)
 
 
 def _density(
@@ -140,25 +151,28 @@ def _density(
     gaussian = multivariate_normal.logpdf(held_out, everything.mean(0), covariance)
     gains = of_held_out - np.asarray(gaussian, np.float64)
     gain = float(gains.mean())
-    noise = float(np.hypot(gains.std() / np.sqrt(len(gains)), error))
-    verdict = GOOD if gain > 2 * noise else LOOK if gain > -2 * noise else BAD
+    noise = float(np.hypot(standard_error(gains), error))
+    known = len(held_out) >= FEWEST
+    verdict = GOOD if gain > 2 * noise and known else LOOK if gain > -2 * noise else BAD
     first = _line(
         "log density",
         float(of_held_out.mean()),
         verdict,
         f"{of_held_out.mean():.3f} nats a held-out row (standardised; log Z {log_z:.3f} +- "
         f"{error:.2g}), {gain:+.3f} +- {noise:.2g} over the Gaussian of the rows",
-        "a mixture reference, or fewer steps, may do better",
+        ("" if known else f"{TOO_FEW}; ") + "a mixture reference, or fewer steps, may do better",
     )
     gap = float(of_rows.mean() - of_held_out.mean())
-    spread = np.hypot(of_rows.std(), of_held_out.std()) / np.sqrt(len(held_out))
+    spread = float(np.hypot(standard_error(of_rows), standard_error(of_held_out)))
     dimension = rows.shape[1]
+    known = 2 * spread <= 0.1 * dimension
     second = _line(
         "memory",
         gap,
-        _verdict(gap, 2 * spread + 0.02 * dimension, 2 * spread + 0.1 * dimension),
+        _verdict(gap, 0.02 * dimension, 0.1 * dimension, spread),
         f"rows trained on have {gap:+.3f} +- {spread:.2g} nats more than held-out ones",
-        "much more means learned by heart: fewer steps, more smoothing, a smaller network",
+        ("" if known else f"{TOO_FEW}; ")
+        + "much more means learned by heart: fewer steps, more smoothing, a smaller network",
     )
     return first, second
 
@@ -174,18 +188,33 @@ def _constant(log_z: float, error: float) -> Line:
     return _line(
         "constant",
         log_z,
-        _verdict(abs(log_z), 0.1 + 2 * error, 1 + 2 * error),
+        _verdict(abs(log_z), 0.1, 1, error),
         f"log Z {log_z:+.3f} +- {error:.2g}, and a contrast learns a density that has 0",
         remedy,
     )
 
 
-def _smoothing(fit: FitResult) -> Line:
-    """By how much smoothing widens each column given the others, were the rows Gaussian."""
-    prior, model = fit.distribution, fit._model
+def _smoothing(fit: FitResult, held_out: np.ndarray) -> Line:
+    """What smoothing does to the rows.
+
+    By how much it widens each column given the others, were the rows Gaussian; and what the rows
+    smoothed less, by any of the scales tried, would say more of held-out ones.
+    """
+    prior, model, settings = fit.distribution, fit._model, fit.settings
+    if not OBJECTIVES[settings.objective].smooths:
+        return Line("smoothing", 0.0, GOOD, "none: rows are seen as they are")
+    sigma = settings.smallest_noise
+    smaller = [scale for scale in TRIED_SCALES if scale < sigma]
+    at_sigma, *at_less = (
+        smoothed_log_density(fit._rows, held_out, scale) for scale in (sigma, *smaller)
+    )
+    gains = [found - at_sigma for found in at_less] or [np.zeros(len(at_sigma))]
+    gain = max(gains, key=lambda gain: float(gain.mean()))
+    lost, error = max(0.0, float(gain.mean())), standard_error(gain)
     basis = np.linalg.inv(np.asarray(model.whitener, np.float64))
-    noise = fit.settings.smallest_noise * basis
-    covariance = basis @ np.cov(np.asarray(fit._rows, np.float64), rowvar=False) @ basis.T
+    noise = sigma * basis
+    of_rows = np.atleast_2d(np.cov(np.asarray(fit._rows, np.float64), rowvar=False))
+    covariance = basis @ of_rows @ basis.T
 
     def spread(covariance: np.ndarray) -> np.ndarray:
         return 1 / np.sqrt(np.diagonal(np.linalg.inv(covariance)))
@@ -195,18 +224,27 @@ def _smoothing(fit: FitResult) -> Line:
     in_units = np.sqrt(np.diagonal(noise @ noise.T))
     chosen = ""
     if fit.noise_scales:
-        scale = fit.settings.smallest_noise
         edge = {min(fit.noise_scales): " (the smallest)", max(fit.noise_scales): " (the largest)"}
         chosen = (
-            f"; of {len(fit.noise_scales)} scales, {scale:.2g} deviations{edge.get(scale, '')} "
+            f"; of {len(fit.noise_scales)} scales, {sigma:.2g} deviations{edge.get(sigma, '')} "
             "gave held-out rows the highest density of the smoothed rows"
         )
+    elif lost > 2 * error:
+        chosen = (
+            f"; less of it says more of held-out rows, by up to {lost:.2g} +- {error:.2g} nats each"
+        )
+    else:
+        chosen = "; less of it says no more of held-out rows"
     unconstrained = "" if fit._supports.real else " of unconstrained space"
     each = ", ".join(f"{n} {s:.3g}" for n, s in zip(prior.names, in_units, strict=True))
+    verdicts = [_verdict(float(widening[worst]), 0.1, 0.5), _verdict(lost - 2 * error, 0.1, 0.5)]
+    if settings.undo_smoothing:
+        verdicts = [LOOK]
+        chosen += "; what the reference knows of the rows is taken out of it again"
     return _line(
         "smoothing",
         float(widening[worst]),
-        _verdict(float(widening[worst]), 0.1, 0.5),
+        next(verdict for verdict in (BAD, LOOK, GOOD) if verdict in verdicts),
         f"by {each}, each in its own unit{unconstrained}; {prior.names[worst]} given the others "
         f"is at least {100 * widening[worst]:.2g} % wider for it" + chosen,
         "a smaller `noise_scale`, or a contrast, which smooths nothing",
@@ -227,15 +265,16 @@ def _scores(
     posterior = jax.jit(row_posterior)
     errors = []
     points = jnp.asarray(held_out)
-    for key, level in zip(jax.random.split(rng_key, NUM_LEVELS), levels, strict=True):
+    own_key, *keys = jax.random.split(rng_key, 1 + NUM_LEVELS)
+    for key, level in zip(keys, levels, strict=True):
         noisy = points + level * jax.random.normal(key, points.shape, points.dtype)
         exact = (posterior(key, noisy, rows, sigma).mean - noisy) / sigma**2
         wrong = _learned_scores(fit._model, noisy) - exact
         errors.append(float(jnp.sqrt((wrong**2).sum() / (exact**2).sum())))
     # A row that was trained on, and noise: how much of the posterior is on that very row?
     some = rows[: len(points)]
-    noise = jax.random.normal(rng_key, some.shape, some.dtype)
-    log_density = posterior(rng_key, some + sigma * noise, rows, sigma).log_density
+    noise = jax.random.normal(own_key, some.shape, some.dtype)
+    log_density = posterior(own_key, some + sigma * noise, rows, sigma).log_density
     dimension = rows.shape[1]
     own = -0.5 * (noise**2).sum(-1) - 0.5 * dimension * np.log(2 * np.pi * sigma**2)
     share = jnp.exp(own - jnp.log(len(rows)) - log_density).mean()
@@ -278,15 +317,23 @@ def _masses(fit: FitResult, held_out: np.ndarray, draws: np.ndarray) -> Line:
     )
     distance = 0.5 * float(np.abs(of_rows - of_draws).sum())
     pooled = np.bincount(clusters.labels_, minlength=count) / len(some)
-    variance = pooled * (1 - pooled) * (1 / len(held_out) + 1 / len(draws))
-    chance = 0.5 * float(np.sqrt(2 / np.pi * variance).sum())
+    # What it is between two samples of one distribution.
+    rng = np.random.default_rng(0)
+    of_chance = 0.5 * np.abs(
+        rng.multinomial(len(held_out), pooled, 2000) / len(held_out)
+        - rng.multinomial(len(draws), pooled, 2000) / len(draws)
+    ).sum(1)
+    usual, rare = np.quantile(of_chance, [0.95, 0.999])
+    verdict = _verdict(distance, max(0.02, usual), max(0.05, rare))
+    known = usual <= COARSEST
     return _line(
         "masses",
         distance,
-        _verdict(distance, max(0.02, 2 * chance), max(0.05, 4 * chance)),
+        LOOK if verdict == GOOD and not known else verdict,
         f"total variation {distance:.3f} between held-out rows and draws over {count} clusters "
-        f"({chance:.3f} by chance alone)",
-        "a contrast sees masses, slopes alone hardly do: see `density_weight`",
+        f"(up to {usual:.3f} by chance alone)",
+        ("" if known else f"{TOO_FEW}; ")
+        + "a contrast sees masses, slopes alone hardly do: see `density_weight`",
     )
 
 

@@ -60,6 +60,8 @@ class _Compiled(NamedTuple):
     init: Callable[[_Inputs], State]
     advance: Callable[[State, _Inputs, Any], State]
     finish: Callable[[State, _Inputs], FinishedRuns]
+    probe: Callable[[_Inputs], Array]
+    """Log densities of base and target at points that are always the same draws of the base."""
     latent: list[str]
     """Names of the latent sites, once one of the programs was traced."""
     kind: Any
@@ -133,14 +135,16 @@ class ModelRuns:
         """
         compiled, inputs = self._prepare(rng_keys, args, kwargs, block)
         mark = fingerprint((self.settings, self.num_chains), rng_keys, (args, kwargs, block))
+        probe = np.asarray(self._local(compiled.probe(inputs)), np.float64)
         if path.exists():
-            state = load_state(path, jax.eval_shape(compiled.init, inputs), mark, compiled.kind)
+            template = jax.eval_shape(compiled.init, inputs)
+            state = load_state(path, template, mark, probe, compiled.kind)
         else:
             state = compiled.init(inputs)
         while (np.asarray(state.status) == RUNNING).any():
             steps = np.asarray(state.num_steps)[np.asarray(state.status) == RUNNING]
             state = jax.block_until_ready(compiled.advance(state, inputs, int(steps.min()) + every))
-            save_state(path, self._local(state), mark)
+            save_state(path, self._local(state), mark, probe)
         return self._collect(compiled, compiled.finish(state, inputs))
 
     def _collect(self, compiled: _Compiled, finished: FinishedRuns) -> FinishedRuns:
@@ -238,6 +242,12 @@ class ModelRuns:
             result = each(lambda run: program(prepared, run[1]).result(run[0]), (state, runs))
             return _finished(prepared, args, kwargs, result)
 
+        def probe(inputs: _Inputs) -> Array:
+            prepared, _, _ = read(inputs)
+            # The model stands in no file, and its closures in no argument: ask it.
+            keys = jax.random.split(jax.random.wrap_key_data(inputs.rng_keys, impl=kind)[0], 3)
+            return jnp.stack(jax.vmap(prepared.log_densities)(jax.vmap(prepared.draw_base)(keys)))
+
         def whole(inputs: _Inputs) -> FinishedRuns:
             prepared, args, kwargs = read(inputs)
             keys = jax.random.wrap_key_data(inputs.rng_keys, impl=kind)
@@ -253,7 +263,7 @@ class ModelRuns:
         if self.mesh is not None:
             options["out_shardings"] = NamedSharding(self.mesh, PartitionSpec())
         jit = partial(jax.jit, **options)
-        return _Compiled(jit(whole), jit(init), jit(advance), jit(finish), latent, kind)
+        return _Compiled(jit(whole), jit(init), jit(advance), jit(finish), jit(probe), latent, kind)
 
 
 @jax.tree_util.register_static

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from numpyro_disco._progress import progress
+from numpyro_disco._statistics import standard_error
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energies import Learned
 from numpyro_disco.objectives import OBJECTIVES, rows_and_draws
@@ -74,6 +75,7 @@ def train(
     *,
     run: Run | None = None,
     progress_bar: bool = True,
+    resumable: bool = True,
 ) -> tuple[Run, bool]:
     """Rounds of training until the last one or ctrl-C.
 
@@ -85,6 +87,7 @@ def train(
         options: see `TrainingSettings`.
         run: where to go on from; the start by default.
         progress_bar: show progress with tqdm.
+        resumable: whether `fit` can be told to go on from what is returned.
 
     Returns:
         Where training stands, and whether it was interrupted.
@@ -104,10 +107,13 @@ def train(
     with progress(total=num_steps, initial=first, shown=progress_bar) as bar:
         try:
             for index in range(first // STEPS_PER_ROUND, options.num_rounds):
+                if strict and int(run.carry.step) - run.best_step >= options.patience:
+                    break
                 key = jax.random.fold_in(round_key, index)
                 data: Any = device_rows
                 if strict:
-                    beside_key = jax.random.fold_in(key, 1)
+                    # (The objective splits the same key, in two.)
+                    beside_key = jax.random.fold_in(key, 2)
                     data = rows_and_draws(beside_key, device_rows, model, options)
                 carry, loss = _train_round(run.carry, key, data, model, options)
                 losses = judge(carry.average)
@@ -115,13 +121,11 @@ def train(
                 bar.update(STEPS_PER_ROUND)
                 _, loss, held, _ = run.history[-1]
                 bar.set_postfix(loss=f"{loss:.4f}", held_out=f"{held:.4f}", refresh=False)
-                if strict and int(carry.step) - run.best_step >= options.patience:
-                    break
         except KeyboardInterrupt:
             warnings.warn(
                 f"Interrupted after {int(run.carry.step)} of {num_steps} steps; returning the "
-                f"weights of step {run.best_step}, the best so far. Go on with "
-                "`fit(..., resume=result)`.",
+                f"weights of step {run.best_step}, the best so far."
+                + (" Go on with `fit(..., resume=result)`." if resumable else ""),
                 stacklevel=3,
             )
             return run, True
@@ -150,19 +154,14 @@ def _after_round(run: Run, carry: _Carry, loss: float, losses: np.ndarray, *, st
     worse = losses - run.lowest
     best, best_step = (
         (carry.average, step)
-        if worse.mean() <= (0 if strict else _error(worse))
+        if worse.mean() <= (0 if strict else standard_error(worse))
         else (run.best, run.best_step)
     )
     lowest = losses if worse.mean() < 0 else run.lowest
-    row = (step, loss, held_out, _error(losses - run.start))
+    row = (step, loss, held_out, standard_error(losses - run.start))
     return run._replace(
         carry=carry, best=best, best_step=best_step, lowest=lowest, history=(*run.history, row)
     )
-
-
-def _error(losses: np.ndarray) -> float:
-    """Standard error of the mean over held-out rows."""
-    return float(losses.std() / np.sqrt(len(losses)))
 
 
 def _optimizer(options: TrainingSettings) -> optax.GradientTransformation:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from numpyro_disco._checks import check_count, check_fraction, check_positive, check_share
+from numpyro_disco._checks import (
+    check_count,
+    check_flag,
+    check_fraction,
+    check_positive,
+    check_share,
+)
 from numpyro_disco.noise import geometric_noise_scales
 from numpyro_disco.posterior import TRIED_SCALES
 
@@ -29,10 +38,22 @@ DEFENSIVE_SHARE = 0.001
 DECAY_ROWS = 30_000
 """Rows up to which weights decay by default: of ten columns with 16,000 rows more was learned with
 decay, of seven with 90,000 less (docs/learning.md)."""
+BATCH_SIZE, LARGE_BATCH, LARGE_ROWS = 1024, 2048, 10_000
+"""By default; the second for a contrast on more than so many rows (docs/learning.md)."""
 NUM_REDRAWS = 4
 """By default, beside a single Gaussian."""
 CONTRASTS = ("contrastive", "joint")
 """Those that tell rows from draws of the reference, which should be close to them."""
+UNDONE = ("disco", "denoising", "joint")
+"""Those that learn an energy of smoothed rows: the reference can take the smoothing out again."""
+
+
+def _or_none(check: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    return lambda value, argument: None if value is None else check(value, argument)
+
+
+def _or_zero(value: Any, argument: str) -> float:
+    return 0.0 if value == 0 and not isinstance(value, bool) else check_positive(value, argument)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,19 +101,21 @@ class TrainingSettings:
         disco_weight: of the DISCO loss beside the contrastive one, for "joint".
         undo_smoothing: train the score with the reference smoothed like the rows, then put the
             reference itself in its place: what smoothing does to both is undone. Helps as far as
-            the reference knows the shape. Always so for "joint".
+            the reference knows the shape, so a single Gaussian undoes next to nothing. For "disco"
+            and "denoising"; always so for "joint".
         num_steps: optimiser steps, rounded up to whole rounds of 50.
         patience: steps without a lower held-out loss after which contrastive training stops.
         batch_size: noisy points in a step; or rows, and as many draws of the reference: a contrast
             takes one out of each of so many neighbourhoods of either, so that a gradient varies
-            less than over rows drawn independently.
+            less than over rows drawn independently. By default 2,048 for a contrast on more than
+            10,000 rows, whose step costs little; otherwise 1,024.
         reuse: how many steps see the same noisy point; the posterior over rows costs that much
             less. The order and the company of points change every time.
         learning_rate: Adam's, at the start of its cosine decay to zero.
         weight_decay: what each step takes from the weights of the layers, as a share of them and of
             the learning rate: a pull towards the reference, without which few rows are soon learned
-            by heart. By default 1 for a contrast with a mixture on up to 30,000 rows, where there is
-            little to hold; otherwise 0.
+            by heart. By default 1 for a contrast with a mixture on up to 30,000 rows, where there
+            is little to hold; otherwise 0.
         ema_decay: of the running average of weights that is kept.
         width: units of each hidden layer.
         num_blocks: residual blocks of two layers each.
@@ -118,7 +141,7 @@ class TrainingSettings:
     undo_smoothing: bool = False
     num_steps: int = 3000
     patience: int = 1000
-    batch_size: int = 1024
+    batch_size: int | None = None
     reuse: int = 25
     learning_rate: float = 2e-3
     weight_decay: float | None = None
@@ -137,35 +160,40 @@ class TrainingSettings:
             )
         if self.target not in ("mean", "draw"):
             raise ValueError(f"Expected 'mean' or 'draw' for `target`; got {self.target!r}.")
-        for name in ("num_steps", "patience", "batch_size", "reuse", "width", "num_blocks"):
-            check_count(getattr(self, name), name)
-        if self.num_octaves is not None:
-            check_count(self.num_octaves, "num_octaves", minimum=0)
         if isinstance(self.posterior_rows, str):
             if self.posterior_rows not in ("all", "near"):
                 raise ValueError(
                     "Expected 'all', 'near', a number or None for `posterior_rows`; got "
                     f"{self.posterior_rows!r}."
                 )
-        elif self.posterior_rows is not None:
-            check_count(self.posterior_rows, "posterior_rows")
-        if self.num_redraws is not None:
-            check_count(self.num_redraws, "num_redraws", minimum=0)
-        if self.defensive_share is not None:
-            check_share(self.defensive_share, "defensive_share")
-        for name in ("learning_rate", "disco_weight"):
-            check_positive(getattr(self, name), name)
-        if self.weight_decay not in (None, 0):
-            check_positive(self.weight_decay, "weight_decay")
-        if self.density_weight != 0:
-            check_positive(self.density_weight, "density_weight")
-        for name in ("ema_decay", "held_out_fraction"):
-            check_fraction(getattr(self, name), name)
+        else:
+            self._store(_or_none(check_count), "posterior_rows")
+        counts = ("num_noise_scales", "num_steps", "patience", "reuse", "width", "num_blocks")
+        self._store(check_count, *counts)
+        self._store(_or_none(check_count), "batch_size")
+        self._store(_or_none(partial(check_count, minimum=0)), "num_octaves", "num_redraws")
+        self._store(_or_none(check_positive), "noise_scale")
+        self._store(check_positive, "max_noise_scale", "learning_rate", "disco_weight")
+        self._store(_or_none(_or_zero), "weight_decay")
+        self._store(_or_zero, "density_weight")
+        self._store(_or_none(check_share), "defensive_share")
+        self._store(check_fraction, "ema_decay", "held_out_fraction")
+        self._store(check_flag, "whiten", "undo_smoothing")
+
+    def _store(self, check: Callable[[Any, str], Any], *names: str) -> None:
+        """Plain numbers, whatever was given: settings are hashed, as part of what is compiled."""
+        for name in names:
+            object.__setattr__(self, name, check(getattr(self, name), name))
 
     @property
     def smallest_noise(self) -> float:
         """sigma_0, once it is known; until then the least that could be chosen."""
         return TRIED_SCALES[0] if self.noise_scale is None else self.noise_scale
+
+    @property
+    def batch(self) -> int:
+        """Points or rows in a step."""
+        return BATCH_SIZE if self.batch_size is None else self.batch_size
 
     @property
     def octaves(self) -> int:

@@ -25,7 +25,7 @@ def test_positive():
     for value in (2, 0.5, np.float32(0.5), jnp.float32(0.5)):
         number = checks.check_positive(value, "width")
         assert type(number) is float and number == value
-    for value in (0, -1.5, np.inf, np.nan, "wide", None):
+    for value in (0, -1.5, np.inf, np.nan, "wide", "0.5", True, None):
         with refuses("positive", "`width`", f"got {value!r}"):
             checks.check_positive(value, "width")
 
@@ -47,6 +47,13 @@ def test_fraction():
     for value in (0, 1, 1.5, -0.1, np.nan, "half"):
         with refuses("`decay`", f"got {value!r}"):
             checks.check_fraction(value, "decay")
+
+
+def test_flag():
+    assert checks.check_flag(np.bool_(True), "whiten") is True
+    for value in ("no", 1, None):
+        with refuses("True or False", "`whiten`", f"got {value!r}"):
+            checks.check_flag(value, "whiten")
 
 
 # --- keys

@@ -20,6 +20,7 @@ from scipy.special import logit
 from statistics_tools import assert_within, mean_and_error
 
 import numpyro_disco as disco
+from numpyro_disco.preparation import unconstrained_rows
 from numpyro_disco.supports import CoordinateSupports
 
 NAMES = ("mass", "share", "shift")
@@ -425,3 +426,11 @@ def test_whole_numbers_are_spread_around_themselves(given, found):
     x = np.asarray(supports.constrain(y))
     np.testing.assert_array_equal(np.round(x), column)
     assert x.std() > 0.2
+
+
+def test_whole_numbers_are_never_spread_onto_a_bound():
+    """Of four million zeros, single precision draws one at the lower end of its interval."""
+    table = np.zeros((4_000_000, 1))
+    key = jax.random.fold_in(jax.random.key(0), 1)
+    rows, _ = unconstrained_rows(key, table, ("a",), (constraints.boolean,))
+    assert np.isfinite(rows).all()

@@ -9,7 +9,7 @@ from statistics_tools import Mixture
 
 import numpyro_disco as disco
 from numpyro_disco.energies import LearnedEnergy, _pytree
-from numpyro_disco.report import _score_lines, _tails
+from numpyro_disco.report import _score_lines, _smoothing, _tails, _verdict
 
 pytestmark = pytest.mark.training
 
@@ -119,6 +119,38 @@ def test_too_much_smoothing_is_seen():
     report = fit.report()
     assert report["smoothing"].verdict == "bad" and report["network"].verdict == "look"
     assert "a smaller `noise_scale`" in report["smoothing"].why
+
+
+def test_smoothing_wider_than_the_modes_is_seen():
+    """Decorrelated columns have unit variance however narrow their modes are."""
+    rng = np.random.default_rng(0)
+    rows = rng.choice([-1.0, 1.0], size=(2000, 1)) + 0.02 * rng.normal(size=(2000, 1))
+    small = {"width": 8, "num_blocks": 1, "num_steps": 50, "batch_size": 32, "progress_bar": False}
+    lines = {}
+    for scale in (0.01, 0.2):
+        fit = disco.fit(jax.random.key(0), rows, noise_scale=scale, **small)
+        lines[scale] = _smoothing(fit, fit._held_out)
+    assert lines[0.2].verdict == "bad" and "less of it says more" in lines[0.2].why
+    assert lines[0.01].verdict == "good" and "says no more" in lines[0.01].why
+    undone = dataclasses.replace(
+        fit, settings=dataclasses.replace(fit.settings, noise_scale=0.01, undo_smoothing=True)
+    )
+    line = _smoothing(undone, fit._held_out)
+    assert line.verdict == "look" and "what the reference knows" in line.why
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "verdict"),
+    [(0.05, 0.01, "good"), (0.5, 0.01, "look"), (3.0, 0.01, "bad"), (9.0, 5.0, "look")],
+)
+def test_what_chance_could_hide_is_not_good(value, error, verdict):
+    assert _verdict(value, 0.1, 1.0, error) == verdict
+
+
+def test_a_handful_of_held_out_rows_makes_nothing_good(fit):
+    report = dataclasses.replace(fit, _held_out=fit._held_out[:5]).report()
+    for name in ("network", "log density", "memory", "masses"):
+        assert report[name].verdict != "good" and "too few held-out rows" in report[name].why
 
 
 @pytest.mark.parametrize(

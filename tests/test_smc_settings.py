@@ -222,6 +222,18 @@ class TestCheckpoint:
         np.testing.assert_array_equal(smc.get_samples()["mu"], whole.get_samples()["mu"])
         with pytest.raises(ValueError, match="checkpoint of another run"):
             smc.run(jax.random.key(1), Y)
+
+        def elsewhere(y):
+            mu = numpyro.sample("mu", dist.Normal(10.0, 1.0))
+            numpyro.sample("y", dist.Normal(mu, 0.5), obs=y)
+
+        other = disco.TemperedSMC(elsewhere, progress_bar=False, checkpoint=path, **self.SETTINGS)
+        with pytest.raises(ValueError, match="checkpoint of another model"):
+            other.run(jax.random.key(0), Y)
+        settings = {**self.SETTINGS, "base": {"mu": dist.Normal(1.0, 2.0)}}
+        other = disco.TemperedSMC(conjugate, progress_bar=False, checkpoint=path, **settings)
+        with pytest.raises(ValueError, match="checkpoint of another model"):
+            other.run(jax.random.key(0), Y)
         path.write_bytes(b"PK\x03\x04 nothing")
         with pytest.raises(ValueError, match="not a checkpoint of TemperedSMC, or is damaged"):
             smc.run(jax.random.key(0), Y)

@@ -2,10 +2,12 @@
 
 import signal
 import threading
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import optax
 import pandas as pd
 import pytest
@@ -15,11 +17,12 @@ from scipy.stats import wasserstein_distance
 from statistics_tools import Mixture, assert_within
 
 import numpyro_disco as disco
+from numpyro_disco.fitting import _completed
 from numpyro_disco.objectives import _noisy_batch
 from numpyro_disco.posterior import row_posterior
 from numpyro_disco.report import _smoothing
 from numpyro_disco.training import _optimizer
-from numpyro_disco.training_settings import DECAY_ROWS, TrainingSettings
+from numpyro_disco.training_settings import DECAY_ROWS, LARGE_ROWS, TrainingSettings
 
 TARGET = Mixture(
     [0.15, 0.25, 0.6],
@@ -235,7 +238,8 @@ def test_noise_scale_chosen_by_held_out_rows(few):
     chosen = fit.settings.noise_scale
     assert fit.noise_scales[chosen] == max(fit.noise_scales.values())
     assert fit.distribution.noise_scale == pytest.approx(chosen)
-    assert f"of 15 scales, {chosen:.2g} deviations gave held-out rows" in _smoothing(fit).why
+    line = _smoothing(fit, fit._held_out)
+    assert f"of 15 scales, {chosen:.2g} deviations gave held-out rows" in line.why
     given = disco.fit(jax.random.key(0), few, **{**SMALL, "noise_scale": chosen})
     for a, b in zip(weights_of(fit), weights_of(given), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -311,6 +315,19 @@ def test_decay_is_for_few_rows_and_a_mixture():
     assert decays == [1.0, 0.0, 0.0, 0.0]
 
 
+def test_batches_are_larger_where_rows_are_many_and_a_step_is_cheap():
+    sizes = {}
+    reference = disco.GaussianReference(np.zeros(2), np.eye(2))
+    for objective in ("contrastive", "disco"):
+        for num_rows in (LARGE_ROWS, LARGE_ROWS + 1):
+            for given in (None, 64):
+                settings = TrainingSettings(objective=objective, batch_size=given)
+                made = _completed(settings, reference, num_rows)
+                sizes[objective, num_rows, given] = made.batch
+    assert sizes.pop(("contrastive", LARGE_ROWS + 1, None)) == 2048
+    assert all(size == (given or 1024) for (*_, given), size in sizes.items())
+
+
 def test_near_rows_give_the_targets_that_all_rows_give(few):
     """All boxes are near ones here; the same points, as the rows are in the same order."""
     table = jnp.asarray(few, jnp.float32)
@@ -357,6 +374,12 @@ def test_reference_of_ones_own(few):
     with pytest.raises(ValueError, match="`reference` over 2 coordinates"):
         wrong = disco.GaussianReference(np.zeros(3), np.eye(3))
         disco.fit(jax.random.key(0), few, reference=wrong, **SMALL)
+    for wrong in (42, "normal", dist.MultivariateNormal(np.zeros(2), np.eye(2))):
+        with pytest.raises(ValueError, match="for `reference`; got.*disco.GaussianReference"):
+            disco.fit(jax.random.key(0), few, reference=wrong, **SMALL)
+    with pytest.raises(ValueError, match="one unconditioned `reference`"):
+        given = reference.condition(np.zeros(2), np.array([True, False]))
+        disco.fit(jax.random.key(0), few, reference=given, **SMALL)
 
 
 class TestInterruption:
@@ -403,6 +426,18 @@ class TestInterruption:
         fit = disco.fit(jax.random.key(0), few, **SMALL)
         more = disco.fit(jax.random.key(0), few, resume=fit, num_steps=250, progress_bar=False)
         assert more.history.step.tolist() == [0, 50, 100, 150, 200, 250]
+
+    def test_a_contrast_out_of_patience_goes_on_with_more_of_it(self, few):
+        settings = {**SMALL, "noise_scale": 0.05, "objective": "contrastive", "patience": 50}
+        fit = disco.fit(jax.random.key(0), few, max_components=4, num_steps=3000, **settings)
+        stopped = int(fit.history.step[-1])
+        assert stopped == fit.best_step + 50 < 3000
+        go_on = partial(disco.fit, jax.random.key(0), few, resume=fit, progress_bar=False)
+        with pytest.warns(UserWarning, match="Nothing was trained.*`patience`"):
+            same = go_on(num_steps=6000)
+        assert same.history.step[-1] == stopped
+        more = go_on(num_steps=stopped + 100, patience=1000)
+        assert more.history.step[-1] == stopped + 100
 
     def test_resume_with_other_settings_or_rows_is_refused(self, few):
         fit = disco.fit(jax.random.key(0), few, **SMALL)
@@ -495,12 +530,29 @@ class TestBadData:
             ({"defensive_share": 1.0}, "defensive_share"),
             ({"defensive_share": -0.1}, "defensive_share"),
             ({"posterior_rows": "some"}, "posterior_rows"),
+            ({"learning_rate": "0.001"}, "learning_rate"),
+            ({"density_weight": None}, "density_weight"),
+            ({"whiten": "no"}, "whiten"),
+            ({"undo_smoothing": True, "objective": "implicit"}, "undo_smoothing"),
+            ({"undo_smoothing": True, "objective": "disco_score"}, "undo_smoothing"),
             ({"colour": "blue"}, "colour"),
         ],
     )
     def test_settings(self, few, settings, named):
         with pytest.raises(ValueError, match=named):
             self.fit(few, **settings)
+
+    def test_numbers_of_any_kind_are_settings(self, few):
+        given = {"noise_scale": jnp.asarray(0.3), "learning_rate": np.array(1e-3)}
+        settings = disco.fit(jax.random.key(0), few, **{**SMALL, **given}).settings
+        assert type(settings.noise_scale) is float and settings.learning_rate == 1e-3
+
+    def test_too_few_rows_left_to_train_on(self, few):
+        table = np.random.default_rng(0).normal(size=(22, 20))
+        with pytest.raises(ValueError, match="at least 22 rows.*for 20 columns; got 20 beside 2"):
+            self.fit(table)
+        with pytest.raises(ValueError, match="make `held_out_fraction` smaller"):
+            self.fit(few[:12], held_out_fraction=0.97)
 
     def test_key(self, few):
         with pytest.raises(ValueError, match="random key for `rng_key`.*jax.random.key"):

@@ -23,9 +23,11 @@ rows and the largest; mean log density of the whole test rows (of what `fit` lea
 quadrature in the plane, elsewhere by draws of its reference, and empty where these do not do);
 where the truth is not known, mean log score of the conditionals (higher is better) and continuous
 ranked probability score (lower is better), in standard deviations as well; seconds of training, all
-that was compiled included. Means over seeds. A second table says what the network adds to its
-reference, with the standard error of the paired difference, and where that is nothing; where each
-column is asked about in turn, a third compares column by column with the best rival.
+that was compiled included. Means over seeds. Beside each run stands log Z of what `fit` learned,
+with its error, which is in none of the tables. A second table says what the network adds to its
+reference, with the standard error of the paired difference over test rows, and where that is
+nothing; where each column is asked about in turn, a third compares column by column with the best
+rival.
 """
 
 from __future__ import annotations
@@ -57,6 +59,8 @@ NUM_POINTS, NUM_POINTS_EACH = 4001, 1001
 BANDWIDTH = 0.05
 NUM_DRAWS = 20_000
 """Of the reference, for the normaliser."""
+LARGEST_ERROR = 0.1
+"""Of log Z, in nats, for densities of whole rows to be shown."""
 
 Density = Callable[[jax.Array], jax.Array]
 """Log density of one point (D,), up to a constant."""
@@ -224,21 +228,27 @@ def normalised(log_density: Density) -> Callable[[Task], np.ndarray]:
     return lambda task: in_batches(log_density, task.test)
 
 
-def self_normalised(prior: disco.EnergyDistribution) -> Callable[[Task], np.ndarray]:
-    """The same of what `fit` learned: by quadrature in the plane, elsewhere by its reference."""
+def log_normalizer(prior: disco.EnergyDistribution, task: Task) -> tuple[float, float]:
+    """Log Z of what `fit` learned, and its standard error.
 
-    def log_z_of(task: Task) -> float:
-        if task.rows.shape[1] == 2:
-            first, second = (task.grid(column)[::4] for column in (0, 1))
-            grid = np.stack(np.meshgrid(first, second), axis=-1).reshape(-1, 2)
-            weights = in_batches(prior.log_prob, grid)
-            return logsumexp(weights) + np.log((first[1] - first[0]) * (second[1] - second[0]))
-        draws = prior.reference.sample(jax.random.key(0), (NUM_DRAWS,))
-        weights = in_batches(lambda x: prior.log_prob(x) - prior.reference.log_prob(x), draws)
-        effective = np.exp(2 * logsumexp(weights) - logsumexp(2 * weights))
-        return logsumexp(weights) - np.log(NUM_DRAWS) if effective > NUM_DRAWS / 100 else np.nan
+    By quadrature in the plane, elsewhere by draws of the reference: NaN where these do not do.
+    """
+    if task.rows.shape[1] == 2:
+        first, second = (task.grid(column)[::4] for column in (0, 1))
+        grid = np.stack(np.meshgrid(first, second), axis=-1).reshape(-1, 2)
+        weights = in_batches(prior.log_prob, grid)
+        area = (first[1] - first[0]) * (second[1] - second[0])
+        return float(logsumexp(weights) + np.log(area)), 0.0
+    draws = prior.reference.sample(jax.random.key(0), (NUM_DRAWS,))
+    weights = in_batches(lambda x: prior.log_prob(x) - prior.reference.log_prob(x), draws)
+    log_z = logsumexp(weights) - np.log(NUM_DRAWS)
+    error = np.std(np.exp(weights - log_z)) / np.sqrt(NUM_DRAWS)
+    return (float(log_z), float(error)) if error < LARGEST_ERROR else (np.nan, np.nan)
 
-    return lambda task: in_batches(prior.log_prob, task.test) - log_z_of(task)
+
+def shifted(prior: disco.EnergyDistribution, log_z: float, task: Task) -> np.ndarray:
+    """Normalised log densities of the test rows, (n,)."""
+    return in_batches(prior.log_prob, task.test) - log_z
 
 
 def in_batches(of_point: Density, points: Any) -> np.ndarray:
@@ -315,7 +325,9 @@ def ours(task: Task, seed: int, settings: dict[str, Any]) -> list[Method]:
         note = f"step {fit.best_step}, held-out loss {fit.history.held_out_loss.min():.4f}"
         if fit.components:
             note += f", {max(fit.components)} components tried"
-        joint = self_normalised(prior)
+        log_z, error = log_normalizer(prior, task)
+        note += f", log Z {log_z:+.4f} ± {error:.4f}"
+        joint = partial(shifted, prior, log_z)
         methods.append(Method(name, by_quadrature(prior.log_prob), seconds, joint, note))
         if not way:
             alone = prior.reference.log_prob
@@ -602,7 +614,6 @@ def main(arguments: list[str] | None = None) -> None:
     names = list(TASKS) if args.tasks is None else args.tasks.split(",")
     settings = {
         "num_steps": args.steps,
-        "batch_size": 2048,
         "width": args.width,
         "max_components": args.components,
         **args.settings,
