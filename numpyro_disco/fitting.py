@@ -147,6 +147,8 @@ class FitResult:
         Every line says good, look or bad, and why:
 
         - network: what training added to its start, by the held-out loss;
+        - draws, only if none can be had, since particles do not reach the learned density; then
+          nothing is said of log density, memory, constant and masses;
         - log density: of held-out rows, after normalisation by tempered SMC, against the Gaussian
           of the rows;
         - memory: how much more likely rows are that were trained on;
@@ -170,8 +172,6 @@ class FitResult:
             A `Report`: `report["masses"].value`, `str(report)`.
 
         Raises:
-            RuntimeError: draws or the normaliser could not be had: the particles did not reach the
-                learned density.
             ValueError: a score network, of which there is no density.
         """
         from numpyro_disco.report import make_report

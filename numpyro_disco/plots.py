@@ -89,7 +89,8 @@ def plot_report(fit: FitResult, report: Report) -> Any:
             low, high = np.quantile(both, [0.001, 0.999])
             bins = np.linspace(low, high, 41)
             axis.hist(rows[:, i], bins, density=True, alpha=0.5, label="held-out rows")
-            axis.hist(report.draws[:, i], bins, density=True, histtype="step", label="draws")
+            if len(report.draws):
+                axis.hist(report.draws[:, i], bins, density=True, histtype="step", label="draws")
         else:
             axis.plot(rows[:MAX_DOTS, j], rows[:MAX_DOTS, i], ".", markersize=2)
             axis.plot(report.draws[:MAX_DOTS, j], report.draws[:MAX_DOTS, i], ".", markersize=2)

@@ -52,7 +52,7 @@ class Report:
 
     lines: tuple[Line, ...]
     draws: np.ndarray
-    """Draws of the learned density in the user's units, shape (n, D)."""
+    """Draws of the learned density in the user's units, shape (n, D); none if none can be had."""
     noise_scales: np.ndarray
     """Noise levels, shape (L,); empty where what is learned is not smoothed."""
     score_errors: np.ndarray
@@ -102,21 +102,28 @@ def make_report(rng_key: Array, fit: FitResult) -> Report:
     pick = np.random.default_rng(np.asarray(jax.random.key_data(pick_key)).ravel())
     rows = fit._rows[pick.permutation(len(fit._rows))[:MAX_POINTS]]
     held_out = fit._held_out[:MAX_POINTS]
-    draws = np.asarray(fit.distribution.sample(draw_key, (MAX_POINTS,)), np.float64)
-    normalized = fit.distribution.normalize(density_key, num_runs=NUM_RUNS)
-    log_z, error = (
-        float(np.asarray(number))
-        for number in (normalized.log_normalizer, normalized.log_normalizer_error)
-    )
-    lines = [_network(fit), *_density(fit, rows, held_out, log_z, error)]
-    if fit.settings.objective in CONTRASTS:
-        lines.append(_constant(log_z, error))
+    lines, draws = [_network(fit)], np.zeros((0, rows.shape[1]))
+    try:
+        found = fit.distribution.sample(draw_key, (MAX_POINTS,))
+        normalized = fit.distribution.normalize(density_key, num_runs=NUM_RUNS)
+    except RuntimeError as problem:
+        lines.append(Line("draws", 0.0, BAD, f"none can be had: {problem}"))
+    else:
+        draws = np.asarray(found, np.float64)
+        log_z, error = (
+            float(np.asarray(number))
+            for number in (normalized.log_normalizer, normalized.log_normalizer_error)
+        )
+        lines += _density(fit, rows, held_out, log_z, error)
+        if fit.settings.objective in CONTRASTS:
+            lines.append(_constant(log_z, error))
     noise_scales = score_errors = np.zeros(0)
     lines.append(_smoothing(fit, held_out))
     if fit.distribution.noise_scale is not None:
         noise_scales, score_errors, own = _scores(noise_key, fit, held_out)
         lines += _score_lines(score_errors, own)
-    lines.append(_masses(fit, held_out, np.asarray(fit._standardize(draws))))
+    if len(draws):
+        lines.append(_masses(fit, held_out, np.asarray(fit._standardize(draws))))
     lines.append(_tails(fit, held_out))
     return Report(tuple(lines), draws, noise_scales, score_errors)
 

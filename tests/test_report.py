@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from statistics_tools import Mixture
@@ -108,6 +109,27 @@ def test_an_energy_that_falls_outward_is_seen(fit):
     prior = fit.distribution._replace(energy_fn=broken)
     line = _tails(dataclasses.replace(fit, _prior=prior, _model=broken), fit._held_out)
     assert line.verdict == "bad" and line.value == 1.0
+
+
+@_pytree
+@dataclasses.dataclass(frozen=True)
+class Unknown(LearnedEnergy):
+    """An energy that is no number on one side."""
+
+    def parts(self, z):
+        log_prob, correction = super().parts(z)
+        return log_prob, jnp.where(z[0] > 0, jnp.nan, correction)
+
+
+def test_where_no_draws_can_be_had_the_rest_is_said(fit):
+    broken = Unknown(*(getattr(fit._model, f.name) for f in dataclasses.fields(fit._model)))
+    prior = fit.distribution._replace(energy_fn=broken)
+    wrong = dataclasses.replace(fit, _prior=prior, _model=broken)
+    report = wrong.report()
+    names = [name for name in NAMES if name not in ("log density", "memory", "masses")]
+    assert [line.name for line in report.lines] == [names[0], "draws", *names[1:]]
+    assert report["draws"].verdict == "bad" and "none can be had" in report["draws"].why
+    assert wrong.plot_report(report) is not None
 
 
 def test_too_much_smoothing_is_seen():

@@ -258,7 +258,7 @@ def test_a_posterior_over_few_rows_draws_targets_towards_the_points_own(rows):
     """So much so that the row itself is the target where it is the only one."""
 
     def distance(posterior_rows):
-        options = TrainingSettings(noise_scale=0.3, posterior_rows=posterior_rows, batch_size=256)
+        options = TrainingSettings(noise_scale=0.3, posterior_rows=posterior_rows, batch_size=2048)
         batch = _noisy_batch(jax.random.key(0), jnp.asarray(rows), options)
         steps = (batch.points - batch.target) / batch.proposal_scale[:, None]
         return batch.target, float((steps**2).mean())
@@ -267,7 +267,7 @@ def test_a_posterior_over_few_rows_draws_targets_towards_the_points_own(rows):
     assert (alone == alone[0]).all()
     few, every = distance(64)[1], distance(None)[1]
     # Noise is of variance one beside its own row; rows nearer by are behind the point, too.
-    assert 0.9 < of_one < 1.1 and every < 0.8 * few < 0.9 * of_one
+    assert 0.9 < of_one < 1.1 and every < 0.85 * few < 0.7 * of_one
 
 
 def test_layers_decay_and_nothing_else(few):
@@ -428,11 +428,12 @@ class TestInterruption:
         assert more.history.step.tolist() == [0, 50, 100, 150, 200, 250]
 
     def test_a_contrast_out_of_patience_goes_on_with_more_of_it(self, few):
-        settings = {**SMALL, "noise_scale": 0.05, "objective": "contrastive", "patience": 50}
-        fit = disco.fit(jax.random.key(0), few, max_components=4, num_steps=3000, **settings)
+        settings = {**SMALL, "num_steps": 3000, "objective": "contrastive", "patience": 50}
+        fit = disco.fit(jax.random.key(0), few, max_components=4, **settings)
         stopped = int(fit.history.step[-1])
         assert stopped == fit.best_step + 50 < 3000
-        go_on = partial(disco.fit, jax.random.key(0), few, resume=fit, progress_bar=False)
+        again = {"resume": fit, "max_components": 4, "progress_bar": False}
+        go_on = partial(disco.fit, jax.random.key(0), few, **again)
         with pytest.warns(UserWarning, match="Nothing was trained.*`patience`"):
             same = go_on(num_steps=6000)
         assert same.history.step[-1] == stopped
