@@ -30,7 +30,6 @@ NUM_LEVELS = 5
 NUM_RUNS = 8
 FEWEST = 10
 """Held-out rows of whose standard error something can be said."""
-TOO_FEW = "there are too few held-out rows to see it"
 GOOD, LOOK, BAD = "good", "look", "bad"
 
 
@@ -79,7 +78,13 @@ def _verdict(value: float, good: float, look: float, error: float = 0.0) -> str:
     return GOOD if value - 2 * error <= good and 2 * error <= look else LOOK
 
 
-def _line(name: str, value: float, verdict: str, why: str, remedy: str) -> Line:
+def _line(
+    name: str, value: float, verdict: str, why: str, remedy: str, *, known: bool = True
+) -> Line:
+    """A line with its remedy; nothing is good that too few held-out rows have judged."""
+    if not known:
+        verdict = LOOK if verdict == GOOD else verdict
+        remedy = f"there are too few held-out rows to see it; {remedy}"
     return Line(name, value, verdict, why if verdict == GOOD else f"{why}; {remedy}")
 
 
@@ -140,10 +145,14 @@ def _network(fit: FitResult) -> Line:
     )
     if fit.best_step == 0:
         why = "adds nothing that held-out rows confirm to its start"
-    known = len(fit._held_out) >= FEWEST
-    verdict = GOOD if gain > 2 * error and known else LOOK
-    remedy = "its start says it all, or more rows or steps are needed" if known else TOO_FEW
-    return _line("network", gain, verdict, why, remedy)
+    return _line(
+        "network",
+        gain,
+        GOOD if gain > 2 * error else LOOK,
+        why,
+        "its start says it all, or more rows or steps are needed",
+        known=len(fit._held_out) >= FEWEST,
+    )
 
 
 def _density(
@@ -159,27 +168,26 @@ def _density(
     gains = of_held_out - np.asarray(gaussian, np.float64)
     gain = float(gains.mean())
     noise = float(np.hypot(standard_error(gains), error))
-    known = len(held_out) >= FEWEST
-    verdict = GOOD if gain > 2 * noise and known else LOOK if gain > -2 * noise else BAD
+    verdict = GOOD if gain > 2 * noise else LOOK if gain > -2 * noise else BAD
     first = _line(
         "log density",
         float(of_held_out.mean()),
         verdict,
         f"{of_held_out.mean():.3f} nats a held-out row (standardised; log Z {log_z:.3f} +- "
         f"{error:.2g}), {gain:+.3f} +- {noise:.2g} over the Gaussian of the rows",
-        ("" if known else f"{TOO_FEW}; ") + "a mixture reference, or fewer steps, may do better",
+        "a mixture reference, or fewer steps, may do better",
+        known=len(held_out) >= FEWEST,
     )
     gap = float(of_rows.mean() - of_held_out.mean())
     spread = float(np.hypot(standard_error(of_rows), standard_error(of_held_out)))
     dimension = rows.shape[1]
-    known = 2 * spread <= 0.1 * dimension
     second = _line(
         "memory",
         gap,
         _verdict(gap, 0.02 * dimension, 0.1 * dimension, spread),
         f"rows trained on have {gap:+.3f} +- {spread:.2g} nats more than held-out ones",
-        ("" if known else f"{TOO_FEW}; ")
-        + "much more means learned by heart: fewer steps, more smoothing, a smaller network",
+        "much more means learned by heart: fewer steps, more smoothing, a smaller network",
+        known=2 * spread <= 0.1 * dimension,
     )
     return first, second
 
@@ -211,7 +219,8 @@ def _smoothing(fit: FitResult, held_out: np.ndarray) -> Line:
     if not OBJECTIVES[settings.objective].smooths:
         return Line("smoothing", 0.0, GOOD, "none: rows are seen as they are")
     sigma = settings.smallest_noise
-    smaller = [scale for scale in TRIED_SCALES if scale < sigma]
+    # A scale that held-out rows have chosen is the best of these already.
+    smaller = [scale for scale in TRIED_SCALES if scale < sigma and not fit.noise_scales]
     at_sigma, *at_less = (
         smoothed_log_density(fit._rows, held_out, scale) for scale in (sigma, *smaller)
     )
@@ -331,16 +340,14 @@ def _masses(fit: FitResult, held_out: np.ndarray, draws: np.ndarray) -> Line:
         - rng.multinomial(len(draws), pooled, 2000) / len(draws)
     ).sum(1)
     usual, rare = np.quantile(of_chance, [0.95, 0.999])
-    verdict = _verdict(distance, max(0.02, usual), max(0.05, rare))
-    known = usual <= COARSEST
     return _line(
         "masses",
         distance,
-        LOOK if verdict == GOOD and not known else verdict,
+        _verdict(distance, max(0.02, usual), max(0.05, rare)),
         f"total variation {distance:.3f} between held-out rows and draws over {count} clusters "
         f"(up to {usual:.3f} by chance alone)",
-        ("" if known else f"{TOO_FEW}; ")
-        + "a contrast sees masses, slopes alone hardly do: see `density_weight`",
+        "a contrast sees masses, slopes alone hardly do: see `density_weight`",
+        known=bool(usual <= COARSEST),
     )
 
 
