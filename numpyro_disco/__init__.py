@@ -1,15 +1,17 @@
 """Learn a prior from data, and put it inside a NumPyro model."""
 
-from numpyro_disco.conditionals import LogMarginal, impute, log_marginal, sample_conditional
-from numpyro_disco.diagnostics import Calibration, calibration, check_conditional
-from numpyro_disco.distributions import EnergyDistribution
-from numpyro_disco.fitting import FitResult, fit
-from numpyro_disco.inference_data import to_arviz
-from numpyro_disco.networks import EnergyNetwork
-from numpyro_disco.reference import GaussianReference, MixtureReference
-from numpyro_disco.sites import sample, site_values
-from numpyro_disco.smc import TemperedSMC
-from numpyro_disco.storage import LoadError, load, save
+from numpyro_disco.diagnostics.calibration import Calibration, calibration
+from numpyro_disco.diagnostics.conditionals import check_conditional
+from numpyro_disco.energy.conditionals import LogMarginal, impute, log_marginal, sample_conditional
+from numpyro_disco.energy.distribution import EnergyDistribution
+from numpyro_disco.energy.networks import EnergyNetwork
+from numpyro_disco.energy.storage import LoadError, load, save
+from numpyro_disco.models.arviz import to_arviz
+from numpyro_disco.models.sites import sample, site_values
+from numpyro_disco.models.tempered_smc import TemperedSMC
+from numpyro_disco.references.gaussian import GaussianReference
+from numpyro_disco.references.mixture import MixtureReference
+from numpyro_disco.training.fit import FitResult, fit
 
 __all__ = [
     "Calibration",

@@ -23,10 +23,10 @@ from density import shape
 from tables import TABLES
 
 import numpyro_disco as disco
-from numpyro_disco.energies import Learned
-from numpyro_disco.objectives import OBJECTIVES, RowsAndDraws, rows_and_draws
-from numpyro_disco.posterior import tree_order
-from numpyro_disco.training_settings import TrainingSettings
+from numpyro_disco.energy.learned import Learned
+from numpyro_disco.training.objectives import OBJECTIVES, RowsAndDraws, rows_and_draws
+from numpyro_disco.training.row_posterior import tree_order
+from numpyro_disco.training.settings import TrainingSettings
 
 NUM_STEPS = 300
 ORDERS = ("tree", "random")

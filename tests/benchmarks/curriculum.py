@@ -20,9 +20,9 @@ import numpy as np
 from density import by_quadrature, paper_mixture, wasserstein
 
 import numpyro_disco as disco
-from numpyro_disco.energies import LearnedEnergy
-from numpyro_disco.training import train
-from numpyro_disco.training_settings import TrainingSettings
+from numpyro_disco.energy.learned import LearnedEnergy
+from numpyro_disco.training.loop import train
+from numpyro_disco.training.settings import TrainingSettings
 
 WAYS = {"throughout": (0.025,), "from larger ones": (0.2, 0.1, 0.05, 0.025)}
 

@@ -52,7 +52,7 @@ from sklearn.mixture import GaussianMixture
 from tables import TABLES
 
 import numpyro_disco as disco
-from numpyro_disco.posterior import row_posterior
+from numpyro_disco.training.row_posterior import row_posterior
 
 NUM_POINTS, NUM_POINTS_EACH = 4001, 1001
 """Of a grid; of each where every column is asked about in turn."""

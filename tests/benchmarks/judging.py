@@ -14,7 +14,7 @@ from numpyro.infer.util import constrain_fn, potential_energy, unconstrain_fn
 from rivals import Outcome, Problem
 from targets import Target, Truth
 
-from numpyro_disco.models import TemperedModel, prepare_model
+from numpyro_disco.models.reading import TemperedModel, prepare_model
 
 Key = jax.Array
 

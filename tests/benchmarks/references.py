@@ -28,9 +28,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import reference_models as models  # noqa: E402
-from statistics_tools import mean_and_error  # noqa: E402
-from two_sample import neighbours, network, two_sample_accuracy  # noqa: E402
+from helpers import reference_models as models  # noqa: E402
+from helpers.statistics import mean_and_error  # noqa: E402
+from helpers.two_sample import neighbours, network, two_sample_accuracy  # noqa: E402
 
 import numpyro_disco as disco  # noqa: E402
 

@@ -5,7 +5,7 @@
     python tests/benchmarks/smc.py --targets skewed,brownian --output table.md
 
 TemperedSMC runs with its default settings. BlackJAX's are searched for on each target; the search
-is not timed. All get the same densities (`numpyro_disco.models.prepare_model`, checked here against
+is not timed. All get the same densities (`numpyro_disco.models.reading.prepare_model`, checked here against
 NumPyro's own), float32, and as many runs, one after the other in one compiled program. Needs the
 `benchmarks` extra.
 

@@ -28,11 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import numpyro_disco as disco
-from numpyro_disco.noise import geometric_noise_scales
-from numpyro_disco.objectives import OBJECTIVES
-from numpyro_disco.posterior import near_row_posterior, row_posterior, tree_order
-from numpyro_disco.training import _start, _train_round
-from numpyro_disco.training_settings import STEPS_PER_ROUND, TrainingSettings
+from numpyro_disco.training.loop import _start, _train_round
+from numpyro_disco.training.noise import geometric_noise_scales
+from numpyro_disco.training.objectives import OBJECTIVES
+from numpyro_disco.training.row_posterior import near_row_posterior, row_posterior, tree_order
+from numpyro_disco.training.settings import STEPS_PER_ROUND, TrainingSettings
 
 SIGMA = 0.05
 

@@ -1,0 +1,1 @@
+"""Diagnostics: whether draws of conditionals can be trusted."""

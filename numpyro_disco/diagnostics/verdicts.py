@@ -1,0 +1,3 @@
+"""The verdicts of reports."""
+
+GOOD, LOOK, BAD = "good", "look", "bad"

@@ -1,0 +1,436 @@
+"""Priors whose coordinates live in other sets than the real line.
+
+The energy is that of a correlated Gaussian over unconstrained coordinates, so a coordinate in the
+positive numbers is log-normal, one in the unit interval logit-normal, and every density is known.
+"""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from helpers.statistics import assert_within, mean_and_error
+from numpyro import handlers
+from numpyro.distributions import biject_to, constraints
+from numpyro.infer.util import initialize_model
+from scipy import stats
+from scipy.special import logit
+
+import numpyro_disco as disco
+from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.training.preparation import unconstrained_rows
+
+NAMES = ("mass", "share", "shift")
+SUPPORTS = {"mass": constraints.positive, "share": constraints.unit_interval}
+MEAN = np.array([0.2, -0.4, 0.5])
+COVARIANCE = np.array([[0.5, 0.3, 0.1], [0.3, 0.9, -0.2], [0.1, -0.2, 0.6]])
+LOG_Z = 0.5 * np.linalg.slogdet(2 * np.pi * COVARIANCE)[1]
+KEY = jax.random.key(5)
+
+
+def gaussian(parameters, y):
+    mean, precision = parameters
+    return 0.5 * (y - mean) @ precision @ (y - mean)
+
+
+def prior_of(kept=(0, 1, 2), supports=SUPPORTS):
+    """The prior of some of the coordinates, marginal to the others."""
+    kept = list(kept)
+    mean, covariance = MEAN[kept], COVARIANCE[np.ix_(kept, kept)]
+    parameters = jnp.asarray(mean), jnp.asarray(np.linalg.inv(covariance))
+    names = tuple(NAMES[place] for place in kept)
+    return disco.EnergyDistribution(
+        jax.tree_util.Partial(gaussian, parameters),
+        disco.GaussianReference(np.zeros(len(kept)), 4.0 * np.eye(len(kept))),
+        names=names,
+        supports={name: s for name, s in supports.items() if name in names},
+    )
+
+
+PRIOR = prior_of()
+
+
+def unconstrain(x):
+    return np.stack([np.log(x[..., 0]), logit(x[..., 1]), x[..., 2]], axis=-1)
+
+
+def log_dets(x):
+    """Logarithms of dx/dy: x for exp, x (1 - x) for the sigmoid."""
+    return np.stack(
+        [np.log(x[..., 0]), np.log(x[..., 1] * (1 - x[..., 1])), np.zeros(x.shape[:-1])], axis=-1
+    )
+
+
+def log_density(x, kept=(0, 1, 2)):
+    """Normalised log density of some coordinates of x (..., 3)."""
+    kept = list(kept)
+    normal = stats.multivariate_normal(MEAN[kept], COVARIANCE[np.ix_(kept, kept)])
+    return normal.logpdf(unconstrain(x)[..., kept]) - log_dets(x)[..., kept].sum(-1)
+
+
+def points(num=50):
+    rng = np.random.default_rng(2)
+    y = rng.multivariate_normal(MEAN, COVARIANCE, size=num)
+    return np.stack([np.exp(y[:, 0]), 1 / (1 + np.exp(-y[:, 1])), y[:, 2]], axis=-1)
+
+
+# -- densities -----------------------------------------------------------------------------------
+
+
+def test_the_density_holds_the_jacobian():
+    x = points()
+    np.testing.assert_allclose(PRIOR.log_prob(x), log_density(x) + LOG_Z, atol=2e-4)
+    # Without the Jacobian it would be the density of something else.
+    assert np.abs(PRIOR.log_prob(x) - log_density(x) - LOG_Z - log_dets(x).sum(-1)).max() > 0.5
+
+
+def test_the_score_is_the_gradient_in_the_users_units():
+    x, step = points(5), 1e-5
+    found = np.asarray(PRIOR.score(x))
+    for place in range(3):
+        h = step * np.eye(3)[place]
+        slope = (log_density(x + h) - log_density(x - h)) / (2 * step)
+        np.testing.assert_allclose(found[:, place], slope, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("x", [[-1.0, 0.5, 0.0], [0.0, 0.5, 0.0], [1.0, 1.0, 0.0], [1.0, 2.0, 0.0]])
+def test_outside_there_is_no_mass(x):
+    assert PRIOR.log_prob(jnp.array(x)) == -jnp.inf
+    assert not np.isnan(PRIOR.score(jnp.array(x))).any()
+
+
+@pytest.mark.statistics
+def test_the_normalised_density_integrates_to_one():
+    """By the midpoint rule over positive times unit interval, fine towards both bounds."""
+    prior = prior_of((0, 1)).normalize(KEY, num_runs=20)
+    y = [
+        np.linspace(m - 7 * s, m + 7 * s, 201) for m, s in zip(MEAN[:2], [0.71, 0.95], strict=True)
+    ]
+    edges = [np.exp(y[0]), 1 / (1 + np.exp(-y[1]))]
+    middle = [0.5 * (e[1:] + e[:-1]) for e in edges]
+    area = np.multiply.outer(*(np.diff(e) for e in edges))
+    grid = np.stack(np.meshgrid(*middle, indexing="ij"), axis=-1)
+    density = np.exp(np.asarray(prior.log_prob(grid), np.float64))
+    total, error = (density * area).sum(), float(prior.log_normalizer_error)
+    assert_within(total, 1.0, error + 2e-4, sigmas=7.4, resolution=0.05, label="integral")
+    with pytest.raises(AssertionError, match="is off"):
+        jacobian = np.exp(log_dets(np.concatenate([grid, np.zeros((200, 200, 1))], -1)).sum(-1))
+        assert_within(
+            (density * area * jacobian).sum(), 1.0, error, sigmas=7.4, resolution=1, label="twin"
+        )
+
+
+def test_the_reference_is_normalised_and_knows_its_conditionals():
+    reference = prior_of((0, 1)).reference
+    normal = stats.multivariate_normal(np.zeros(2), 4.0 * np.eye(2))
+    x = points()
+    expected = normal.logpdf(unconstrain(x)[:, :2]) - log_dets(x)[:, :2].sum(-1)
+    np.testing.assert_allclose(reference.log_prob(x[:, :2]), expected, rtol=1e-4, atol=1e-4)
+    draws = np.asarray(reference.sample(KEY, (1000,)))
+    assert (draws[:, 0] > 0).all() and ((draws[:, 1] > 0) & (draws[:, 1] < 1)).all()
+    given = reference.condition(np.array([2.5, np.nan]))
+    np.testing.assert_array_equal(given.sample(KEY, (7,))[:, 0], np.float32(2.5))
+    one = stats.norm.logpdf(logit(x[:, 1]), 0, 2) - log_dets(x)[:, 1]
+    at = np.stack([np.full(len(x), 2.5), x[:, 1]], axis=-1)
+    np.testing.assert_allclose(given.log_prob(at), one, rtol=1e-4, atol=1e-4)
+
+
+# -- conditionals, models, marginals -------------------------------------------------------------
+
+
+def conditional(mass):
+    """Mean and covariance of y given the mass."""
+    gain = COVARIANCE[1:, 0] / COVARIANCE[0, 0]
+    mean = MEAN[1:] + gain * (np.log(mass) - MEAN[0])
+    return mean, COVARIANCE[1:, 1:] - np.outer(gain, COVARIANCE[0, 1:])
+
+
+def check_conditional_draws(draws, mass, label):
+    """Independent sets of draws (runs, n, 3) against the conditional given the mass."""
+    mean, covariance = conditional(mass)
+    y = unconstrain(np.asarray(draws, np.float64))[..., 1:]
+    for found, truth, what in (
+        (y.mean(1), mean, "means"),
+        (y.std(1), np.sqrt(np.diagonal(covariance)), "sds"),
+    ):
+        estimate, error = mean_and_error(found)
+        assert_within(estimate, truth, error, sigmas=7.4, resolution=0.15, label=f"{label} {what}")
+
+
+@pytest.mark.statistics
+def test_draws_of_a_conditional_stay_inside_and_are_right():
+    rows = np.full((20, 3), np.nan)
+    rows[:, 0] = 2.0
+    draws = np.swapaxes(disco.sample_conditional(KEY, PRIOR, rows, 1000), 0, 1)
+    assert (draws[..., 0] == 2).all() and ((draws[..., 1] > 0) & (draws[..., 1] < 1)).all()
+    check_conditional_draws(draws, 2.0, "SMC")
+    with pytest.raises(AssertionError, match="is off"):
+        check_conditional_draws(draws, 2.6, "twin")
+
+
+def test_what_is_given_has_to_be_inside():
+    for observed in ({"mass": -1.0}, {"mass": 0.0}, {"share": 1.5}, np.array([1.0, -0.1, np.nan])):
+        for refuse in (
+            lambda observed=observed: PRIOR.clamp(observed),
+            lambda observed=observed: disco.sample_conditional(KEY, PRIOR, observed, 10),
+        ):
+            with pytest.raises(ValueError, match="inside of the supports.*'(mass|share)'"):
+                refuse()
+    with pytest.raises(ValueError, match="inside of the supports in `obs`"):
+        disco.sample("x", PRIOR, obs=np.array([[-1.0, 0.5, np.nan]]))
+    with pytest.raises(ValueError, match="inside of the support of 'x.mass'.*Positive"):
+        conditioned = handlers.condition(lambda: disco.sample("x", PRIOR), {"x.mass": -1.0})
+        handlers.seed(conditioned, 0)()
+
+
+def test_supports_tell_the_truth():
+    clamped = PRIOR.clamp({"share": 0.25})
+    assert clamped.support(jnp.array([1.0, 0.25, -3.0]))
+    assert not clamped.support(jnp.array([-1.0, 0.25, -3.0]))
+    assert not PRIOR.support(jnp.array([1.0, 1.25, -3.0]))
+    assert "UnitInterval" in repr(PRIOR.support)
+    transform = biject_to(clamped.support)
+    u = jnp.array([0.3, -0.7])
+    x = transform(u)
+    assert x[1] == 0.25 and x[0] > 0
+    np.testing.assert_allclose(transform.inv(x), u, rtol=1e-5)
+    jacobian = np.asarray(jax.jacfwd(transform)(u), np.float64)[[0, 2]]
+    np.testing.assert_allclose(
+        transform.log_abs_det_jacobian(u, x), np.linalg.slogdet(jacobian)[1], rtol=1e-5
+    )
+
+
+def sites():
+    disco.sample("x", PRIOR)
+
+
+def one_site():
+    numpyro.sample("x", PRIOR)
+
+
+def table():
+    disco.sample("x", PRIOR, obs=np.array([[1.5, np.nan, np.nan], [np.nan, 0.3, 0.1]]))
+
+
+def padded():
+    rows = np.array([[1.5, np.nan, np.nan], [np.nan, 0.3, 0.1]])
+    disco.sample("x", PRIOR, obs=rows, padded=True)
+
+
+@pytest.mark.parametrize("model", [sites, one_site, table, padded])
+def test_samplers_move_without_bounds(model):
+    """Potential energy at any unconstrained point: the log density there, and the Jacobian."""
+    info = initialize_model(KEY, model)
+    z = jax.tree.map(lambda leaf: leaf + 0.4, info.param_info.z)
+    constrained = info.postprocess_fn(z)
+    found = -float(info.potential_fn(z))
+    loc, scale = np.asarray(PRIOR.loc), np.asarray(PRIOR.scale)
+    if model in (sites, one_site):
+        x = (
+            np.stack([constrained[f"x.{name}"] for name in NAMES])
+            if model is sites
+            else np.asarray(constrained["x"])
+        )
+        rows, free, padding = x[None], np.ones((1, 3), bool), 0.0
+    else:
+        rows = np.array([[1.5, np.nan, np.nan], [np.nan, 0.3, 0.1]])
+        free = np.isnan(rows)
+        missing = np.asarray(constrained["x.missing"], np.float64)
+        y = unconstrain(missing) if model is padded else None
+        padding = 0.0 if y is None else stats.norm.logpdf(y, loc, scale)[~free].sum()
+        padding += 0.0 if y is None else np.log(np.broadcast_to(scale, (2, 3)))[~free].sum()
+        rows[free] = missing[free] if model is padded else missing
+    rows = rows.astype(np.float64)
+    expected = (log_density(rows) + LOG_Z).sum() + padding
+    expected += (log_dets(rows) + np.log(scale))[free].sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.statistics
+def test_the_evidence_is_in_the_users_units():
+    """Of a model that observes a coordinate: its marginal density, Jacobian and all."""
+
+    def model(mass):
+        x = disco.sample("x", PRIOR)
+        numpyro.sample("y", dist.Normal(x[..., 2], 0.5), obs=1.0)
+
+    known = handlers.condition(model, {"x.mass": 2.0})
+    smc = disco.TemperedSMC(known, num_particles=512, num_chains=16, progress_bar=False)
+    smc.run(KEY, 2.0)
+    mean, covariance = conditional(2.0)
+    marginal = stats.norm.logpdf(np.log(2.0), MEAN[0], COVARIANCE[0, 0] ** 0.5)
+    truth = marginal + stats.norm.logpdf(1.0, mean[1], (covariance[1, 1] + 0.25) ** 0.5) + LOG_Z
+    for log_det, refused in ((np.log(2.0), False), (0.0, True)):
+        ratio = np.exp(np.asarray(smc.log_normalizer, np.float64) - truth + log_det)
+        estimate, error = mean_and_error(ratio)
+        try:
+            assert_within(estimate, 1.0, error, sigmas=7.4, resolution=0.2, label="evidence")
+            assert not refused, "the twin without a Jacobian passes"
+        except AssertionError as failure:
+            assert refused and "twin" not in str(failure), failure
+
+
+@pytest.mark.statistics
+@pytest.mark.parametrize("kept", [(0,), (1, 2), (0, 1, 2)])
+def test_marginals_are_in_the_users_units(kept):
+    x = points(4)
+    observed = np.full_like(x, np.nan)
+    observed[:, list(kept)] = x[:, list(kept)]
+    found = disco.log_marginal(KEY, PRIOR, observed, num_particles=256, num_runs=16)
+    truth = log_density(x, kept)
+    assert_within(found.log_density, truth, found.error, sigmas=7.4, resolution=0.2, label="log p")
+    with pytest.raises(AssertionError, match="is off"):
+        twin = truth + log_dets(x)[:, list(kept)].sum(-1)
+        assert_within(found.log_density, twin, found.error, sigmas=7.4, resolution=9, label="twin")
+
+
+# -- what may be given ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "supports, message",
+    [
+        ({"z": constraints.positive}, "`supports` names 'z', which is not a coordinate"),
+        ({"mass": "positive"}, "constraint on one number for 'mass'"),
+        ({"mass": constraints.simplex}, "constraint on one number for 'mass'"),
+        ({"mass": constraints.nonnegative_integer}, "continuous constraints"),
+        ([constraints.positive], "a mapping from names"),
+    ],
+)
+def test_supports_that_make_no_sense(supports, message):
+    with pytest.raises(ValueError, match=message):
+        reference = disco.GaussianReference(np.zeros(3), np.eye(3))
+        disco.EnergyDistribution(lambda y: y @ y, reference, names=NAMES, supports=supports)
+
+
+KINDS = (
+    constraints.interval(-2.0, 5.0),
+    constraints.real,
+    constraints.greater_than(3.0),
+    constraints.positive,
+    constraints.interval(-2.0, 5.0),
+    constraints.less_than(-1.0),
+)
+
+
+def test_coordinates_keep_their_places():
+    supports = CoordinateSupports(KINDS)
+    y = jnp.asarray(np.random.default_rng(0).normal(size=(5, 6)), jnp.float32)
+    x = supports.constrain(y)
+    for place, kind in enumerate(KINDS):
+        transform = biject_to(kind)
+        np.testing.assert_allclose(x[:, place], transform(y[:, place]), rtol=1e-6)
+        found = supports.log_dets(y, x)[:, place]
+        slope = jax.vmap(jax.grad(transform))(y[:, place])
+        np.testing.assert_allclose(found, np.log(np.abs(slope)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(supports.unconstrain(x), y, rtol=1e-4, atol=1e-5)
+    assert supports.inside(x).all()
+    some = supports.select([4, 1])
+    np.testing.assert_allclose(some.constrain(y[:, [4, 1]]), x[:, [4, 1]], rtol=1e-6)
+
+
+def test_supports_are_equal_by_kind_and_bounds():
+    again = CoordinateSupports((*KINDS[:4], constraints.interval(-2.0, 5.0), KINDS[5]))
+    assert again == CoordinateSupports(KINDS) and hash(again) == hash(CoordinateSupports(KINDS))
+    other = CoordinateSupports((constraints.interval(-2.0, 5.5), *KINDS[1:]))
+    assert other != again and not again.real
+    assert CoordinateSupports((constraints.real,) * 2).real
+    # Equal supports are one program.
+    assert jax.tree.structure(prior_of()) == jax.tree.structure(PRIOR)
+    assert jax.tree.structure(prior_of(supports={})) != jax.tree.structure(PRIOR)
+
+
+# -- learning ------------------------------------------------------------------------------------
+
+TINY = dict(num_steps=50, width=16, num_blocks=1, batch_size=64, progress_bar=False)
+
+
+def columns(num=300):
+    x = points(num)
+    counts = np.random.default_rng(1).poisson(x[:, 0])
+    return {"mass": x[:, 0], "share": x[:, 1], "count": counts.astype(float)}
+
+
+@pytest.mark.training
+def test_a_fit_stays_inside():
+    supports = SUPPORTS | {"count": constraints.nonnegative_integer}
+    fit = disco.fit(KEY, columns(), supports=supports, max_components=4, **TINY)
+    prior = fit.distribution
+    draws = np.asarray(prior.sample(KEY, (500,)))
+    assert prior.support(draws).all() and np.isfinite(prior.log_prob(draws)).all()
+    # Whole numbers are spread over the interval around each, the first one included.
+    assert (draws[:, 2] > -0.5).all() and (draws[:, 2] < 0).any()
+    np.testing.assert_allclose(fit.score(draws[:5]), prior.score(draws[:5]), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        fit._unstandardize(fit._standardize(draws[:5])), draws[:5], rtol=1e-4, atol=1e-4
+    )
+    counts = np.bincount(np.round(draws[:, 2]).astype(int), minlength=3)[:3] / len(draws)
+    truth = np.bincount(columns()["count"].astype(int), minlength=3)[:3] / 300
+    assert np.abs(counts - truth).max() < 0.15
+    assert str(fit.report())
+
+
+def test_columns_that_do_not_fit_their_supports():
+    data = columns()
+    supports = SUPPORTS | {"count": constraints.nonnegative_integer}
+    with pytest.raises(ValueError, match="'share' in `data` to be in its support.*not"):
+        disco.fit(KEY, data | {"share": data["share"] + 1}, supports=supports, **TINY)
+    on_bound = data | {"share": np.where(np.arange(300) < 3, 1.0, data["share"])}
+    with pytest.raises(ValueError, match="'share'.*3 are on its bound, 1"):
+        disco.fit(KEY, on_bound, supports=supports, **TINY)
+    with pytest.raises(ValueError, match="'count' in `data` to be in its support"):
+        half = data | {"count": data["count"] + 0.25}
+        disco.fit(KEY, half, supports={"count": constraints.nonnegative_integer}, **TINY)
+
+
+def test_tied_columns_are_refused_with_the_way_out():
+    with pytest.raises(ValueError, match=r"'count'.*integer_interval\(0, \d+\).*`noise_scale`"):
+        disco.fit(KEY, columns(), supports=SUPPORTS, **TINY)
+    spiked = columns() | {"share": np.where(np.arange(300) < 50, 0.123, columns()["share"])}
+    del spiked["count"]
+    with pytest.raises(ValueError, match="17% of the rows.*0.123 in 'share'.*outside of the prior"):
+        disco.fit(KEY, spiked, **TINY)
+
+
+def test_a_spike_is_warned_of_and_rounding_is_not():
+    from numpyro_disco.training.preparation import check_ties
+
+    rows = points(2000)
+    real = (constraints.real,) * 3
+    with pytest.warns(UserWarning, match="40 rows.*value 0 in 'mass'.*narrow mode"):
+        spiked = rows.copy()
+        spiked[:40, 0] = 0.0
+        check_ties(spiked, NAMES, real)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_ties(np.round(rows, 2), NAMES, real)
+
+
+@pytest.mark.parametrize(
+    "given, found",
+    [
+        (constraints.boolean, constraints.interval(-0.5, 1.5)),
+        (constraints.integer_interval(1, 3), constraints.interval(0.5, 3.5)),
+        (constraints.positive_integer, constraints.greater_than(0.5)),
+    ],
+)
+def test_whole_numbers_are_spread_around_themselves(given, found):
+    from numpyro_disco.training.preparation import unconstrained_rows
+
+    column = np.random.default_rng(0).integers(1, 2, size=(100, 1)).astype(float)
+    y, supports = unconstrained_rows(KEY, column, ("k",), (given,))
+    assert supports == CoordinateSupports((found,))
+    x = np.asarray(supports.constrain(y))
+    np.testing.assert_array_equal(np.round(x), column)
+    assert x.std() > 0.2
+
+
+def test_whole_numbers_are_never_spread_onto_a_bound():
+    """Of four million zeros, single precision draws one at the lower end of its interval."""
+    table = np.zeros((4_000_000, 1))
+    key = jax.random.fold_in(jax.random.key(0), 1)
+    rows, _ = unconstrained_rows(key, table, ("a",), (constraints.boolean,))
+    assert np.isfinite(rows).all()

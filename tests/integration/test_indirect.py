@@ -1,0 +1,104 @@
+"""Coordinates seen through a likelihood: with error, through a linear map, or as a bound only.
+
+The energy is Gaussian, so each posterior has closed moments. Runs of TemperedSMC are independent,
+which gives standard errors; NUTS on the same kind of model is in test_nuts.py.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from helpers.statistics import assert_within, mean_and_error
+from scipy import stats
+
+import numpyro_disco as disco
+
+pytestmark = pytest.mark.statistics
+
+NAMES = ("a", "b", "c")
+MEAN = np.array([0.5, -0.3, 0.2])
+COVARIANCE = np.array([[1.0, 0.6, 0.2], [0.6, 1.5, -0.4], [0.2, -0.4, 0.8]])
+RUNS = 16
+
+
+def energy(parameters, x):
+    mean, precision = parameters
+    return 0.5 * (x - mean) @ precision @ (x - mean)
+
+
+PRIOR = disco.EnergyDistribution(
+    jax.tree_util.Partial(energy, (jnp.asarray(MEAN), jnp.asarray(np.linalg.inv(COVARIANCE)))),
+    disco.GaussianReference(np.zeros(3), 4.0 * np.eye(3)),
+    names=NAMES,
+)
+
+
+def check(model, mean, covariance, log_likelihood, *args):
+    """Moments of all coordinates and the evidence; a posterior shifted by one deviation fails."""
+    smc = disco.TemperedSMC(model, num_particles=512, num_chains=RUNS, progress_bar=False)
+    smc.run(jax.random.key(0), *args)
+    draws = smc.get_samples(group_by_chain=True)
+    x = np.stack([draws[f"x.{name}"] for name in NAMES], axis=-1).astype(np.float64)
+    deviation = np.sqrt(np.diagonal(covariance))
+    for found, truth, what in ((x.mean(1), mean, "means"), (x.std(1), deviation, "deviations")):
+        estimate, error = mean_and_error(found)
+        assert_within(estimate, truth, error, sigmas=7.4, resolution=0.15, label=what)
+    with pytest.raises(AssertionError, match="is off"):
+        estimate, error = mean_and_error(x.mean(1))
+        assert_within(estimate, mean + deviation, error, sigmas=7.4, resolution=9, label="twin")
+    log_z = 0.5 * np.linalg.slogdet(2 * np.pi * COVARIANCE)[1]
+    ratio = np.exp(np.asarray(smc.log_normalizer, np.float64) - log_z - log_likelihood)
+    estimate, error = mean_and_error(ratio)
+    assert_within(estimate, 1.0, error, sigmas=7.4, resolution=0.2, label="evidence")
+
+
+def given_linear(matrix, noise, y):
+    """Posterior of x given y = matrix x + noise, and the log density of y."""
+    covariance = matrix @ COVARIANCE @ matrix.T + noise
+    gain = COVARIANCE @ matrix.T @ np.linalg.inv(covariance)
+    log_density = stats.multivariate_normal.logpdf(y, matrix @ MEAN, covariance)
+    return MEAN + gain @ (y - matrix @ MEAN), COVARIANCE - gain @ matrix @ COVARIANCE, log_density
+
+
+def test_measurement_errors_that_are_known():
+    """Two coordinates, each with an error of its own; the third is never seen."""
+    y, errors = np.array([1.4, -1.0]), np.array([0.3, 0.8])
+
+    def model(y, errors):
+        x = disco.sample("x", PRIOR)
+        numpyro.sample("y", dist.Normal(x[..., :2], errors).to_event(1), obs=y)
+
+    check(model, *given_linear(np.eye(3)[:2], np.diag(errors**2), y), y, errors)
+
+
+def test_a_linear_map():
+    matrix, y = np.array([[1.0, 1.0, 1.0], [0.5, -1.0, 0.0]]), np.array([1.5, -0.4])
+
+    def model(y):
+        x = disco.sample("x", PRIOR)
+        seen = jnp.einsum("ij,...j->...i", jnp.asarray(matrix), x)
+        numpyro.sample("y", dist.Normal(seen, 0.4).to_event(1), obs=y)
+
+    check(model, *given_linear(matrix, 0.16 * np.eye(2), y), y)
+
+
+def test_a_censoring_bound():
+    """Of a measurement only that it lies above a limit: the moments of a truncated normal."""
+    limit, error = 1.2, 0.5
+
+    def model(limit):
+        x = disco.sample("x", PRIOR)
+        above = 1.0 - dist.Normal(x[..., 1], error).cdf(limit)
+        numpyro.factor("above", jnp.log(above))
+
+    variance = COVARIANCE[1, 1] + error**2
+    alpha = (limit - MEAN[1]) / variance**0.5
+    hazard = stats.norm.pdf(alpha) / stats.norm.sf(alpha)
+    # y = x_b + noise is normal and cut at the limit; x follows y linearly, with what y leaves open.
+    gain = COVARIANCE[:, 1] / variance
+    mean = MEAN + gain * variance**0.5 * hazard
+    cut = variance * (1 + alpha * hazard - hazard**2)
+    covariance = COVARIANCE - np.outer(gain, gain) * (variance - cut)
+    check(model, mean, covariance, stats.norm.logsf(alpha), limit)

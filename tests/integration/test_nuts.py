@@ -1,0 +1,160 @@
+"""NUTS on a Gaussian energy inside a model, with stock `condition`, against the closed form."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from helpers.statistics import assert_within
+from numpyro.diagnostics import effective_sample_size
+from numpyro.handlers import condition
+from numpyro.infer import MCMC, NUTS
+
+import numpyro_disco as disco
+
+NAMES = ("a", "b", "c")
+MEAN = np.array([1.0, -2.0, 0.5])
+FACTOR = np.array([[1.0, 0.0, 0.0], [0.8, 0.9, 0.0], [-0.9, 0.6, 0.7]])
+COVARIANCE = FACTOR @ FACTOR.T
+A, NOISE = 0.3, 0.5
+
+
+def gaussian_energy(covariance=COVARIANCE):
+    precision = np.linalg.inv(covariance)
+
+    def energy(x):
+        return 0.5 * (x - MEAN) @ precision @ (x - MEAN)
+
+    reference = disco.GaussianReference(MEAN, 4 * COVARIANCE)
+    return disco.EnergyDistribution(energy, reference, names=NAMES)
+
+
+def posterior(y):
+    """Mean and sd of (b, c) given a = A and y ~ N(b, NOISE), by two updates of the Gaussian."""
+    free = [1, 2]
+    gain = COVARIANCE[free, 0] / COVARIANCE[0, 0]
+    mean = MEAN[free] + gain * (A - MEAN[0])
+    covariance = COVARIANCE[np.ix_(free, free)] - np.outer(gain, COVARIANCE[0, free])
+    weight = covariance[:, 0] / (covariance[0, 0] + NOISE**2)
+    mean = mean + weight * (y - mean[0])
+    covariance = covariance - np.outer(weight, covariance[0])
+    return mean, np.sqrt(np.diag(covariance))
+
+
+def model(prior, y, members=None):
+    if members is None:
+        x = disco.sample("x", prior)
+        numpyro.sample("y", dist.Normal(x[..., 1], NOISE), obs=y)
+        return
+    with numpyro.plate("member", members):
+        x = disco.sample("x", prior)
+        numpyro.sample("y", dist.Normal(x[..., 1], NOISE), obs=y)
+
+
+def draw(prior, y, members=None, **nuts):
+    mcmc = MCMC(
+        NUTS(condition(model, {"x.a": A})),
+        num_warmup=400,
+        num_samples=2500,
+        num_chains=4,
+        chain_method="vectorized",
+        progress_bar=False,
+        **nuts,
+    )
+    mcmc.run(jax.random.key(0), prior, y, members)
+    return mcmc.get_samples(group_by_chain=True)
+
+
+def check(draws, mean, deviation, label):
+    """Means within 5 standard errors, deviations within 5 %."""
+    assert set(draws) == {"x.b", "x.c"}
+    stacked = np.stack([np.asarray(draws["x.b"]), np.asarray(draws["x.c"])], axis=-1)
+    ess = np.asarray(effective_sample_size(stacked))
+    error = deviation / np.sqrt(ess)
+    estimate = stacked.mean((0, 1))
+    print(f"{label}: z scores of the means {np.round((estimate - mean) / error, 2).tolist()}")
+    assert_within(estimate, mean, error, resolution=0.2 * deviation, label=f"{label}: mean")
+    ratio = stacked.std((0, 1)) / deviation
+    print(f"{label}: standard deviations over the truth {np.round(ratio, 3).tolist()}")
+    assert (np.abs(ratio - 1) <= 0.05).all()
+
+
+def test_conditioned_model_matches_closed_form():
+    draws = draw(gaussian_energy(), 0.7)
+    check(draws, *posterior(0.7), f"one vector in {draws['x.b'].dtype}")
+
+
+def test_conditioned_model_under_a_plate_of_five():
+    y = np.linspace(-3, 1, 5)
+    truth = [posterior(value) for value in y]
+    mean = np.stack([m for m, _ in truth])
+    deviation = np.stack([s for _, s in truth])
+    check(draw(gaussian_energy(), y, members=5), mean, deviation, "plate of 5")
+
+
+def test_conditioned_model_in_double_precision():
+    """The same test in a process of its own: JAX's precision is settled when it starts."""
+    test = f"{__file__}::test_conditioned_model_matches_closed_form"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-s",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        test,
+    ]
+    done = subprocess.run(
+        command, env={**os.environ, "JAX_ENABLE_X64": "1"}, capture_output=True, text=True
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "one vector in float64" in done.stdout
+
+
+def test_a_wrong_energy_fails_the_check():
+    wrong = COVARIANCE * np.where(np.eye(3), 1, -1)
+    draws = draw(gaussian_energy(wrong), 0.7)
+    with pytest.raises(AssertionError):
+        check(draws, *posterior(0.7), "sign of the correlations flipped")
+
+
+def test_prior_as_a_model_argument_is_not_baked_in():
+    """One compiled sampler serves another prior of the same shapes."""
+
+    def precision_energy(precision, x):
+        return 0.5 * (x - MEAN) @ precision @ (x - MEAN)
+
+    def prior(scale):
+        precision = jnp.asarray(np.linalg.inv(COVARIANCE) / scale**2)
+        energy = jax.tree_util.Partial(precision_energy, precision)
+        reference = disco.GaussianReference(MEAN, 16 * COVARIANCE)
+        return disco.EnergyDistribution(energy, reference, names=NAMES)
+
+    traces = 0
+
+    def counted(prior):
+        nonlocal traces
+        traces += 1
+        disco.sample("x", prior)
+
+    mcmc = MCMC(
+        NUTS(counted), num_warmup=300, num_samples=2000, progress_bar=False, jit_model_args=True
+    )
+    spread = []
+    for scale in (1.0, 3.0):
+        mcmc.run(jax.random.key(1), prior(scale))
+        spread.append(np.std(mcmc.get_samples()["x.a"]))
+        after = traces
+    mcmc.run(jax.random.key(2), prior(2.0))
+    # NumPyro reads the model afresh to start each run; the sampler itself is not traced again.
+    assert traces - after <= 3
+    assert 2.6 < spread[1] / spread[0] < 3.4

@@ -1,0 +1,233 @@
+"""Supports in the user's units, and the bijections that samplers take from them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpyro.distributions import biject_to
+
+from numpyro_disco.supports.clamped import ClampedTransform, StandardizedReal, StandardizedVector
+
+LOC = np.float32([1.0, -20.0, 0.5, 300.0])
+SCALE = np.float32([0.1, 5.0, 2.0, 40.0])
+VALUES = np.float32([7.25, -1.5, 0.0, 260.0])
+BATCH = VALUES + np.arange(5, dtype=np.float32)[:, None]
+
+# Constraint, and how many coordinates are free.
+VECTORS = {
+    "nothing held": (StandardizedVector(LOC, SCALE, None, (False,) * 4), 4),
+    "nothing held, with values": (StandardizedVector(LOC, SCALE, VALUES, (False,) * 4), 4),
+    "one held": (StandardizedVector(LOC, SCALE, VALUES, (False, True, False, False)), 3),
+    "one free": (StandardizedVector(LOC, SCALE, VALUES, (True, True, False, True)), 1),
+    "all held": (StandardizedVector(LOC, SCALE, VALUES, (True,) * 4), 0),
+}
+
+
+@pytest.fixture(params=VECTORS)
+def vector(request):
+    return VECTORS[request.param]
+
+
+def free_of(constraint):
+    return np.flatnonzero(~np.array(constraint.observed))
+
+
+def unconstrained(num_free, shape=(5,)):
+    draws = np.random.default_rng(0).normal(size=(*shape, num_free))
+    return jnp.asarray(draws, dtype=jnp.float32)
+
+
+# --- one coordinate
+
+
+def test_real_round_trip_and_log_det():
+    constraint = StandardizedReal(LOC[1], SCALE[1])
+    transform = biject_to(constraint)
+    u = unconstrained(1)[:, 0]
+    x = transform(u)
+    np.testing.assert_allclose(x, LOC[1] + SCALE[1] * u, rtol=1e-6)
+    np.testing.assert_allclose(transform.inv(x), u, atol=1e-5)
+    slope = jax.vmap(jax.grad(transform))(u)
+    log_det = transform.log_abs_det_jacobian(u, x)
+    assert log_det.shape == u.shape
+    np.testing.assert_allclose(log_det, np.log(np.abs(slope)), rtol=1e-6)
+
+
+def test_real_with_a_batch_of_scales():
+    constraint = StandardizedReal(LOC, SCALE)
+    transform = biject_to(constraint)
+    u = unconstrained(4)
+    assert transform(u).shape == (5, 4)
+    log_det = transform.log_abs_det_jacobian(u, transform(u))
+    np.testing.assert_allclose(log_det, np.broadcast_to(np.log(SCALE), (5, 4)), rtol=1e-6)
+    inside = constraint.feasible_like(jnp.zeros((5, 4)))
+    assert inside.shape == (5, 4) and constraint(inside).all()
+    np.testing.assert_array_equal(
+        constraint(np.array([0.0, np.nan, np.inf, -np.inf])), [True, False, False, False]
+    )
+
+
+# --- vectors
+
+
+def test_round_trip(vector):
+    constraint, num_free = vector
+    transform = biject_to(constraint)
+    assert isinstance(transform, ClampedTransform)
+    u = unconstrained(num_free)
+    x = transform(u)
+    assert x.shape == (5, 4) and x.dtype == u.dtype
+    assert constraint(x).shape == (5,) and constraint(x).all()
+    back = transform.inv(x)
+    assert back.shape == u.shape
+    np.testing.assert_allclose(back, u, atol=2e-5)
+    free = free_of(constraint)
+    np.testing.assert_allclose(x[:, free], LOC[free] + SCALE[free] * u, rtol=1e-6)
+    if constraint.values is not None:
+        held = np.array(constraint.observed)
+        np.testing.assert_array_equal(x[:, held], np.broadcast_to(VALUES[held], (5, 4 - num_free)))
+
+
+def test_log_det(vector):
+    constraint, num_free = vector
+    transform, free = biject_to(constraint), free_of(constraint)
+    u = unconstrained(num_free)
+    log_det = transform.log_abs_det_jacobian(u, transform(u))
+    assert log_det.shape == (5,)
+    jacobian = np.asarray(jax.jit(jax.jacfwd(transform))(u[0]), np.float64)
+    assert jacobian.shape == (4, num_free)
+    held = np.setdiff1d(np.arange(4), free)
+    assert (jacobian[held] == 0).all()
+    expected = np.linalg.slogdet(jacobian[free])[1] if num_free else 0.0
+    np.testing.assert_allclose(log_det, np.full(5, expected), rtol=1e-5)
+    # A Jacobian over all coordinates, held ones included, would be another number.
+    if 0 < num_free < 4:
+        assert abs(np.log(SCALE).sum() - expected) > 0.1
+
+
+def test_shapes(vector):
+    constraint, num_free = vector
+    transform = biject_to(constraint)
+    for batch in [(), (5,), (2, 3)]:
+        assert transform.forward_shape((*batch, num_free)) == (*batch, 4)
+        assert transform.inverse_shape((*batch, 4)) == (*batch, num_free)
+        assert jax.eval_shape(transform, unconstrained(num_free, batch)).shape == (*batch, 4)
+    with pytest.raises(ValueError, match=f"Expected {num_free} free coordinates"):
+        transform.forward_shape((num_free + 1,))
+    with pytest.raises(ValueError, match="Expected 4 coordinates"):
+        transform.inverse_shape((3,))
+
+
+def test_domain_and_codomain(vector):
+    constraint, num_free = vector
+    transform = biject_to(constraint)
+    assert transform.codomain == constraint
+    assert transform.domain.event_dim == transform.codomain.event_dim == constraint.event_dim == 1
+    assert bool(transform.domain(unconstrained(num_free)).all())
+
+
+def test_feasible_values_are_inside(vector):
+    constraint, _ = vector
+    for shape in [(4,), (5, 4)]:
+        inside = constraint.feasible_like(jnp.zeros(shape))
+        assert inside.shape == shape and constraint(inside).all()
+        np.testing.assert_allclose(
+            biject_to(constraint).inv(inside), 0.0, atol=1e-6
+        )  # the middle of the unconstrained space
+
+
+def test_what_is_outside():
+    constraint, _ = VECTORS["one held"]
+    good = np.float32([0.0, VALUES[1], 5.0, -1e6])
+    bad = np.repeat(good[None], 5, axis=0)
+    bad[0, 1] += 1e-3  # the held value, slightly off
+    bad[1, 1] = np.nan
+    bad[2, 0] = np.nan
+    bad[3, 2] = np.inf
+    bad[4, 3] = -np.inf
+    assert constraint(good)
+    np.testing.assert_array_equal(constraint(bad), np.zeros(5, bool))
+    # Where nothing is held, any finite vector is inside.
+    loose = VECTORS["nothing held, with values"][0]
+    np.testing.assert_array_equal(loose(bad), [True, False, False, False, False])
+
+
+def test_a_batch_of_held_values():
+    observed = (False, True, False, True)
+    constraint = StandardizedVector(LOC, SCALE, BATCH, observed)
+    transform, u = biject_to(constraint), unconstrained(2)
+    x = transform(u)
+    assert x.shape == (5, 4)
+    np.testing.assert_array_equal(x[:, [1, 3]], BATCH[:, [1, 3]])
+    np.testing.assert_allclose(transform.inv(x), u, atol=2e-5)
+    assert transform.log_abs_det_jacobian(u, x).shape == (5,)
+    assert constraint(x).all()
+    # The middle row of five is in its own place when the rows are reversed.
+    np.testing.assert_array_equal(constraint(x[::-1]), np.arange(5) == 2)
+    inside = constraint.feasible_like(jnp.zeros((5, 4)))
+    assert constraint(inside).all()
+    # One vector of unknowns, spread over the batch of held values.
+    assert transform(u[0]).shape == (5, 4)
+
+    # A batch, a map over values and a map over whole constraints are the same.
+    def one(values, u):
+        transform = biject_to(StandardizedVector(LOC, SCALE, values, observed))
+        x = transform(u)
+        return x, transform.inv(x), transform.log_abs_det_jacobian(u, x)
+
+    mapped, batched = jax.jit(lambda *a: (jax.vmap(one)(*a), one(*a)))(BATCH, u)
+    for a, b in zip(mapped, batched, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    stacked = StandardizedVector(
+        *(jnp.broadcast_to(a, (5, 4)) for a in (LOC, SCALE)), BATCH, observed
+    )
+    over_constraints = jax.vmap(lambda constraint, u: biject_to(constraint)(u))(stacked, u)
+    np.testing.assert_allclose(over_constraints, x, rtol=1e-6)
+
+
+# --- pytree laws
+
+
+def laws(make, changed, argument):
+    """A roundtrip is equal, another constraint is not, and jit takes it without a new trace."""
+    leaves, tree = jax.tree.flatten(make())
+    again = jax.tree.unflatten(tree, leaves)
+    assert type(again) is type(make()) and again == make()
+    assert jax.tree.structure(again) == jax.tree.structure(make())
+    assert make() != changed and again != 3
+    assert bool(make().eq(again)) and not bool(make().eq(changed))
+
+    traces = 0
+
+    @jax.jit
+    def apply(one, x):
+        nonlocal traces
+        traces += 1
+        return one(x)
+
+    for one in (make(), changed):
+        np.testing.assert_allclose(apply(one, argument), one(argument), rtol=1e-6)
+    assert traces == 1
+
+
+def test_pytree_of_a_real():
+    argument = np.float32([0.0, np.nan])
+    laws(lambda: StandardizedReal(LOC[0], SCALE[0]), StandardizedReal(LOC[1], SCALE[0]), argument)
+
+
+@pytest.mark.parametrize("make", [StandardizedVector, ClampedTransform])
+def test_pytree_of_a_vector(make):
+    observed = (False, True, True, False)
+    argument = unconstrained(2 if make is ClampedTransform else 4)
+    if make is StandardizedVector:
+        argument = argument.at[:2, 1:3].set(VALUES[1:3])
+    laws(
+        lambda: make(LOC, SCALE, VALUES, observed),
+        make(LOC, SCALE, VALUES + 1, observed),
+        argument,
+    )
+    whole = make(LOC, SCALE, VALUES, observed)
+    assert whole != make(LOC, SCALE, VALUES, (False, True, False, True))
+    assert whole != make(LOC, SCALE, None, observed)
+    # Which coordinates are held decides shapes, so it is part of the structure, not a leaf.
+    assert len(jax.tree.leaves(whole)) == 3
