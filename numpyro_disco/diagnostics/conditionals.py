@@ -98,7 +98,7 @@ def check_conditional(
             num_particles,
             num_runs=1,
         )
-        log_density = np.asarray(marginal - prior._log_dets(points, pattern))
+        log_density = np.asarray(marginal - prior.log_dets(points, pattern))
         of_rows, of_draws = np.split(log_density, [len(which)])
         percentile[which] = (of_draws <= of_rows[:, None]).mean(axis=1)
         if table is not None and distance is not None:
@@ -141,7 +141,7 @@ def _complete_rows(data: Any, prior: EnergyDistribution) -> np.ndarray:
 def _standardized(prior: EnergyDistribution, x: np.ndarray, pattern: np.ndarray) -> np.ndarray:
     """Some coordinates in unconstrained, standardised units."""
     places = np.flatnonzero(pattern)
-    y = np.asarray(prior._supports.select(places).unconstrain(jnp.asarray(x)), np.float64)
+    y = np.asarray(prior.coordinate_supports.select(places).unconstrain(jnp.asarray(x)), np.float64)
     return (y - np.asarray(prior.loc)[places]) / np.asarray(prior.scale)[places]
 
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_disco._checks import check_count, check_key, observed_values, row_labels
+from numpyro_disco._statistics import log_mean
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
-from numpyro_disco.energy.sampling import MIN_PARTICLES, log_mean, poisoned
+from numpyro_disco.energy.sampling import MIN_PARTICLES, poisoned
 from numpyro_disco.tempering.settings import TemperingSettings
 
 MIN_IMPUTE_PARTICLES = 256
@@ -69,7 +70,7 @@ def sample_conditional(
     rows, masks, single = given_rows(prior, observed, "observed")
     if len(rows) == 0:
         return jnp.zeros((num_samples, 0, len(prior.names)), rows.dtype)
-    draws, result = prior._draw(
+    draws, result = prior.draw_conditionals(
         jax.random.split(rng_key, len(rows)),
         rows,
         masks,
@@ -89,7 +90,7 @@ def given_rows(
     What `prior` has clamped is observed in every row.
     """
     values, mask = observed_values(observed, prior.names, argument)
-    prior._check_inside(values, mask, argument)
+    prior.check_inside(values, mask, argument)
     values = jnp.asarray(values, prior.loc.dtype)
     if prior.values is not None:
         clamped = np.asarray(prior.observed)
@@ -180,7 +181,7 @@ def log_marginal(
     )
     # The integral is over unconstrained coordinates, and a density of those observed in them.
     shared = prior.log_normalizer_error
-    log_density = integral - prior._log_dets(rows, new) - prior.log_normalizer
+    log_density = integral - prior.log_dets(rows, new) - prior.log_normalizer
     result = LogMarginal(log_density, jnp.hypot(error, shared), shared)
     return LogMarginal(result[0][0], result[1][0], shared) if single else result
 
@@ -201,7 +202,7 @@ def log_integrals(
     rows, observed = (jnp.repeat(array, num_runs, axis=0) for array in (rows, observed))
     settings = TemperingSettings(num_particles=num_particles)
     keys = jax.random.split(rng_key, len(rows))
-    _, result = prior._draw(keys, rows, observed, 1, settings, batch_size)
+    _, result = prior.draw_conditionals(keys, rows, observed, 1, settings, batch_size)
     estimates = poisoned(result.log_normalizer, result, axis=0).reshape(-1, num_runs)
     return log_mean(estimates)
 

@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution, constraints
-from numpyro.distributions.batch_util import promote_batch_shape
-from numpyro.distributions.util import validate_sample
 
 from numpyro_disco._checks import (
     check_count,
@@ -21,13 +19,14 @@ from numpyro_disco._checks import (
     check_positive,
     observed_values,
 )
+from numpyro_disco._numpyro import promote_batch_shape, validate_sample, with_batch_shape
+from numpyro_disco._statistics import log_mean
 from numpyro_disco._typing import Array, ArrayLike, EnergyFn
 from numpyro_disco.energy.learned import as_pytree_callable
 from numpyro_disco.energy.sampling import (
     MIN_PARTICLES,
     ScaledEnergy,
     draw_conditionals,
-    log_mean,
     poisoned,
 )
 from numpyro_disco.references.base import Reference
@@ -136,7 +135,7 @@ class EnergyDistribution(Distribution):
     arg_constraints: dict[str, Any] = {}
     pytree_data_fields = (
         "energy_fn",
-        "_reference",
+        "joint_reference",
         "loc",
         "scale",
         "inverse_temperature",
@@ -145,11 +144,11 @@ class EnergyDistribution(Distribution):
         "log_normalizer_error",
         "noise_scale",
     )
-    pytree_aux_fields = ("names", "observed", "_supports")
+    pytree_aux_fields = ("names", "observed", "coordinate_supports")
 
     names: tuple[str, ...]
     """Names of the coordinates."""
-    _supports: CoordinateSupports
+    coordinate_supports: CoordinateSupports
     """Where each of them lives."""
     observed: tuple[bool, ...]
     """Which coordinates are clamped."""
@@ -191,9 +190,9 @@ class EnergyDistribution(Distribution):
                     f"Expected continuous constraints in `supports`; got {support!r} for {name!r}. "
                     "An energy is a density over real numbers."
                 )
-        self._supports = CoordinateSupports(found)
+        self.coordinate_supports = CoordinateSupports(found)
         self.energy_fn = as_pytree_callable(energy_fn)
-        self._reference = reference
+        self.joint_reference = reference
         self.loc = jnp.asarray(reference.mean if loc is None else loc)
         self.scale = jnp.asarray(jnp.sqrt(reference.variance) if scale is None else scale)
         for argument, value in (("loc", self.loc), ("scale", self.scale)):
@@ -215,7 +214,7 @@ class EnergyDistribution(Distribution):
 
     def _check_energy(self) -> None:
         """Try the energy where the reference reaches."""
-        (dimension,) = self._reference.event_shape
+        (dimension,) = self.joint_reference.event_shape
         out = jax.eval_shape(self.energy_fn, self.loc)
         single = isinstance(out, jax.ShapeDtypeStruct) and out.shape == ()
         if not (single and jnp.issubdtype(out.dtype, jnp.floating)):
@@ -225,11 +224,11 @@ class EnergyDistribution(Distribution):
             )
         if any(
             isinstance(leaf, jax.core.Tracer)
-            for leaf in jax.tree.leaves((self.energy_fn, self._reference, self.loc))
+            for leaf in jax.tree.leaves((self.energy_fn, self.joint_reference, self.loc))
         ):
             return
-        draws = self._reference.sample(jax.random.key(0), (64,))
-        points = jnp.concatenate([self._reference.mean[None], draws])
+        draws = self.joint_reference.sample(jax.random.key(0), (64,))
+        points = jnp.concatenate([self.joint_reference.mean[None], draws])
         energies = np.asarray(jax.vmap(self.energy_fn)(points))
         bad = np.isnan(energies) | (energies == -np.inf)
         if bad.any() or np.isinf(energies).all():
@@ -251,16 +250,16 @@ class EnergyDistribution(Distribution):
         Unconstrained coordinates are standardised.
         """
         loc, scale = (self._beside_batch(leaf, self.event_shape) for leaf in (self.loc, self.scale))
-        return StandardizedVector(loc, scale, self.values, self.observed, self._supports)
+        return StandardizedVector(loc, scale, self.values, self.observed, self.coordinate_supports)
 
     @property
     def reference(self) -> Reference | ConstrainedReference:
         """The sampleable density q: of the free coordinates given the clamped ones, if any."""
         if self.values is not None:
             return self.reference_given(self.values, np.asarray(self.observed))
-        if self._supports.real:
-            return self._reference
-        return ConstrainedReference(self._reference, self._supports)
+        if self.coordinate_supports.real:
+            return self.joint_reference
+        return ConstrainedReference(self.joint_reference, self.coordinate_supports)
 
     def reference_given(
         self, values: ArrayLike, observed: ArrayLike
@@ -272,7 +271,10 @@ class EnergyDistribution(Distribution):
             observed: boolean array (..., D), traced or not.
         """
         return conditional_reference(
-            self._reference, self._supports, jnp.asarray(values, self.loc.dtype), observed
+            self.joint_reference,
+            self.coordinate_supports,
+            jnp.asarray(values, self.loc.dtype),
+            observed,
         )
 
     def energy(self, x: ArrayLike) -> Array:
@@ -287,14 +289,16 @@ class EnergyDistribution(Distribution):
     def _energy_at(self, parts: tuple[EnergyFn, Array, Array], x: Array) -> Array:
         """E of one point in the user's units: minus the log density of its free coordinates."""
         energy_fn, inverse_temperature, loc = parts
-        if self._supports.real:
+        if self.coordinate_supports.real:
             return inverse_temperature * energy_fn(x)
         # Outside, gradients of logarithms are NaN even where they are not used.
-        centre = self._supports.constrain(loc)
-        inside = self._supports.inside(x) & jnp.isfinite(self._supports.unconstrain(x))
+        centre = self.coordinate_supports.constrain(loc)
+        inside = self.coordinate_supports.inside(x) & jnp.isfinite(
+            self.coordinate_supports.unconstrain(x)
+        )
         x = jnp.where(inside, x, centre)
-        y = self._supports.unconstrain(x)
-        log_dets = self._supports.log_dets(y, x)
+        y = self.coordinate_supports.unconstrain(x)
+        log_dets = self.coordinate_supports.log_dets(y, x)
         free = ~np.asarray(self.observed)
         energy = inverse_temperature * energy_fn(y) + log_dets @ free.astype(y.dtype)
         return jnp.where(inside.all(), energy, jnp.inf)
@@ -320,7 +324,7 @@ class EnergyDistribution(Distribution):
         log_prob = -guarded.energy(value)
         return log_prob if self.log_normalizer is None else log_prob - guarded.log_normalizer
 
-    def _points(self, x: ArrayLike) -> Array:
+    def points(self, x: ArrayLike) -> Array:
         """Points (..., D), clamped coordinates set to their values."""
         x = jnp.asarray(x)
         if x.ndim == 0 or x.shape[-1] != len(self.names):
@@ -350,7 +354,7 @@ class EnergyDistribution(Distribution):
 
     def _at_points(self, transform: Any, x: ArrayLike, out: str) -> Array:
         """`transform(energy)` at points (..., D), each with the weights that belong to it."""
-        x, parts = self._points(x), (self.energy_fn, self.inverse_temperature, self.loc)
+        x, parts = self.points(x), (self.energy_fn, self.inverse_temperature, self.loc)
         if not self._stack:
             at_one = transform(partial(self._energy_at, parts))
             return jnp.vectorize(at_one, signature=f"(d)->{out}")(x)
@@ -368,7 +372,7 @@ class EnergyDistribution(Distribution):
 
     # -- relatives ------------------------------------------------------------------------------
 
-    def _replace(self, **fields: Any) -> Self:
+    def replace(self, **fields: Any) -> Self:
         new = copy.copy(self)
         for name, value in fields.items():
             setattr(new, name, value)
@@ -415,17 +419,16 @@ class EnergyDistribution(Distribution):
                 f"Expected at least one free coordinate; `observed` clamps all of {self.names}."
             )
         values = jnp.asarray(values, self.loc.dtype)
-        self._check_inside(values, new)
+        self.check_inside(values, new)
         if self.values is not None:
             values = jnp.where(new, values, self.values)
-        distribution = self._replace(
+        distribution = self.replace(
             values=values,
             observed=tuple(bool(o) for o in together),
             log_normalizer=None,
             log_normalizer_error=None,
         )
-        distribution._batch_shape = values.shape[:-1]
-        return distribution
+        return with_batch_shape(distribution, values.shape[:-1])
 
     def temper(self, inverse_temperature: float) -> Self:
         """p^b / Z_b, with the reference tempered alike: flatter for b < 1, sharper for b > 1.
@@ -440,9 +443,9 @@ class EnergyDistribution(Distribution):
         """
         if not isinstance(inverse_temperature, jax.core.Tracer):
             inverse_temperature = check_positive(inverse_temperature, "inverse_temperature")
-        return self._replace(
+        return self.replace(
             inverse_temperature=self.inverse_temperature * inverse_temperature,
-            _reference=self._reference.temper(inverse_temperature),
+            joint_reference=self.joint_reference.temper(inverse_temperature),
             log_normalizer=None,
             log_normalizer_error=None,
         )
@@ -476,7 +479,7 @@ class EnergyDistribution(Distribution):
                 f"was learned; got {noise_scale}. To flatten a density use `temper`."
             )
         cooled = self.temper((learned / noise_scale) ** 2)
-        return cooled._replace(noise_scale=jnp.asarray(noise_scale, self.loc.dtype))
+        return cooled.replace(noise_scale=jnp.asarray(noise_scale, self.loc.dtype))
 
     # -- draws ----------------------------------------------------------------------------------
 
@@ -500,7 +503,7 @@ class EnergyDistribution(Distribution):
         settings = TemperingSettings(num_particles=max(num_samples, MIN_PARTICLES))
         values, masks = self._rows()
         keys = jax.random.split(key, len(values))
-        draws, result = self._draw(keys, values, masks, num_samples, settings)
+        draws, result = self.draw_conditionals(keys, values, masks, num_samples, settings)
         draws = poisoned(draws, result, axis=1)
         return draws.reshape(self.shape(sample_shape))
 
@@ -527,15 +530,15 @@ class EnergyDistribution(Distribution):
         settings = TemperingSettings(num_particles=num_particles)
         values, masks = (jnp.repeat(rows, num_runs, axis=0) for rows in self._rows())
         keys = jax.random.split(rng_key, len(values))
-        _, result = self._draw(keys, values, masks, 1, settings)
+        _, result = self.draw_conditionals(keys, values, masks, 1, settings)
         estimates = poisoned(result.log_normalizer, result, axis=0).reshape(-1, num_runs)
         log_normalizer, error = log_mean(estimates)
-        return self._replace(
+        return self.replace(
             log_normalizer=log_normalizer.reshape(self.batch_shape),
             log_normalizer_error=error.reshape(self.batch_shape),
         )
 
-    def _draw(
+    def draw_conditionals(
         self,
         keys: Array,
         values: Array,
@@ -546,44 +549,44 @@ class EnergyDistribution(Distribution):
     ) -> tuple[Array, TemperedResult]:
         """`draw_conditionals` of the joint energy, whatever is clamped, in the user's units."""
         energy = ScaledEnergy(
-            self.energy_fn, self.inverse_temperature, self._reference, self.loc, self.scale
+            self.energy_fn, self.inverse_temperature, self.joint_reference, self.loc, self.scale
         )
-        held = unconstrained_values(self._supports, values, observed)
+        held = unconstrained_values(self.coordinate_supports, values, observed)
         draws, result = draw_conditionals(
             keys, energy, held, observed, num_samples, settings, batch_size
         )
-        if not self._supports.real:
-            draws = jnp.where(observed, values, self._supports.constrain(draws))
+        if not self.coordinate_supports.real:
+            draws = jnp.where(observed, values, self.coordinate_supports.constrain(draws))
         return draws, result
 
-    def _log_dets(self, x: Array, which: ArrayLike) -> Array:
+    def log_dets(self, x: Array, which: ArrayLike) -> Array:
         """Log |dx / dy| summed over some coordinates, which alone need be known: (..., D) to (...).
 
         A density of theirs in unconstrained space, less this, is one in the user's units.
         """
-        if self._supports.real:
+        if self.coordinate_supports.real:
             return jnp.zeros(x.shape[:-1], x.dtype)
-        x = jnp.where(which, x, self._supports.constrain(self.loc))
-        log_dets = self._supports.log_dets(self._supports.unconstrain(x), x)
+        x = jnp.where(which, x, self.coordinate_supports.constrain(self.loc))
+        log_dets = self.coordinate_supports.log_dets(self.coordinate_supports.unconstrain(x), x)
         return jnp.where(which, log_dets, 0.0).sum(-1)
 
-    def _check_inside(self, values: Any, observed: Any, argument: str = "observed") -> None:
+    def check_inside(self, values: Any, observed: Any, argument: str = "observed") -> None:
         """Refuse observed values that lie outside of their supports, where they can be seen."""
-        if self._supports.real or any(
+        if self.coordinate_supports.real or any(
             isinstance(array, jax.core.Tracer) for array in (values, observed)
         ):
             return
         with jax.ensure_compile_time_eval():
             values = jnp.asarray(values, self.loc.dtype)
             # On the bound of an open set a density has no value either.
-            finite = jnp.isfinite(self._supports.unconstrain(values))
-            bad = np.asarray(~(self._supports.inside(values) & finite) & observed)
+            finite = jnp.isfinite(self.coordinate_supports.unconstrain(values))
+            bad = np.asarray(~(self.coordinate_supports.inside(values) & finite) & observed)
         if bad.any():
             place = tuple(np.argwhere(bad)[0])
             raise ValueError(
                 f"Expected values inside of the supports in `{argument}`; got "
                 f"{float(values[place])} for {self.names[place[-1]]!r}, whose support is "
-                f"{self._supports.supports[place[-1]]!r}."
+                f"{self.coordinate_supports.supports[place[-1]]!r}."
             )
 
     def _rows(self) -> tuple[Array, Array]:
@@ -596,6 +599,5 @@ class EnergyDistribution(Distribution):
 @promote_batch_shape.register
 def _(distribution: EnergyDistribution) -> EnergyDistribution:
     """What `scan` stacked along time becomes a batch: its leaves do not say so by themselves."""
-    new = copy.copy(distribution)
-    new._batch_shape = distribution._stack + distribution._clamped_batch
-    return new
+    shape = distribution._stack + distribution._clamped_batch
+    return with_batch_shape(copy.copy(distribution), shape)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp
 
+from numpyro_disco._batching import in_batches
 from numpyro_disco._typing import Array, EnergyFn
 from numpyro_disco.references.base import Reference
 from numpyro_disco.tempering.program import TemperedResult, tempered_smc
@@ -119,24 +119,8 @@ def draw_conditionals(
     if jax.default_backend() == "cpu":
         draws, results = jax.lax.map(one, (rng_keys, values, observed))
         return jnp.swapaxes(draws, 0, 1), results
-    # Rows are padded to whole batches of about one size: a batch of another would compile anew.
-    num_rows = len(values)
-    num_batches = -(-num_rows // batch_size)
-    size = -(-num_rows // num_batches)
-    index = jnp.arange(num_batches * size) % num_rows
-    padded = jax.tree.map(lambda leaf: leaf[index], (rng_keys, values, observed))
-    draws, results = jax.lax.map(one, padded, batch_size=size)
-    draws, results = jax.tree.map(lambda leaf: leaf[:num_rows], (draws, results))
+    draws, results = in_batches(jax.vmap(one), (rng_keys, values, observed), batch_size)
     return jnp.swapaxes(draws, 0, 1), results
-
-
-def log_mean(log_estimates: Array) -> tuple[Array, Array]:
-    """Log of the mean of independent estimates on the last axis, and its standard error."""
-    count = log_estimates.shape[-1]
-    log_mean = logsumexp(log_estimates, axis=-1) - jnp.log(count)
-    # The standard error of log(mean Z) is that of mean Z relative to it, to first order.
-    relative = jnp.exp(log_estimates - log_mean[..., None])
-    return log_mean, relative.std(axis=-1, ddof=1) / jnp.sqrt(count)
 
 
 def poisoned(array: Array, result: TemperedResult, axis: int) -> Array:

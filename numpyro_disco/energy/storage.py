@@ -23,6 +23,7 @@ import numpy as np
 from flax import nnx
 from numpyro.distributions import constraints
 
+from numpyro_disco._numpyro import with_batch_shape
 from numpyro_disco._typing import Pytree
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
 from numpyro_disco.energy.learned import LearnedEnergy
@@ -105,7 +106,7 @@ def save(path: str | os.PathLike[str], prior: EnergyDistribution) -> None:
     kinds = {}
     for prefix, reference in (
         ("energy.reference", energy.reference),
-        ("reference", prior._reference),
+        ("reference", prior.joint_reference),
     ):
         kinds[prefix] = type(reference).__name__
         for field in _reference_fields(kinds[prefix]):
@@ -117,7 +118,7 @@ def save(path: str | os.PathLike[str], prior: EnergyDistribution) -> None:
         "format_version": FORMAT_VERSION,
         "names": list(prior.names),
         "observed": list(prior.observed),
-        "supports": [_describe_support(s) for s in prior._supports.supports],
+        "supports": [_describe_support(s) for s in prior.coordinate_supports.supports],
         "references": kinds,
         "network": nnx.merge(energy.graph, energy.weights).settings,
         "arrays": {name: list(np.shape(array)) for name, array in arrays.items()},
@@ -264,13 +265,12 @@ def _rebuild(description: dict[str, Any], arrays: dict[str, np.ndarray]) -> Ener
         and normalizer <= {batch_shape}
     ):
         raise ValueError("what is clamped, tempered or normalised does not fit the names")
-    prior = prior._replace(
+    prior = prior.replace(
         observed=tuple(observed),
         inverse_temperature=jnp.asarray(arrays["inverse_temperature"]),
         **optional,
     )
-    prior._batch_shape = batch_shape
-    return prior
+    return with_batch_shape(prior, batch_shape)
 
 
 def _describe_support(support: constraints.Constraint) -> dict[str, Any]:
@@ -317,6 +317,6 @@ def _reference(kind: str, prefix: str, arrays: dict[str, np.ndarray]) -> Referen
     if kind == "GaussianReference":
         return GaussianReference(*fields)
     log_weights, means, covariances = fields
-    return MixtureReference._from_log_weights(
+    return MixtureReference.from_log_weights(
         jnp.asarray(log_weights), jnp.asarray(means), jnp.asarray(covariances), None
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from numpyro_disco._arviz import is_old
+from numpyro_disco._numpyro import model_and_arguments
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.models.missing import Holes, PaddedHoles
 from numpyro_disco.models.reading import model_structure, unwrapped
@@ -53,10 +54,10 @@ def to_arviz(
     import arviz as az
 
     coords, dims = dict(coords or {}), dict(dims or {})
-    model = getattr(sampler.sampler, "model", None)
+    model, args, model_kwargs = model_and_arguments(sampler)
     if model is None:
         raise ValueError("Expected a sampler with a `model`; got one of a potential function.")
-    structure = model_structure(model, sampler._args, sampler._kwargs)
+    structure = model_structure(model, args, model_kwargs)
     holes: dict[str, Holes | PaddedHoles] = {}
     clamped: dict[str, np.ndarray] = {}
     for name, site in structure.items():

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution, Normal, constraints
-from numpyro.distributions.util import validate_sample
 
+from numpyro_disco._numpyro import validate_sample
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.supports.clamped import StandardizedVector
@@ -68,7 +68,7 @@ class Holes(Distribution):
             self.prior.scale[..., columns],
             None,
             nothing,
-            self.prior._supports.select(columns),
+            self.prior.coordinate_supports.select(columns),
         )
 
     def complete(self, value: ArrayLike) -> Array:
@@ -187,8 +187,10 @@ class PaddedHoles(Distribution):
     def padding(self, value: Array) -> Array:
         """Log density of the entries that are no holes, shape (..., D) to (...)."""
         prior = self.prior
-        y = prior._supports.unconstrain(value)
-        log_prob = Normal(prior.loc, prior.scale).log_prob(y) - prior._supports.log_dets(y, value)
+        y = prior.coordinate_supports.unconstrain(value)
+        log_prob = Normal(prior.loc, prior.scale).log_prob(y) - prior.coordinate_supports.log_dets(
+            y, value
+        )
         return jnp.where(self.observed, log_prob, 0.0).sum(-1)
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
@@ -232,7 +234,7 @@ class PaddedReference(Distribution):
         rows_key, padding_key = jax.random.split(key)
         shape = self.shape(sample_shape)
         y = prior.loc + prior.scale * jax.random.normal(padding_key, shape, prior.loc.dtype)
-        padding = prior._supports.constrain(y)
+        padding = prior.coordinate_supports.constrain(y)
         return jnp.where(parent.observed, padding, self._rows.sample(rows_key, sample_shape))
 
     def log_prob(self, value: ArrayLike) -> Array:

@@ -21,13 +21,13 @@ from jax.flatten_util import ravel_pytree
 from numpyro import handlers
 from numpyro.distributions import Distribution, biject_to
 from numpyro.infer import init_to_uniform
-from numpyro.infer.util import (
-    _guess_max_plate_nesting,
-    _unconstrain_reparam,
+
+from numpyro_disco._numpyro import (
+    guess_max_plate_nesting,
     helpful_support_errors,
     potential_energy,
+    unconstrain_reparam,
 )
-
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution, NormalizerError
 from numpyro_disco.models.missing import Holes, PaddedHoles
@@ -174,9 +174,7 @@ def prepare_model(
 
     def log_densities(u: Array) -> tuple[Array, Array]:
         values = unravel(u)
-        substituted = handlers.substitute(
-            fixed, substitute_fn=partial(_unconstrain_reparam, values)
-        )
+        substituted = handlers.substitute(fixed, substitute_fn=partial(unconstrain_reparam, values))
         trace = handlers.trace(substituted).get_trace(*args, **kwargs)
         log_base, log_target = jnp.zeros((), u.dtype), jnp.zeros((), u.dtype)
         for name, site in trace.items():
@@ -328,7 +326,7 @@ def _enumerated_log_joint(
             "Summing out discrete latent sites needs funsor, which is not installed. Install the "
             "extra: pip install 'numpyro_disco[enumeration]'."
         ) from None
-    depth = _guess_max_plate_nesting(structure)
+    depth = guess_max_plate_nesting(structure)
     enumerated = enum(config_enumerate(seeded), -depth - 1)
 
     def log_joint(values: dict) -> Array:

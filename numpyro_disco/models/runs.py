@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from numpyro.distributions import Distribution
-from numpyro.infer.util import constrain_fn
 
+from numpyro_disco._numpyro import constrain_fn
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.models.reading import (
     BaseBlock,

@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpyro
 from numpyro.distributions import Distribution, constraints
-from numpyro.distributions.batch_util import promote_batch_shape
-from numpyro.distributions.util import validate_sample
-from numpyro.primitives import _PYRO_STACK
 
 from numpyro_disco._checks import observed_values, row_labels
+from numpyro_disco._numpyro import (
+    active_handlers,
+    only_handlers,
+    promote_batch_shape,
+    validate_sample,
+    with_batch_shape,
+)
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution, not_latent
 from numpyro_disco.models.missing import Holes, PaddedHoles
@@ -54,7 +58,7 @@ class Coordinate(Distribution):
         """The coordinate's own; the unconstrained coordinate is standardised."""
         vector = self.prior.support
         loc, scale = vector.loc[..., self.index], vector.scale[..., self.index]
-        return StandardizedReal(loc, scale, self.prior._supports.select([self.index]))
+        return StandardizedReal(loc, scale, self.prior.coordinate_supports.select([self.index]))
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
         """A coordinate cannot be drawn before the others: see the error for what can be done."""
@@ -76,8 +80,7 @@ def _(coordinate: Coordinate) -> Coordinate:
     """What `scan` stacked along time becomes a batch, as of the prior."""
     new = copy.copy(coordinate)
     new.prior = promote_batch_shape(coordinate.prior)
-    new._batch_shape = new.prior.batch_shape
-    return new
+    return with_batch_shape(new, new.prior.batch_shape)
 
 
 def sample(
@@ -171,7 +174,7 @@ def site_values(name: str, prior: EnergyDistribution, x: ArrayLike) -> dict[str,
         >>> {key: v.shape for key, v in disco.site_values("x", prior, jnp.ones((5, 2))).items()}
         {'x.a': (5,), 'x.b': (5,)}
     """
-    x = prior._points(x)
+    x = prior.points(x)
     return {
         f"{name}.{coordinate}": x[..., index]
         for index, coordinate in enumerate(prior.names)
@@ -208,7 +211,7 @@ def _sample_coordinate(site: str, coordinate: Coordinate) -> Any:
 
 def _observers(site: str) -> Iterator[tuple[Any, str]]:
     """Handlers that say what is observed, innermost first, and what each of them calls `site`."""
-    for handler in reversed(_PYRO_STACK):
+    for handler in reversed(active_handlers()):
         if isinstance(handler, numpyro.handlers.scope):
             site = f"{handler.prefix}{handler.divider}{site}"
         elif isinstance(handler, numpyro.handlers.condition | numpyro.handlers.do) and handler.data:
@@ -237,7 +240,7 @@ def _sample_holes(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
     values, observed = observed_values(obs, prior.names, "obs")
     if any(prior.observed):
         raise ValueError("Expected an unclamped prior with `obs`: put the values into the table.")
-    prior._check_inside(values, observed, "obs")
+    prior.check_inside(values, observed, "obs")
     _check_handlers(name, [f"{name}.missing"])
     values = jnp.asarray(values, prior.loc.dtype)
     traced = isinstance(observed, jax.core.Tracer)
@@ -277,7 +280,7 @@ def _sample_holes(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
 
 
 def _plates() -> list[numpyro.plate]:
-    return [handler for handler in _PYRO_STACK if isinstance(handler, numpyro.plate)]
+    return [handler for handler in active_handlers() if isinstance(handler, numpyro.plate)]
 
 
 def _plate_shape() -> tuple[int, ...]:
@@ -285,12 +288,6 @@ def _plate_shape() -> tuple[int, ...]:
     return tuple(sizes.get(dim, 1) for dim in range(min(sizes, default=0), 0))
 
 
-@contextmanager
-def _outside_plates() -> Iterator[None]:
+def _outside_plates() -> AbstractContextManager[None]:
     """Sites in here belong to no plate."""
-    stack = _PYRO_STACK[:]
-    _PYRO_STACK[:] = [handler for handler in stack if not isinstance(handler, numpyro.plate)]
-    try:
-        yield
-    finally:
-        _PYRO_STACK[:] = stack
+    return only_handlers([h for h in active_handlers() if not isinstance(h, numpyro.plate)])

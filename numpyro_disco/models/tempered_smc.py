@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 from numpyro.diagnostics import print_summary
 from numpyro.distributions import Distribution
 from numpyro.infer import MCMC, Predictive
-from numpyro.infer.mcmc import MCMCKernel
-from tqdm.auto import tqdm
 
 from numpyro_disco._checks import check_count, check_key
+from numpyro_disco._numpyro import MCMCKernel
+from numpyro_disco._progress import progress
+from numpyro_disco._statistics import log_mean
 from numpyro_disco._typing import Array
 from numpyro_disco.models.reading import BaseBlock, non_finite_sites, unconstrain_draws
 from numpyro_disco.models.runs import FinishedRuns, ModelRuns
@@ -165,9 +165,9 @@ class TemperedSMC(MCMC):
         self._args, self._kwargs = args, kwargs
         block = self._base_block(args, kwargs)
         self._reached[:] = 0
-        with tqdm(
+        with progress(
             total=1.0,
-            disable=not self.progress_bar,
+            shown=self.progress_bar,
             desc="inverse temperature, mean of all runs",
             bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}]",
         ) as self._bar:
@@ -258,9 +258,7 @@ class TemperedSMC(MCMC):
     @property
     def log_normalizer_error(self) -> Array:
         """Standard error of the log of the runs' mean evidence, shape (); NaN for one run."""
-        estimates = self.log_normalizer
-        relative = jnp.exp(estimates - logsumexp(estimates) + jnp.log(len(estimates)))
-        return relative.std(ddof=1) / jnp.sqrt(len(estimates))
+        return log_mean(self.log_normalizer)[1]
 
     @property
     def status(self) -> np.ndarray:

@@ -40,7 +40,7 @@ class Reference(Distribution):
         return constraints.real_vector
 
     @property
-    def _free(self) -> Array:
+    def free(self) -> Array:
         if self.observed is None:
             return jnp.ones(self.event_shape, bool)
         return ~self.observed

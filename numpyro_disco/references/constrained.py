@@ -48,14 +48,14 @@ class ConstrainedReference(Distribution):
         values = jnp.asarray(values)
         seen = ~jnp.isnan(values) if observed is None else jnp.asarray(observed, bool)
         if self.values is not None:
-            held = ~self.reference._free
+            held = ~self.reference.free
             values, seen = jnp.where(held, self.values, values), seen | held
         return conditional_reference(self.reference, self.supports, values, seen)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Independent draws, shape sample_shape + batch_shape + (D,)."""
         x = self.supports.constrain(self.reference.sample(key, sample_shape))
-        return x if self.values is None else jnp.where(self.reference._free, x, self.values)
+        return x if self.values is None else jnp.where(self.reference.free, x, self.values)
 
     def log_prob(self, value: ArrayLike) -> Array:
         """Log density of the free coordinates, shape (..., D) to (...)."""
@@ -64,7 +64,7 @@ class ConstrainedReference(Distribution):
         log_dets = self.supports.log_dets(y, value)
         if self.values is not None:
             # What is held has no density: its place in unconstrained space is the reference's.
-            free = self.reference._free
+            free = self.reference.free
             y = jnp.where(free, y, self.reference.mean)
             log_dets = jnp.where(free, log_dets, 0.0)
         return self.reference.log_prob(y) - log_dets.sum(-1)

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions.util import validate_sample
 
 from numpyro_disco._gaussians import (
     check_held,
@@ -18,6 +17,7 @@ from numpyro_disco._gaussians import (
     moved,
     whiten,
 )
+from numpyro_disco._numpyro import validate_sample
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.references.base import Reference
 
@@ -80,13 +80,13 @@ class GaussianReference(Reference):
     @property
     def variance(self) -> Array:
         """Variance of each coordinate, shape (..., D); zero where held."""
-        variance = jnp.diagonal(self.covariance, axis1=-2, axis2=-1) * self._free
+        variance = jnp.diagonal(self.covariance, axis1=-2, axis2=-1) * self.free
         return jnp.broadcast_to(variance, self.batch_shape + self.event_shape)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Independent draws, shape sample_shape + batch_shape + (D,)."""
         noise = jax.random.normal(key, self.shape(sample_shape), self.mean_.dtype)
-        noise = jnp.where(self._free, noise, 0.0)
+        noise = jnp.where(self.free, noise, 0.0)
         return self.mean_ + (self.scale_tril @ noise[..., None])[..., 0]
 
     @validate_sample
@@ -96,7 +96,7 @@ class GaussianReference(Reference):
 
     def describe(self, value: ArrayLike) -> tuple[Array, Array]:
         """Log density and white residual, shapes (...) and (..., D)."""
-        return whiten(jnp.asarray(value), self.mean_, self.whitener, self._free)
+        return whiten(jnp.asarray(value), self.mean_, self.whitener, self.free)
 
     def _condition(
         self, values: ArrayLike, observed: ArrayLike | None

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 from numpyro.distributions import Distribution
-from numpyro.distributions.util import validate_sample
 
 from numpyro_disco._gaussians import (
     LOG_2_PI,
@@ -21,6 +20,7 @@ from numpyro_disco._gaussians import (
     moved,
     whiten,
 )
+from numpyro_disco._numpyro import validate_sample
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.references.base import Reference
 
@@ -119,7 +119,7 @@ class MixtureReference(Reference):
         return ~self.observed[..., None, :]
 
     @classmethod
-    def _from_log_weights(
+    def from_log_weights(
         cls, log_weights: Array, means: Array, covariances: Array, observed: Array | None
     ) -> MixtureReference:
         self = cls.__new__(cls)
@@ -142,7 +142,7 @@ class MixtureReference(Reference):
         """Variance of each coordinate, shape (..., D); zero where held."""
         within = jnp.diagonal(self.covariances, axis1=-2, axis2=-1)
         spread = (self.means - self.mean[..., None, :]) ** 2
-        variance = (self.weights[..., None] * (within + spread)).sum(-2) * self._free
+        variance = (self.weights[..., None] * (within + spread)).sum(-2) * self.free
         return jnp.broadcast_to(variance, self.batch_shape + self.event_shape)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
@@ -164,7 +164,7 @@ class MixtureReference(Reference):
 
         mean, factor = of_component(self.means, 1), of_component(self.scale_trils, 2)
         noise = jax.random.normal(noise_key, shape, self.means.dtype)
-        noise = jnp.where(self._free, noise, 0.0)
+        noise = jnp.where(self.free, noise, 0.0)
         return mean + (factor @ noise[..., None])[..., 0]
 
     @validate_sample
@@ -193,7 +193,7 @@ class MixtureReference(Reference):
             self.means, self.covariances, values[..., None, :], new[..., None, :]
         )
         joint = self.log_weights + log_density
-        conditional = MixtureReference._from_log_weights(joint, means, covariances, held)
+        conditional = MixtureReference.from_log_weights(joint, means, covariances, held)
         return conditional, logsumexp(joint, axis=-1)
 
     def affine(self, matrix: ArrayLike, shift: ArrayLike) -> MixtureReference:
@@ -216,6 +216,6 @@ class MixtureReference(Reference):
         log_det = 2 * jnp.log(jnp.diagonal(self.scale_trils, axis1=-2, axis2=-1)).sum(-1)
         num_free = self._free_of(self.event_shape[0]).sum(-1)
         log_mass = 0.5 * (1 - b) * (log_det + num_free * LOG_2_PI) - 0.5 * num_free * jnp.log(b)
-        return MixtureReference._from_log_weights(
+        return MixtureReference.from_log_weights(
             b * self.log_weights + log_mass, self.means, self.covariances / b, self.observed
         )

@@ -24,12 +24,13 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from numpyro_disco._typing import Array, Pytree
+from numpyro_disco._batching import in_batches
+from numpyro_disco._typing import Array
 
 LogDensities: TypeAlias = Callable[[Array], tuple[Array, Array]]
 """One u, shape (d,), to (log base, log target), both densities over u itself, Jacobians included.
@@ -319,21 +320,3 @@ def _squared_jump(
     growth = 2 * length * (share * (white * velocity).sum(-1) + rise * slope / unit**2)
     sound = jnp.isfinite(squared) & jnp.isfinite(growth)
     return jnp.where(sound, squared, 0.0), jnp.where(sound, growth, 0.0)
-
-
-def in_batches(function: Callable, arrays: Pytree, batch_size: int | None) -> Any:
-    """`function` of arrays whose first axes agree, a bounded part of them at a time."""
-    count = jax.tree.leaves(arrays)[0].shape[0]
-    if batch_size is None or batch_size >= count:
-        return function(arrays)
-    # Whole batches of about one size: one of another would be compiled on its own.
-    num_batches = -(-count // batch_size)
-    size = -(-count // num_batches)
-    index = jnp.arange(num_batches * size) % count
-    batches = jax.tree.map(
-        lambda leaf: leaf[index].reshape((num_batches, size) + leaf.shape[1:]), arrays
-    )
-    result = jax.lax.map(function, batches)
-    return jax.tree.map(
-        lambda leaf: leaf.reshape((num_batches * size,) + leaf.shape[2:])[:count], result
-    )

@@ -31,6 +31,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from numpyro_disco._batching import in_batches
 from numpyro_disco._typing import Array
 from numpyro_disco.tempering.kernels import (
     LEAST_TUNED,
@@ -40,7 +41,6 @@ from numpyro_disco.tempering.kernels import (
     Tuning,
     accept_probability,
     choose,
-    in_batches,
     initial_tuning,
     log_path,
     spread,

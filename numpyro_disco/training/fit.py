@@ -383,8 +383,8 @@ def fit(
     for refit in range(num_refits):
         if result.interrupted:
             break
-        unconstrained = result.distribution._replace(
-            _supports=CoordinateSupports((constraints.real,) * len(names))
+        unconstrained = result.distribution.replace(
+            coordinate_supports=CoordinateSupports((constraints.real,) * len(names))
         )
         key = jax.random.fold_in(impute_key, refit)
         filled = impute(key, unconstrained, holed_rows, num_imputations=1)[0]
@@ -442,7 +442,7 @@ def _fit(
         standard = reference.affine(units.whitener, -units.whitener @ units.loc)
     elif reference == "mixture" and resume is not None:
         standard, components = resume._model.reference, resume.components
-        reference = standard if resume._prior is None else resume._prior._reference
+        reference = standard if resume._prior is None else resume._prior.joint_reference
     elif reference == "mixture":
         mixture, components = fit_reference(
             rows,
@@ -506,7 +506,7 @@ def _fit(
         components=components,
         noise_scales=noise_scales,
         interrupted=interrupted,
-        _prior=None if prior is None else prior._replace(energy_fn=model),
+        _prior=None if prior is None else prior.replace(energy_fn=model),
         _model=model,
         _supports=supports,
         _rows=rows,

@@ -158,7 +158,7 @@ def ours(task: Task, count: int, seed: int, settings: dict) -> dict[str, Drawn]:
     draws = sampled(prior, task, count, seed)
     drawing, start = timed(start), time.perf_counter()
     # With a `transform` the mixture is one of unconstrained coordinates.
-    reference, supports = prior._reference, prior._supports
+    reference, supports = prior.joint_reference, prior.coordinate_supports
     parameters = (reference.weights, reference.means, reference.covariances)
     known = mixture(*(np.asarray(array, np.float64) for array in parameters))
     moved = task._replace(holed=np.asarray(supports.unconstrain(task.holed), np.float64))

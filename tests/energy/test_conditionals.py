@@ -131,7 +131,7 @@ def test_one_row(prior):
     np.testing.assert_array_equal(both[:, :2], np.tile([0.25, 0.5], (DRAWS, 1)))
     np.testing.assert_array_equal(draw(prior, {"a": 0.25, "b": 0.5}), both)
     # The estimate of Z has no say in draws.
-    normalized = prior._replace(log_normalizer=jnp.asarray(1.0))
+    normalized = prior.replace(log_normalizer=jnp.asarray(1.0))
     np.testing.assert_array_equal(draw(normalized, {"b": 0.5}), by_name)
     # A legacy key is a key.
     legacy = jax.random.PRNGKey(0)

@@ -330,7 +330,7 @@ def test_tempering_multiplies_energies_and_composes(kind):
     clamped = prior.clamp({"a": 0.5})
     np.testing.assert_allclose(clamped.temper(2.0).energy(x), 2 * clamped.energy(x), rtol=1e-6)
     # What was known of Z is not known of Z_b.
-    assert prior._replace(log_normalizer=jnp.zeros(())).temper(2.0).log_normalizer is None
+    assert prior.replace(log_normalizer=jnp.zeros(())).temper(2.0).log_normalizer is None
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, "hot"])
@@ -434,7 +434,7 @@ def test_a_clamped_normaliser_integrates_over_the_free_coordinates(mixture, gaus
     axis = np.arange(-10.0, 10.0, step)
     a, c = np.meshgrid(axis, axis, indexing="ij")
     for index, value in enumerate(values):
-        one = mixture.clamp({"b": value})._replace(
+        one = mixture.clamp({"b": value}).replace(
             log_normalizer=clamped.log_normalizer[index],
             log_normalizer_error=clamped.log_normalizer_error[index],
         )
@@ -661,11 +661,11 @@ def through_temper(prior, value):
 
 def through_weights(prior, value):
     leaves, rebuild = ravel_pytree(prior.energy_fn)
-    return prior._replace(energy_fn=rebuild(leaves * value)).log_prob(X)
+    return prior.replace(energy_fn=rebuild(leaves * value)).log_prob(X)
 
 
 def through_normalizer(prior, value):
-    return prior._replace(log_normalizer=value).log_prob(X)
+    return prior.replace(log_normalizer=value).log_prob(X)
 
 
 def through_vmap(prior, value):
@@ -716,7 +716,7 @@ def test_the_guard_lets_points_and_weights_of_energies_through(mixture):
     weights, rebuild = ravel_pytree(mixture.energy_fn)
 
     def energy(weights):
-        return mixture._replace(energy_fn=rebuild(weights)).energy(X)
+        return mixture.replace(energy_fn=rebuild(weights)).energy(X)
 
     by_weights = jax.grad(energy)(weights)
     assert np.isfinite(by_weights).all() and (by_weights != 0).any()

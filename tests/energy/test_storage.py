@@ -71,10 +71,10 @@ def relatives(prior):
         "batch": prior.clamp({"u": np.linspace(-1.0, 1.0, 6)}),
         "tempered": prior.temper(0.7),
         "cooled": prior.cool(0.03),
-        "supported": prior._replace(_supports=SUPPORTS),
-        "bent": prior._replace(_supports=BENT),
+        "supported": prior.replace(coordinate_supports=SUPPORTS),
+        "bent": prior.replace(coordinate_supports=BENT),
         # As `normalize` leaves it; the estimate itself is none of storage's business.
-        "normalized": prior._replace(
+        "normalized": prior.replace(
             log_normalizer=jnp.asarray(1.25), log_normalizer_error=jnp.asarray(0.02)
         ),
         "mixture": mixture,
@@ -93,8 +93,8 @@ STATES = (
 def assert_equal_priors(one, other):
     assert one.names == other.names and one.observed == other.observed
     assert one.batch_shape == other.batch_shape and one.event_shape == other.event_shape
-    assert one._supports == other._supports
-    x = np.asarray(one._supports.constrain(X))
+    assert one.coordinate_supports == other._supports
+    x = np.asarray(one.coordinate_supports.constrain(X))
     x = x if one.values is None else np.where(one.observed, one.values, x)
     np.testing.assert_array_equal(one.energy(x), other.energy(x))
     np.testing.assert_array_equal(one.log_prob(x), other.log_prob(x))
@@ -144,9 +144,9 @@ def test_a_light_component_survives(tmp_path, relatives):
     cold = relatives["cold mixture"]
     disco.save(path, cold)
     loaded = disco.load(path)
-    assert cold._reference.log_weights.min() < -110
+    assert cold.joint_reference.log_weights.min() < -110
     np.testing.assert_allclose(
-        loaded._reference.log_weights, cold._reference.log_weights, rtol=1e-5
+        loaded.joint_reference.log_weights, cold.joint_reference.log_weights, rtol=1e-5
     )
 
 
@@ -262,7 +262,7 @@ def test_the_format_before_supports(tmp_path, relatives):
     path = tmp_path / "old.npz"
     disco.save(path, relatives["plain"])
     change_description(path, format_version=2, supports=...)
-    assert disco.load(path)._supports.real
+    assert disco.load(path).coordinate_supports.real
 
 
 def test_the_format_before_shares(tmp_path, relatives):
@@ -287,7 +287,7 @@ def test_a_share_of_another_meaning(tmp_path, relatives):
 
 
 def test_a_support_that_is_no_data(tmp_path, prior):
-    odd = prior._replace(_supports=CoordinateSupports((constraints.circular,) * 3))
+    odd = prior.replace(coordinate_supports=CoordinateSupports((constraints.circular,) * 3))
     with pytest.raises(ValueError, match="NumPyro's own constraints.*cannot be saved"):
         disco.save(tmp_path / "odd.npz", odd)
     assert not list(tmp_path.iterdir())

@@ -256,7 +256,7 @@ def test_weights_that_are_inferred_are_refused(what):
         prior = PRIOR.temper(w)
         if what == "energy":
             parameters = jax.tree.map(lambda leaf: w * leaf, PRIOR.energy_fn)
-            prior = PRIOR._replace(energy_fn=parameters)
+            prior = PRIOR.replace(energy_fn=parameters)
         affine = transforms.AffineTransform(jnp.ones(2), 2.0)
         numpyro.sample("x", dist.TransformedDistribution(prior, affine))
 

@@ -173,7 +173,7 @@ def test_columns_with_a_support_keep_it():
         transform="sinh_arcsinh",
         **HARDLY_TRAINED,
     )
-    a, b = fit.distribution._supports.supports
+    a, b = fit.distribution.coordinate_supports.supports
     assert isinstance(a, SinhArcsinhReal) and b is constraints.positive
 
 
@@ -192,7 +192,7 @@ def test_held_out_rows_choose(kind):
         **HARDLY_TRAINED,
     )
     assert fit.transform == (None if kind == "two clouds" else "sinh_arcsinh")
-    assert fit.distribution._supports.real == (fit.transform is None)
+    assert fit.distribution.coordinate_supports.real == (fit.transform is None)
 
 
 def test_what_makes_no_sense():

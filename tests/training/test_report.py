@@ -106,7 +106,7 @@ class Falling(LearnedEnergy):
 def test_an_energy_that_falls_outward_is_seen(fit):
     assert _tails(fit, fit._held_out).verdict == "good"
     broken = Falling(*(getattr(fit._model, f.name) for f in dataclasses.fields(fit._model)))
-    prior = fit.distribution._replace(energy_fn=broken)
+    prior = fit.distribution.replace(energy_fn=broken)
     line = _tails(dataclasses.replace(fit, _prior=prior, _model=broken), fit._held_out)
     assert line.verdict == "bad" and line.value == 1.0
 
@@ -123,7 +123,7 @@ class Unknown(LearnedEnergy):
 
 def test_where_no_draws_can_be_had_the_rest_is_said(fit):
     broken = Unknown(*(getattr(fit._model, f.name) for f in dataclasses.fields(fit._model)))
-    prior = fit.distribution._replace(energy_fn=broken)
+    prior = fit.distribution.replace(energy_fn=broken)
     wrong = dataclasses.replace(fit, _prior=prior, _model=broken)
     report = wrong.report()
     names = [name for name in NAMES if name not in ("log density", "memory", "masses")]
