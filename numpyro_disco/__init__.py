@@ -1,28 +1,76 @@
 """Learn a prior from data, and put it inside a NumPyro model."""
 
 from numpyro_disco.diagnostics.calibration import Calibration, calibration
-from numpyro_disco.diagnostics.conditionals import check_conditional
-from numpyro_disco.energy.conditionals import LogMarginal, impute, log_marginal, sample_conditional
-from numpyro_disco.energy.distribution import EnergyDistribution
-from numpyro_disco.energy.networks import EnergyNetwork
+from numpyro_disco.diagnostics.conditionals import ConditionalCheck, check_conditional
+from numpyro_disco.energy.conditionals import (
+    LogMarginal,
+    impute,
+    log_marginal,
+    sample_conditional,
+)
+from numpyro_disco.energy.distribution import EnergyDistribution, NormalizerError
 from numpyro_disco.energy.storage import LoadError, load, save
 from numpyro_disco.models.arviz import to_arviz
 from numpyro_disco.models.sites import sample, site_values
 from numpyro_disco.models.tempered_smc import TemperedSMC
+from numpyro_disco.references.base import Reference
+from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.references.gaussian import GaussianReference
 from numpyro_disco.references.mixture import MixtureReference
-from numpyro_disco.training.fit import FitResult, fit
+from numpyro_disco.tempering.checkpoints import CheckpointError
+from numpyro_disco.tempering.program import TemperedHistory
+from numpyro_disco.tempering.settings import TemperingSettings
+from numpyro_disco.training.fit import fit
+from numpyro_disco.training.loop import History
+from numpyro_disco.training.network import MLP
+from numpyro_disco.training.objectives import (
+    Contrastive,
+    Denoising,
+    Diffusion,
+    Disco,
+    DiscoScore,
+    Hutchinson,
+    Implicit,
+    Joint,
+    Multiscale,
+    Sliced,
+)
+from numpyro_disco.training.optimizer import AdamW
+from numpyro_disco.training.report import Report
+from numpyro_disco.training.result import FitResult
+from numpyro_disco.training.settings import FitSettings
 
 __all__ = [
+    "AdamW",
     "Calibration",
+    "CheckpointError",
+    "ConditionalCheck",
+    "Contrastive",
+    "Denoising",
+    "Diffusion",
+    "Disco",
+    "DiscoScore",
     "EnergyDistribution",
-    "EnergyNetwork",
     "FitResult",
+    "FitSettings",
     "GaussianReference",
+    "History",
+    "Hutchinson",
+    "Implicit",
+    "Joint",
     "LoadError",
     "LogMarginal",
+    "MLP",
+    "MixtureFit",
     "MixtureReference",
+    "Multiscale",
+    "NormalizerError",
+    "Reference",
+    "Report",
+    "Sliced",
+    "TemperedHistory",
     "TemperedSMC",
+    "TemperingSettings",
     "calibration",
     "check_conditional",
     "fit",

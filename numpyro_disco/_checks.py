@@ -27,6 +27,13 @@ def check_positive(value: Any, argument: str) -> float:
     return number
 
 
+def check_non_negative(value: Any, argument: str) -> float:
+    """Return `value` as a float; it must be finite and at least zero."""
+    if not isinstance(value, bool) and np.ndim(value) == 0 and value == 0:
+        return 0.0
+    return check_positive(value, argument)
+
+
 def check_count(value: Any, argument: str, minimum: int = 1) -> int:
     """Return `value` as an int; it must be a whole number of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
@@ -153,76 +160,6 @@ def columns_of(data: Any, argument: str = "data") -> tuple[np.ndarray, tuple[str
             "columns that are not numeric."
         ) from None
     return table, names
-
-
-def rows_of(data: Any, names: Sequence[str] | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return training rows as a float64 matrix (N, D) and the names of its columns.
-
-    Rows with holes, NaN, are left in; all else is checked, of the complete rows.
-    """
-    table, found = columns_of(data)
-    if table.ndim != 2 or table.shape[1] == 0:
-        raise ValueError(
-            f"Expected rows of shape (N, D) for `data`; got shape {table.shape}. For a single "
-            "column use `data[:, None]`."
-        )
-    dimension = table.shape[1]
-    if names is not None and found is not None:
-        table = _in_order(table, check_names(names, dimension), found)
-    names = check_names(names if names is not None else found, dimension)
-    infinite = np.isinf(table)
-    if infinite.any():
-        columns = [names[i] for i in np.flatnonzero(infinite.any(axis=0))]
-        raise ValueError(
-            f"Expected finite numbers in `data`, or NaN where one is missing; "
-            f"{int(infinite.any(axis=1).sum())} of {len(table)} rows hold infinity, in the columns "
-            f"{columns}. Drop those rows, or mark what is missing with NaN."
-        )
-    complete = table[~np.isnan(table).any(axis=1)]
-    minimum = max(10, dimension + 2)
-    if len(complete) < minimum:
-        holes = len(table) - len(complete)
-        raise ValueError(
-            f"Expected at least {minimum} complete rows in `data` to learn a density of "
-            f"{dimension} coordinates; got {len(complete)}"
-            + (f", and {holes} with holes." if holes else ".")
-        )
-    check_columns(complete, names)
-    return table, names
-
-
-def check_columns(table: np.ndarray, names: tuple[str, ...]) -> None:
-    """Refuse constant columns, and copies of others."""
-    num_rows = len(table)
-    spread, size = table.std(axis=0), np.abs(table).max(axis=0)
-    constant = spread <= 1e-12 * np.maximum(size, np.finfo(np.float64).tiny)
-    if constant.any():
-        raise ValueError(
-            f"Expected columns that vary in `data`; {[names[i] for i in np.flatnonzero(constant)]} "
-            "are constant. Drop them: a constant has no density."
-        )
-    standardized = (table - table.mean(axis=0)) / spread
-    correlation = np.abs(standardized.T @ standardized) / num_rows
-    twins = np.argwhere(np.triu(correlation > 1 - 1e-10, k=1))
-    if len(twins):
-        pairs = [(names[i], names[j]) for i, j in twins]
-        raise ValueError(
-            f"Expected columns that say different things in `data`; {pairs} are copies of each "
-            "other up to shift and scale. Keep one of each pair: together they have no density."
-        )
-
-
-def _in_order(table: np.ndarray, names: Sequence[str], found: Sequence[str]) -> np.ndarray:
-    """The columns in the order of `names`; names that share nothing with the data's rename them."""
-    if set(names) == set(found):
-        return table[:, [list(found).index(name) for name in names]]
-    shared = sorted(set(names) & set(found))
-    if shared:
-        raise ValueError(
-            f"Expected `names` to be those of the columns of `data` in some order, or all new; got "
-            f"{tuple(names)} for columns {tuple(found)}, which share {shared}. Rename the columns."
-        )
-    return table
 
 
 def observed_values(

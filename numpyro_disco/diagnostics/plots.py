@@ -79,7 +79,10 @@ def plot_report(fit: FitResult, report: Report) -> Any:
         The matplotlib figure: pairs of the first columns, at most five, above the rest.
     """
     plt = _pyplot()
-    names, rows = fit.distribution.names[:MAX_PAIRS], np.asarray(fit._unstandardize(fit._held_out))
+    names, rows = (
+        fit.distribution.names[:MAX_PAIRS],
+        np.asarray(fit.evidence.unstandardize(fit.evidence.held_out)),
+    )
     figure = plt.figure(figsize=(12, 10), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(2, 1))
     grid = above.subplots(len(names), len(names), squeeze=False)

@@ -6,12 +6,14 @@ References:
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_disco._checks import check_count
 from numpyro_disco._progress import progress
 from numpyro_disco._statistics import standard_error
 from numpyro_disco.references.mixture import MixtureReference
@@ -29,6 +31,16 @@ KNOWN_ROWS = 4
 """Rows to a column from which on a component's covariance is taken as it is."""
 WIDE_SHARE, WIDE = 0.01, 4.0
 """Share of a reference that is one component with the data's covariance, so many times wider."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MixtureFit:
+    """Settings of a mixture fitted to rows."""
+
+    max_components: int = 128
+
+    def __post_init__(self) -> None:
+        check_count(self.max_components, "max_components")
 
 
 class Components(NamedTuple):
@@ -89,7 +101,7 @@ def fit_reference(
     rows: np.ndarray,
     held_out: np.ndarray,
     *,
-    max_components: int,
+    settings: MixtureFit,
     basis: np.ndarray | None = None,
     progress_bar: bool = False,
 ) -> tuple[Components, dict[int, float]]:
@@ -118,7 +130,7 @@ def fit_reference(
     log_densities: np.ndarray = np.zeros(0)
     tried: dict[int, float] = {}
     # Two rows for each mean at the very least, but always one component.
-    most = max(1, min(max_components, len(rows) // (2 * rows.shape[1])))
+    most = max(1, min(settings.max_components, len(rows) // (2 * rows.shape[1])))
     counts = [2**k for k in range(most.bit_length())]
     with progress(counts, desc="mixture", shown=progress_bar) as bar:
         for count in bar:

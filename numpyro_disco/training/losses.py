@@ -1,8 +1,8 @@
-"""The losses, for one example each, and what judges them on held-out rows.
+"""Losses of one example each, and the loss by which held-out rows judge a score.
 
-All quantities are in standardised units. A score s and a denoising direction are two ways to say
-the same: the score of the rows smoothed by sigma_0 points from x to the posterior mean m(x),
-s(x) = (m(x) - x) / sigma_0^2. What a loss learns is its minimiser over all score functions.
+All quantities are in standardised units. A score s and a denoising direction are equivalent: the
+score of the rows smoothed by sigma_0 points from x to the posterior mean m(x),
+s(x) = (m(x) - x) / sigma_0^2. Each docstring names the minimiser of the expected loss.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ def disco_loss(
     .. math:: L = \lambda(t) \sigma_0^4 |(m - x)/\sigma_0^2 - s(x)|^2 / D,
               \qquad \lambda(t) = 1 / \sigma(t)^2
 
-    that is, the squared error of the denoising direction relative to the noise that proposed x.
-    Its expectation has the gradient of a mixture of Fisher divergences to the *one* density
-    p_0 = rows * N(0, sigma_0^2 I), for a target that is a draw from the posterior over rows or its
-    mean; the mean has no sampling noise.
+    the squared error of the denoising direction relative to the noise that proposed x. If the
+    target is a draw from the posterior over rows, or its mean, the expected loss has the gradient
+    of a mixture of Fisher divergences to *one* density, p_0 = rows * N(0, sigma_0^2 I), and its
+    minimiser is the score of p_0. The mean has no sampling noise.
 
-    With the row that x was made from as the target it is a relative. At sigma(t) = sigma_0 that row
-    *is* a draw from the posterior, and the loss is single-level denoising score matching (Vincent
-    2011), with the same minimiser. At other levels it is multiscale denoising score matching
-    (MDSM, Li et al. 2023), which learns something else: the average over noise levels of
+    Two other losses have the same form, with the row that x was made from as the target. At
+    sigma(t) = sigma_0 that row is a draw from the posterior: this is single-level denoising score
+    matching (Vincent 2011), with the same minimiser. At other levels it is multiscale denoising
+    score matching (MDSM, Li et al. 2023), whose minimiser is the average over noise levels of
     (sigma(t) / sigma_0)^2 grad log p_t(x), each level weighted by lambda(t) p_t(x).
 
     Args:
@@ -62,20 +62,20 @@ def disco_loss(
 
 
 def density_loss(energy: Array, log_density: Array, depth: Array, largest: Array) -> Array:
-    r"""The energy itself against the log density that the posterior's normaliser is.
+    r"""Error of the energy against the log density, which the posterior's normaliser gives.
 
     .. math:: L = (1 - w) \, h\Bigl(\frac{E(x) + \log p_0(x)}{1 + d}\Bigr)
 
-    with Huber's h, quadratic up to 1. DISCO compares slopes, and hardly sees how much of the mass
-    is in which of two modes with nothing between them; this compares heights: relative to how far
-    below the highest density a point is, so that points far out do not outweigh the others. It is
-    left out where the posterior is on a single row, w = 1: the smoothed rows' density there says
-    where that row is, and nothing about the density between rows.
+    with Huber's h, quadratic up to 1. The DISCO loss compares slopes and is nearly insensitive to
+    the relative masses of well separated modes; this loss compares heights. The error is relative
+    to the depth d, so that points far from the rows do not dominate. The weight 1 - w drops points
+    whose posterior is on a single row: the smoothed density there describes that row only, and not
+    the density between rows.
 
     Args:
         energy: E at the noisy point, shape ().
         log_density: log p_0 of the smoothed rows there, shape ().
-        depth: d, by how much log p_0 is higher where it is highest, shape ().
+        depth: d, the highest log p_0 of the batch minus that at the point, shape ().
         largest: w, the posterior probability of the likeliest row, shape ().
 
     Returns:
@@ -85,12 +85,12 @@ def density_loss(energy: Array, log_density: Array, depth: Array, largest: Array
 
 
 def diffusion_loss(score_fn: ScoreFn, row: Array, noise: Array, proposal_scale: Array) -> Array:
-    r"""Denoising at all noise levels by a score that is not told which.
+    r"""Denoising at all noise levels by a score that is not told the level.
 
     .. math:: L = |\epsilon + \sigma(t) s(x + \sigma(t) \epsilon)|^2 / D
 
-    It learns the average over noise levels of grad log p_t(x), each level weighted by
-    sigma(t)^2 p_t(x): neither the score of p_0 nor of any p_t.
+    Its minimiser is the average over noise levels of grad log p_t(x), each level weighted by
+    sigma(t)^2 p_t(x): neither the score of p_0 nor that of any p_t.
 
     Args:
         score_fn: s.
@@ -112,9 +112,9 @@ def implicit_loss(score_fn: ScoreFn, x: Array) -> Array:
 
     .. math:: L = (|s|^2 / 2 + \operatorname{tr} \partial s / \partial x) / D
 
-    Its minimiser is the score of the rows' own density, smoothed by nothing; it costs D
-    derivatives of the score. Of finitely many rows it has no minimum: a score that is steep
-    enough at each of them makes the trace as negative as one likes. Stop on held-out rows.
+    Its minimiser is the score of the rows' own density, without smoothing; it costs D derivatives
+    of the score. Over finitely many rows it has no minimum: a score that is steep enough at every
+    row makes the trace arbitrarily negative. Let held-out rows decide when to stop.
 
     Args:
         score_fn: s.
@@ -132,9 +132,9 @@ def implicit_loss(score_fn: ScoreFn, x: Array) -> Array:
 
 
 def hutchinson_loss(score_fn: ScoreFn, x: Array, probe: Array) -> Array:
-    """Implicit score matching with the trace estimated as v . (ds/dx) v: one derivative.
+    """Implicit score matching with the trace estimated as v . (ds/dx) v, by one derivative.
 
-    Unbiased for `implicit_loss`, whatever the score.
+    Unbiased for `implicit_loss` for every score.
 
     Args:
         score_fn: s.
@@ -154,7 +154,8 @@ def hutchinson_loss(score_fn: ScoreFn, x: Array, probe: Array) -> Array:
 def sliced_loss(score_fn: ScoreFn, x: Array, direction: Array) -> Array:
     """Sliced score matching: (v . s)^2 / 2 + v . (ds/dx) v along one random direction.
 
-    The same minimiser as `implicit_loss`; noisier than `hutchinson_loss`, which knows the square.
+    It has the minimiser of `implicit_loss`. It is noisier than `hutchinson_loss`, which computes
+    the squared norm exactly.
 
     Args:
         score_fn: s.
@@ -172,13 +173,13 @@ def sliced_loss(score_fn: ScoreFn, x: Array, direction: Array) -> Array:
 
 
 def held_out_loss(score_fn: ScoreFn, row: Array, noise: Array, noise_scale: float) -> Array:
-    r"""Denoising score matching on one held-out row, without the part no score can change.
+    r"""Denoising score matching on one held-out row, up to a constant.
 
     .. math:: J = |s(x)|^2 - 2 s(x) \cdot (r - x) / \sigma_0^2, \qquad x = r + \sigma_0 \epsilon
 
     averaged over the pair +-epsilon and over coordinates. E[J] = E|s - s_0|^2 - E|s_0|^2 with s_0
-    the score of the *true* density smoothed by sigma_0: unlike the training loss, it cannot be
-    lowered by memorising the training rows. Lower is better; the zero score has J = 0.
+    the score of the *true* density smoothed by sigma_0; memorising the training rows does not lower
+    it. Lower is better; the zero score has J = 0.
 
     Args:
         score_fn: s.
@@ -200,18 +201,18 @@ def held_out_loss(score_fn: ScoreFn, row: Array, noise: Array, noise_scale: floa
     return 0.5 * (one(noise) + one(-noise))
 
 
-def contrastive_loss(of_row: Array, of_draw: Array) -> Array:
-    r"""Telling a row from a draw of the reference by the correction alone: logistic regression.
+def contrastive_loss(at_row: Array, at_draw: Array) -> Array:
+    r"""Logistic regression of rows against draws of the reference, with logit -f.
 
     .. math:: L = \log(1 + e^{f(r)}) + \log(1 + e^{-f(y)}), \qquad r \sim p, \quad y \sim q
 
-    Its expectation is lowest where f = log q - log p, at every point and in every mode: the energy
-    -log q + f is then that of the rows' density, its constant included. No correction, f = 0, has
-    the loss 2 log 2; a lower one on held-out rows means that f says something true of p / q.
+    Its minimiser is f = log q - log p, at every point and in every mode: the energy -log q + f is
+    then that of the rows' density, its constant included. No correction, f = 0, has the loss
+    2 log 2; a lower loss on held-out rows means that f improves on the reference.
 
     Args:
-        of_row: f at a row, shape ().
-        of_draw: f at a draw of the reference q, shape ().
+        at_row: f at a row, shape ().
+        at_draw: f at a draw of the reference q, shape ().
 
     Returns:
         The loss, shape ().
@@ -219,24 +220,24 @@ def contrastive_loss(of_row: Array, of_draw: Array) -> Array:
     References:
         Gutmann & Hyvarinen 2012 (noise-contrastive estimation, with as many draws as rows).
     """
-    return jax.nn.softplus(of_row) + jax.nn.softplus(-of_draw)
+    return jax.nn.softplus(at_row) + jax.nn.softplus(-at_draw)
 
 
-def ranking_loss(of_row: Array, of_draws: Array) -> Array:
-    r"""Finding a row among draws of the reference that agree with it in some columns.
+def ranking_loss(at_row: Array, at_draws: Array) -> Array:
+    r"""Identify a row among draws of the reference that agree with it in some coordinates.
 
     .. math:: L = f(r) + \log\Bigl(e^{-f(r)} + \sum_{m=1}^M e^{-f(y_m)}\Bigr),
               \qquad r \sim p, \quad y_m \sim q(\,\cdot \mid r_{held})
 
-    The draws, which others call negatives, are independent given the row. For every M the
-    expectation is lowest where e^{-f} q, given the held columns, is p given them: whatever f adds
-    for the held columns alone cancels, and so does every constant. It goes on saying how the
-    columns hang together where rows and draws of the reference are told apart at a glance and
-    `contrastive_loss` has nothing more to say. No correction has the loss log(M + 1).
+    The draws (negatives) are independent given the row. For every M the expected loss is minimal if
+    e^{-f} q, given the held coordinates, is p given them; terms of f in the held coordinates alone
+    cancel, and so does every constant. It remains informative about the dependence between columns
+    where unconditional draws are told from rows so easily that `contrastive_loss` has no gradient
+    left. No correction has the loss log(M + 1).
 
     Args:
-        of_row: f at a row, shape ().
-        of_draws: f at draws of the reference given some of its columns, shape (M,).
+        at_row: f at a row, shape ().
+        at_draws: f at draws of the reference given some coordinates of the row, shape (M,).
 
     Returns:
         The loss, shape ().
@@ -245,4 +246,4 @@ def ranking_loss(of_row: Array, of_draws: Array) -> Array:
         Ma & Collins 2018 (ranking by noise-contrastive estimation); Ceylan & Gutmann 2018
         (contrasts conditional on a row).
     """
-    return of_row + jax.nn.logsumexp(-jnp.append(of_draws, of_row))
+    return at_row + jax.nn.logsumexp(-jnp.append(at_draws, at_row))

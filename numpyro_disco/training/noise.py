@@ -1,22 +1,36 @@
-"""Noise levels: the perturbations from which the score is learned."""
+"""Noise levels: the standard deviations with which points are proposed."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from numpyro_disco._checks import check_count, check_positive
 
+NUM_NOISE_SCALES = 100
+"""Levels between the smallest and the largest noise while training."""
+
+
+def check_noise_range(noise_scale: Any, max_noise_scale: float) -> None:
+    """Raise a `ValueError` unless `max_noise_scale` is above `noise_scale` (or that is "auto")."""
+    if noise_scale != "auto" and max_noise_scale <= noise_scale:
+        raise ValueError(
+            f"Expected `max_noise_scale` above `noise_scale`; got {max_noise_scale} and "
+            f"{noise_scale}."
+        )
+
 
 def geometric_noise_scales(
-    smallest: float, largest: float, num_noise_scales: int = 100
+    smallest: float, largest: float, num_noise_scales: int = NUM_NOISE_SCALES
 ) -> np.ndarray:
     """Standard deviations sigma(0) < ... < sigma(T), equally spaced on a log scale.
 
     Args:
-        smallest: sigma(0), in standardised units; the density that is learned is that of the data
-            smoothed by it.
+        smallest: sigma(0), in standardised units; the learned density is that of the data smoothed
+            by it.
         largest: sigma(T), in standardised units; how far from the data the score is learned.
-        num_noise_scales: how many levels.
+        num_noise_scales: number of levels.
 
     Returns:
         Array of shape (num_noise_scales,), increasing.
@@ -31,8 +45,5 @@ def geometric_noise_scales(
     smallest = check_positive(smallest, "noise_scale")
     largest = check_positive(largest, "max_noise_scale")
     count = check_count(num_noise_scales, "num_noise_scales", minimum=2)
-    if largest <= smallest:
-        raise ValueError(
-            f"Expected `max_noise_scale` above `noise_scale`; got {largest} and {smallest}."
-        )
+    check_noise_range(smallest, largest)
     return np.geomspace(smallest, largest, count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,10 @@ from jax.scipy.stats import multivariate_normal
 from numpyro_disco._statistics import standard_error
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.learned import Learned, LearnedEnergy
+from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.noise import geometric_noise_scales
-from numpyro_disco.training.objectives import OBJECTIVES
-from numpyro_disco.training.row_posterior import TRIED_SCALES, row_posterior, smoothed_log_density
-from numpyro_disco.training.settings import CONTRASTS
-
-if TYPE_CHECKING:
-    from numpyro_disco.training.fit import FitResult
+from numpyro_disco.training.noise_scale import TRIED_SCALES, smoothed_log_density
+from numpyro_disco.training.row_posterior import row_posterior
 
 MAX_POINTS = 2000
 """Rows and draws that are compared; more cost time and say little more."""
@@ -47,7 +44,7 @@ class Line(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The lines of `FitResult.report`, and what `plot_report` draws."""
+    """The lines of `FitEvidence.report`, and what `plot_report` draws."""
 
     lines: tuple[Line, ...]
     draws: np.ndarray
@@ -101,12 +98,12 @@ def _learned_scores(model: Learned, points: Array) -> Array:
     return jax.lax.map(model.score, points, batch_size=min(256, len(points)))
 
 
-def make_report(rng_key: Array, fit: FitResult) -> Report:
-    """Look at a fit from every side: see `FitResult.report`."""
+def make_report(rng_key: Array, fit: FitEvidence) -> Report:
+    """Look at a fit from every side: see `FitEvidence.report`."""
     density_key, draw_key, noise_key, pick_key = jax.random.split(rng_key, 4)
     pick = np.random.default_rng(np.asarray(jax.random.key_data(pick_key)).ravel())
-    rows = fit._rows[pick.permutation(len(fit._rows))[:MAX_POINTS]]
-    held_out = fit._held_out[:MAX_POINTS]
+    rows = fit.rows[pick.permutation(len(fit.rows))[:MAX_POINTS]]
+    held_out = fit.held_out[:MAX_POINTS]
     lines, draws = [_network(fit)], np.zeros((0, rows.shape[1]))
     try:
         found = fit.distribution.sample(draw_key, (MAX_POINTS,))
@@ -120,7 +117,7 @@ def make_report(rng_key: Array, fit: FitResult) -> Report:
             for number in (normalized.log_normalizer, normalized.log_normalizer_error)
         )
         lines += _density(fit, rows, held_out, log_z, error)
-        if fit.settings.objective in CONTRASTS:
+        if fit.objective.is_contrastive:
             lines.append(_constant(log_z, error))
     noise_scales = score_errors = np.zeros(0)
     lines.append(_smoothing(fit, held_out))
@@ -128,12 +125,12 @@ def make_report(rng_key: Array, fit: FitResult) -> Report:
         noise_scales, score_errors, own = _scores(noise_key, fit, held_out)
         lines += _score_lines(score_errors, own)
     if len(draws):
-        lines.append(_masses(fit, held_out, np.asarray(fit._standardize(draws))))
+        lines.append(_masses(fit, held_out, np.asarray(fit.standardize(draws))))
     lines.append(_tails(fit, held_out))
     return Report(tuple(lines), draws, noise_scales, score_errors)
 
 
-def _network(fit: FitResult) -> Line:
+def _network(fit: FitEvidence) -> Line:
     """What training has added to where it started."""
     kept = int(np.flatnonzero(fit.history.step == fit.best_step)[0])
     gain = float(fit.history.held_out_loss[0] - fit.history.held_out_loss[kept])
@@ -151,18 +148,18 @@ def _network(fit: FitResult) -> Line:
         GOOD if gain > 2 * error else LOOK,
         why,
         "its start says it all, or more rows or steps are needed",
-        known=len(fit._held_out) >= FEWEST,
+        known=len(fit.held_out) >= FEWEST,
     )
 
 
 def _density(
-    fit: FitResult, rows: np.ndarray, held_out: np.ndarray, log_z: float, error: float
+    fit: FitEvidence, rows: np.ndarray, held_out: np.ndarray, log_z: float, error: float
 ) -> tuple[Line, Line]:
     """Held-out log density against a Gaussian's, and against that of rows trained on."""
     of_held_out, of_rows = (
-        -np.asarray(_energies(fit._energy, x), np.float64) - log_z for x in (held_out, rows)
+        -np.asarray(_energies(fit.model, x), np.float64) - log_z for x in (held_out, rows)
     )
-    everything = np.asarray(fit._rows, np.float64)
+    everything = np.asarray(fit.rows, np.float64)
     covariance = np.cov(everything, rowvar=False).reshape(2 * everything.shape[1:])
     gaussian = multivariate_normal.logpdf(held_out, everything.mean(0), covariance)
     gains = of_held_out - np.asarray(gaussian, np.float64)
@@ -209,27 +206,27 @@ def _constant(log_z: float, error: float) -> Line:
     )
 
 
-def _smoothing(fit: FitResult, held_out: np.ndarray) -> Line:
+def _smoothing(fit: FitEvidence, held_out: np.ndarray) -> Line:
     """What smoothing does to the rows.
 
     By how much it widens each column given the others, were the rows Gaussian; and what the rows
     smoothed less, by any of the scales tried, would say more of held-out ones.
     """
-    prior, model, settings = fit.distribution, fit._model, fit.settings
-    if not OBJECTIVES[settings.objective].smooths:
+    prior, model, settings = fit.distribution, fit.model, fit.objective
+    if not settings.smooths:
         return Line("smoothing", 0.0, GOOD, "none: rows are seen as they are")
-    sigma = settings.smallest_noise
+    sigma = settings.resolution
     # A scale that held-out rows have chosen is the best of these already.
     smaller = [scale for scale in TRIED_SCALES if scale < sigma and not fit.noise_scales]
     at_sigma, *at_less = (
-        smoothed_log_density(fit._rows, held_out, scale) for scale in (sigma, *smaller)
+        smoothed_log_density(fit.rows, held_out, scale) for scale in (sigma, *smaller)
     )
     gains = [found - at_sigma for found in at_less] or [np.zeros(len(at_sigma))]
     gain = max(gains, key=lambda gain: float(gain.mean()))
     lost, error = max(0.0, float(gain.mean())), standard_error(gain)
     basis = np.linalg.inv(np.asarray(model.whitener, np.float64))
     noise = sigma * basis
-    of_rows = np.atleast_2d(np.cov(np.asarray(fit._rows, np.float64), rowvar=False))
+    of_rows = np.atleast_2d(np.cov(np.asarray(fit.rows, np.float64), rowvar=False))
     covariance = basis @ of_rows @ basis.T
 
     def spread(covariance: np.ndarray) -> np.ndarray:
@@ -251,10 +248,10 @@ def _smoothing(fit: FitResult, held_out: np.ndarray) -> Line:
         )
     else:
         chosen = "; less of it says no more of held-out rows"
-    unconstrained = "" if fit._supports.real else " of unconstrained space"
+    unconstrained = "" if fit.coordinate_supports.real else " of unconstrained space"
     each = ", ".join(f"{n} {s:.3g}" for n, s in zip(prior.names, in_units, strict=True))
     verdicts = [_verdict(float(widening[worst]), 0.1, 0.5), _verdict(lost - 2 * error, 0.1, 0.5)]
-    if settings.undo_smoothing:
+    if settings.undoes_smoothing:
         verdicts = [LOOK]
         chosen += "; what the reference knows of the rows is taken out of it again"
     return _line(
@@ -268,16 +265,16 @@ def _smoothing(fit: FitResult, held_out: np.ndarray) -> Line:
 
 
 def _scores(
-    rng_key: Array, fit: FitResult, held_out: np.ndarray
+    rng_key: Array, fit: FitEvidence, held_out: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Relative error of the score by noise level, and the mass of the posterior on one row.
 
     Points are held-out rows with noise; the exact score is that of the smoothed training rows.
     """
-    settings = fit.settings
-    sigma = settings.smallest_noise
+    settings = fit.objective
+    sigma = settings.resolution
     levels = geometric_noise_scales(sigma, settings.max_noise_scale, NUM_LEVELS)
-    rows = jnp.asarray(fit._rows)
+    rows = jnp.asarray(fit.rows)
     posterior = jax.jit(row_posterior)
     errors = []
     points = jnp.asarray(held_out)
@@ -285,7 +282,7 @@ def _scores(
     for key, level in zip(keys, levels, strict=True):
         noisy = points + level * jax.random.normal(key, points.shape, points.dtype)
         exact = (posterior(key, noisy, rows, sigma).mean - noisy) / sigma**2
-        wrong = _learned_scores(fit._model, noisy) - exact
+        wrong = _learned_scores(fit.model, noisy) - exact
         errors.append(float(jnp.sqrt((wrong**2).sum() / (exact**2).sum())))
     # A row that was trained on, and noise: how much of the posterior is on that very row?
     some = rows[: len(points)]
@@ -320,12 +317,12 @@ def _score_lines(errors: np.ndarray, own: float) -> tuple[Line, Line]:
     return score, row
 
 
-def _masses(fit: FitResult, held_out: np.ndarray, draws: np.ndarray) -> Line:
+def _masses(fit: FitEvidence, held_out: np.ndarray, draws: np.ndarray) -> Line:
     """Shares of held-out rows and of draws in clusters of the rows."""
     from sklearn.cluster import KMeans
 
     count = int(np.clip(len(held_out) // 20, 2, MAX_CLUSTERS))
-    some = np.asarray(fit._rows[: 10 * MAX_POINTS], np.float64)
+    some = np.asarray(fit.rows[: 10 * MAX_POINTS], np.float64)
     clusters = KMeans(count, n_init=1, random_state=0).fit(some)
     of_rows, of_draws = (
         np.bincount(clusters.predict(np.asarray(x, np.float64)), minlength=count) / len(x)
@@ -351,14 +348,14 @@ def _masses(fit: FitResult, held_out: np.ndarray, draws: np.ndarray) -> Line:
     )
 
 
-def _tails(fit: FitResult, held_out: np.ndarray) -> Line:
+def _tails(fit: FitEvidence, held_out: np.ndarray) -> Line:
     """Does the energy grow from the farthest row outward?"""
-    farthest = float(np.linalg.norm(fit._rows, axis=1).max())
+    farthest = float(np.linalg.norm(fit.rows, axis=1).max())
     directions = jnp.asarray(held_out[:256])
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
     radii = farthest * jnp.asarray([1.0, 1.5, 2.0, 4.0, 8.0])
     points = radii[None, :, None] * directions[:, None]
-    energies = np.asarray(_energies(fit._energy, points.reshape(-1, points.shape[-1])))
+    energies = np.asarray(_energies(fit.model, points.reshape(-1, points.shape[-1])))
     energies = energies.reshape(points.shape[:2])
     falling = float(1 - (np.diff(energies, axis=1) > 0).all(axis=1).mean())
     return _line(

@@ -1,13 +1,15 @@
 """The posterior over training rows at the smallest noise level: the target of the DISCO loss.
 
-For a point x and rows r_1, ..., r_N, the clean row behind x, seen through noise of standard
-deviation sigma_0, is row i with probability in proportion to N(x; r_i, sigma_0^2 I) (Wedenig &
-Peharz 2025, equation 8 and the text after it). Its mean m(x) gives the exact score of the rows
-smoothed by sigma_0, (m(x) - x) / sigma_0^2, and its normaliser gives their exact log density.
+Given a point x, observed through noise of standard deviation sigma_0, the clean row is row r_i with
+probability proportional to N(x; r_i, sigma_0^2 I). The posterior mean m(x) gives the exact score of
+the rows smoothed by sigma_0, (m(x) - x) / sigma_0^2, and its normaliser their exact log density.
 
 `row_posterior` reads all rows, in chunks with a running maximum, so that memory does not grow with
-N. `near_row_posterior` reads the rows in boxes near the point, and one row of each other box in
-place of all in it; it does where there are few columns and very many rows.
+N. `near_row_posterior` reads all rows of the boxes near the point and one row of each other box; it
+is faster for very many rows of few columns.
+
+References:
+    Wedenig & Peharz 2025, equation 8 and the text after it.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from numpyro_disco._typing import Array
 
 
 class RowPosterior(NamedTuple):
-    """What the posterior over training rows says of some points."""
+    """The posterior over training rows at B points."""
 
     mean: Array
     """Posterior mean of the clean row, shape (B, D)."""
@@ -32,54 +34,17 @@ class RowPosterior(NamedTuple):
     log_density: Array
     """Log density of the rows smoothed by sigma_0 at each point, shape (B,)."""
     largest: Array
-    """Probability of the likeliest row, shape (B,): from 1 / N to 1, where it is the only one."""
+    """Probability of the likeliest row, shape (B,), between 1 / N and 1."""
 
 
 NEAR_DIMENSION, NEAR_ROWS = 2, 300_000
-"""Columns up to which, and rows from which on, the rows near a point are read instead of all. With
-fewer rows there is little to gain; with three columns the mean may be off by more than 2 % of
-sigma_0 (tests/benchmarks/training_speed.py)."""
+"""By default rows near the point are read for at most so many columns and at least so many rows.
+With fewer rows there is little to gain; with three columns the mean is less accurate
+(tests/benchmarks/training_speed.py)."""
 MAX_NEAR_DIMENSION = 3
-"""With more columns the nearest boxes do not hold the nearest rows."""
+"""Most columns for which the nearest boxes hold the nearest rows."""
 BOX_SIZE, NUM_NEAR_BOXES = 64, 64
 """Rows in a box, and boxes of which all rows are read."""
-MAX_JUDGES = 1024
-"""Held-out rows that judge a smoothing."""
-TRIED_SCALES = tuple(float(s) for s in np.geomspace(0.01, 1, 15))
-"""Where `choose_noise_scale` looks, in standardised units."""
-
-
-def choose_noise_scale(rows: np.ndarray, held_out: np.ndarray) -> tuple[float, dict[float, float]]:
-    """The smoothing under which the rows say most of held-out ones: sigma_0 by likelihood.
-
-    Among `TRIED_SCALES`, the one at which the training rows, smoothed, give held-out rows the
-    highest mean log density. It is what a kernel density would take: with less, its rows stand
-    alone; with more, structure is lost that the rows do show. A network smooths in between rows by
-    itself, so for one this is the most that is ever needed.
-
-    Args:
-        rows: standardised rows to train on, (N, D).
-        held_out: standardised rows that judge, (M, D); at most `MAX_JUDGES` are read.
-
-    Returns:
-        The scale, and the mean held-out log density by scale.
-    """
-    tried = {
-        scale: float(smoothed_log_density(rows, held_out, scale).mean()) for scale in TRIED_SCALES
-    }
-    return max(tried, key=lambda scale: tried[scale]), tried
-
-
-def smoothed_log_density(rows: np.ndarray, held_out: np.ndarray, scale: float) -> np.ndarray:
-    """Log density of held-out rows (M, D) under the rows smoothed by `scale`, shape (M,).
-
-    At most `MAX_JUDGES` of them are read.
-    """
-    points = jnp.asarray(held_out[:MAX_JUDGES])
-    found = _log_density(
-        jax.random.key(0), points, jnp.asarray(rows), jnp.asarray(scale, points.dtype)
-    )
-    return np.asarray(found, np.float64)
 
 
 class _Running(NamedTuple):
@@ -99,16 +64,16 @@ def row_posterior(
 ) -> RowPosterior:
     """The exact posterior over all training rows behind each point.
 
-    Exact up to rounding: every row counts. The draw is made on the same pass over the rows: a draw
-    within each chunk replaces the one before with the chunk's share of the mass so far.
+    Exact up to rounding. The draw is made in the same pass: the draw within each chunk replaces the
+    previous one with probability equal to the chunk's share of the mass so far.
 
     Args:
         rng_key: random key for the draws.
         points: array (B, D).
         rows: training rows, array (N, D), in the same units as `points`.
         noise_scale: sigma_0, in those units.
-        chunk_size: how many rows are compared with all points at a time; B * chunk_size numbers
-            are held at once.
+        chunk_size: rows that are compared with all points at a time; B * chunk_size numbers are
+            held at once.
 
     Returns:
         A `RowPosterior`.
@@ -171,10 +136,10 @@ def row_posterior(
 
 
 def reads_near_rows(posterior_rows: int | str | None, num_rows: int, dimension: int) -> bool:
-    """Whether `near_row_posterior` is what a setting of `posterior_rows` asks for.
+    """Whether `posterior_rows` selects `near_row_posterior`.
 
     Raises:
-        ValueError: it is, and there are too many columns for it.
+        ValueError: "near" with too many columns.
     """
     if posterior_rows is None:
         return dimension <= NEAR_DIMENSION and num_rows >= NEAR_ROWS
@@ -188,7 +153,7 @@ def reads_near_rows(posterior_rows: int | str | None, num_rows: int, dimension: 
 
 
 def tree_order(rows: np.ndarray) -> np.ndarray:
-    """Indices that put rows (N, D) in the order of the leaves of a k-d tree, neighbours together.
+    """Indices that sort rows (N, D) by the leaves of a k-d tree, so that neighbours are adjacent.
 
     References:
         Bentley 1975.
@@ -206,13 +171,13 @@ def near_row_posterior(
     *,
     num_near: int = NUM_NEAR_BOXES,
 ) -> RowPosterior:
-    """The posterior over training rows from those near each point and a sample of the others.
+    """The posterior over training rows, estimated from nearby rows and a sample of the others.
 
-    Rows that follow each other make a box. All rows of the boxes nearest to a point count; each
-    other box counts by one row drawn from it, with the weight of all in it: a stratified sample, so
-    that the sums over rows (density, and density times mean) have no bias, for any order of the
-    rows. How little they vary depends on the boxes being smaller than `noise_scale`, and on the
-    nearest row being in a near box: in the order of `tree_order`, in one to three dimensions.
+    Consecutive rows form a box. All rows of the boxes nearest to a point are read; every other box
+    is represented by one random row with the weight of the whole box. This stratified sample makes the
+    sums over rows (the density, and the density times the mean) unbiased for any order of the rows.
+    Their variance is small if boxes are smaller than `noise_scale` and the nearest rows lie in the
+    nearest boxes: rows in the order of `tree_order`, in one to three dimensions.
 
     Args:
         rng_key: random key for the sample and the draws.
@@ -248,7 +213,7 @@ def near_row_posterior(
         logits = jnp.concatenate([read, log_count]) - 0.5 * precision * square
         total = jax.nn.logsumexp(logits)
         share = jnp.exp(logits - total)
-        # A row that stands for a box is as many rows, each with its part of the probability.
+        # A row that represents a box shares its probability with the other rows of the box.
         stands_for = jnp.concatenate([jnp.ones_like(read), count.astype(point.dtype)])
         draw = candidates[jax.random.categorical(key, logits)]
         largest = (share / stands_for).max()
@@ -257,8 +222,3 @@ def near_row_posterior(
     constant = jnp.log(num_rows) + 0.5 * dimension * (LOG_2_PI - jnp.log(precision))
     keys = jax.random.split(draw_key, len(points))
     return jax.lax.map(of_point, (points, keys), batch_size=min(128, len(points)))
-
-
-@jax.jit
-def _log_density(rng_key: Array, points: Array, rows: Array, noise_scale: Array) -> Array:
-    return row_posterior(rng_key, points, rows, noise_scale).log_density

@@ -1,4 +1,4 @@
-"""Batches that are spread over the rows, and over draws of the reference."""
+"""Batches are spread over the rows and over draws of the reference."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 
 from numpyro_disco.references.redraws import column_directions
-from numpyro_disco.training.objectives import RowsAndDraws, _contrast, _random_rows, _spread_rows
+from numpyro_disco.training.batches import (
+    STEPS_PER_ROUND,
+    RowsAndDraws,
+    random_rows,
+    spread_rows,
+)
+from numpyro_disco.training.objectives.contrastive import contrastive_batches
 from numpyro_disco.training.row_posterior import tree_order
-from numpyro_disco.training.settings import STEPS_PER_ROUND, TrainingSettings
 
 
 def rows_of_whole_shares(rng_key, rows, size):
@@ -19,7 +24,7 @@ def rows_of_whole_shares(rng_key, rows, size):
 
 
 def largest_deviation(pick, num_rows, size, num_batches=4000):
-    """Of how often a row is picked, in standard errors of independent picks."""
+    """Largest deviation of how often a row is picked, in standard errors of independent picks."""
     keys = jax.random.split(jax.random.key(0), num_batches)
     picked = jax.vmap(lambda key: pick(key, jnp.arange(num_rows), size))(keys)
     counts = np.bincount(np.asarray(picked).ravel(), minlength=num_rows)
@@ -30,7 +35,7 @@ def largest_deviation(pick, num_rows, size, num_batches=4000):
 @pytest.mark.parametrize(("num_rows", "size"), [(150, 100), (100, 150), (90, 90), (7, 64), (64, 7)])
 def test_each_row_is_as_likely_as_any_other(num_rows, size):
     # Beyond 5 of a Gaussian: once in 10,000 such tests.
-    assert largest_deviation(_spread_rows, num_rows, size) < 5
+    assert largest_deviation(spread_rows, num_rows, size) < 5
 
 
 def test_unequal_chances_are_noticed():
@@ -40,7 +45,7 @@ def test_unequal_chances_are_noticed():
 def test_every_row_of_a_large_table_is_reached():
     """Single precision counts by twos above 2^24."""
     rows = jnp.arange(2**25 + 2, dtype=jnp.int32)
-    picked = np.asarray(_spread_rows(jax.random.key(0), rows, 4096))
+    picked = np.asarray(spread_rows(jax.random.key(0), rows, 4096))
     last_eighth = picked[picked > 7 * 2**22]
     assert len(last_eighth) > 400
     assert (last_eighth % 2).mean() == pytest.approx(0.5, abs=5 * 0.5 / np.sqrt(400))
@@ -56,19 +61,18 @@ def test_means_over_a_spread_batch_vary_less():
         return np.asarray(jax.vmap(mean)(keys)).var(0).mean()
 
     ordered = rows[tree_order(rows)]
-    independent = variance(_random_rows, ordered)
-    assert variance(_spread_rows, ordered) < 0.1 * independent
+    independent = variance(random_rows, ordered)
+    assert variance(spread_rows, ordered) < 0.1 * independent
     # Without the order a share is no neighbourhood, and nothing is gained.
-    assert variance(_spread_rows, rows) > 0.8 * independent
+    assert variance(spread_rows, rows) > 0.8 * independent
 
 
 def test_a_round_takes_every_draw_once_and_each_step_one_of_each_neighbourhood():
     size = 32
     draws = jnp.arange(size * STEPS_PER_ROUND, dtype=jnp.float32)[:, None] * jnp.ones(2)
-    options = TrainingSettings(objective="contrastive", batch_size=size, num_redraws=0)
     directions = column_directions(jax.random.key(0), jnp.eye(2), STEPS_PER_ROUND)
     data = RowsAndDraws(draws, draws, directions)
-    batch_of, entries = _contrast(jax.random.key(0), data, None, options)
+    batch_of, entries = contrastive_batches(jax.random.key(0), data, None, size, 0)
     batches = jax.vmap(batch_of)(entries)
     rows, drawn, _ = (np.asarray(part) for part in batches)
     assert rows.shape == drawn.shape == (STEPS_PER_ROUND, size, 2)

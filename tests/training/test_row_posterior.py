@@ -10,9 +10,6 @@ from helpers.statistics import assert_within
 
 from numpyro_disco.training.row_posterior import (
     BOX_SIZE,
-    MAX_JUDGES,
-    TRIED_SCALES,
-    choose_noise_scale,
     near_row_posterior,
     reads_near_rows,
     row_posterior,
@@ -268,27 +265,3 @@ def test_dtype_is_that_of_the_points():
     )
     assert {leaf.dtype for leaf in got} == {jnp.dtype("float32")}
     assert got.mean.shape == got.draw.shape == (2, 2) and got.log_density.shape == (2,)
-
-
-def test_the_chosen_noise_scale_is_that_of_a_kernel_density():
-    """Of Gaussian rows it is known: (4 / (D + 2) / N)^(1 / (D + 4)), up to the grid."""
-    rng = np.random.default_rng(0)
-    for dimension, num_rows in ((1, 4000), (4, 4000)):
-        rows, held_out = (
-            np.float32(rng.normal(size=(n, dimension))) for n in (num_rows, 4 * MAX_JUDGES)
-        )
-        chosen, tried = choose_noise_scale(rows, held_out)
-        best = (4 / (dimension + 2) / num_rows) ** (1 / (dimension + 4))
-        assert best / 1.7 < chosen < 1.7 * best
-        assert tuple(tried) == TRIED_SCALES and tried[chosen] == max(tried.values())
-        # Far too small and far too large are both much worse.
-        assert min(tried[chosen] - tried[s] for s in (TRIED_SCALES[0], TRIED_SCALES[-1])) > 0.02
-
-
-def test_log_density_of_the_chosen_scale_is_exact():
-    rng = np.random.default_rng(1)
-    rows, held_out = (np.float32(rng.normal(size=(n, 2))) for n in (300, 50))
-    chosen, tried = choose_noise_scale(rows, held_out)
-    squares = ((held_out[:, None] - rows.astype(np.float64)) ** 2).sum(-1) / chosen**2
-    terms = np.exp(-0.5 * squares) / (2 * np.pi * chosen**2)
-    np.testing.assert_allclose(tried[chosen], np.log(terms.mean(1)).mean(), rtol=1e-4)

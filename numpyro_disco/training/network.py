@@ -1,0 +1,136 @@
+"""The network that `fit` trains: its sizes, its first weights, and the Gaussian it starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from numpyro_disco._checks import check_count
+from numpyro_disco._typing import Array
+from numpyro_disco.energy.learned import Learned, LearnedEnergy, LearnedScore
+from numpyro_disco.energy.networks import EnergyNetwork, ScoreNetwork
+from numpyro_disco.references.base import Reference
+from numpyro_disco.references.gaussian import GaussianReference
+from numpyro_disco.references.mixture import MixtureReference
+from numpyro_disco.training.objectives import Objective
+from numpyro_disco.training.units import Units
+
+REFERENCE_WIDTH = 2.0
+"""Standard deviations of the default Gaussian reference, relative to those of the data."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MLP:
+    """Sizes of the residual multilayer perceptron over a standardised point.
+
+    Args:
+        width: units of each hidden layer.
+        num_blocks: residual blocks of two layers each.
+        num_octaves: frequencies pi/4 times 1, 2, 4, ... at which each coordinate is also seen
+            through sines and cosines. By default they reach half a wave for two `noise_scale`. One
+            is enough for a contrastive objective beside a mixture, which describes the fine
+            structure; higher ones would be fitted to single rows.
+
+    Raises:
+        ValueError: sizes that are not whole numbers, or too small.
+
+    Example:
+        >>> MLP(width=256)
+        MLP(width=256, num_blocks=2, num_octaves=None)
+    """
+
+    width: int = 128
+    num_blocks: int = 2
+    num_octaves: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("width", "num_blocks"):
+            object.__setattr__(self, name, check_count(getattr(self, name), name))
+        if self.num_octaves is not None:
+            octaves = check_count(self.num_octaves, "num_octaves", minimum=0)
+            object.__setattr__(self, "num_octaves", octaves)
+
+    def resolved(self, objective: Objective, reference: Reference) -> MLP:
+        """Choose the number of octaves by objective and reference."""
+        if self.num_octaves is not None:
+            return self
+        if objective.is_contrastive and isinstance(reference, MixtureReference):
+            octaves = 1
+        else:
+            octaves = max(1, 1 + round(np.log2(2 / (np.pi * objective.resolution))))
+        return dataclasses.replace(self, num_octaves=octaves)
+
+
+def gaussian_start(rows: np.ndarray, resolution: float) -> tuple[GaussianReference, Array]:
+    """The default Gaussian reference, and the matrix A with which the network starts.
+
+    Let C be the covariance of the smoothed rows and w^2 C that of the reference, w its width. With
+    A^T A = (1 - 1/w^2) C^-1 the correction |A z|^2 / 2 turns the reference into the Gaussian of the
+    smoothed rows.
+
+    Args:
+        rows: standardised rows, shape (N, D).
+        resolution: the smoothing, in standardised units.
+    """
+    dimension = rows.shape[1]
+    covariance = np.cov(np.asarray(rows, np.float64), rowvar=False).reshape(dimension, dimension)
+    covariance = covariance + resolution**2 * np.eye(dimension)
+    precision_factor = np.linalg.cholesky(np.linalg.inv(covariance)).T
+    linear = np.sqrt(1 - REFERENCE_WIDTH**-2) * precision_factor
+    reference = GaussianReference(np.zeros(dimension), REFERENCE_WIDTH**2 * covariance)
+    return reference, jnp.asarray(linear)
+
+
+def untrained_model(
+    rng_key: Array,
+    network: MLP,
+    objective: Objective,
+    reference: Reference,
+    linear: Array | None,
+    units: Units,
+) -> Learned:
+    """The network with its first weights, beside its reference and units.
+
+    Args:
+        rng_key: random key for the weights.
+        network: sizes, all of them resolved.
+        objective: decides between an energy and a score network.
+        reference: q over standardised coordinates.
+        linear: the matrix A of `gaussian_start`, or None.
+        units: standardised units.
+    """
+    dimension = len(units.loc)
+    mixture = isinstance(reference, MixtureReference)
+    num_local = dimension + reference.means.shape[0] if mixture else 0
+    if linear is not None and not objective.learns_energy:
+        # The score of the energy |A z|^2 / 2.
+        linear = -linear.T @ linear
+    make = (
+        partial(EnergyNetwork, defensive_share=objective.share)
+        if objective.learns_energy
+        else ScoreNetwork
+    )
+    made = make(
+        dimension,
+        width=network.width,
+        num_blocks=network.num_blocks,
+        num_octaves=network.num_octaves,
+        num_local=num_local,
+        linear=linear,
+        rngs=nnx.Rngs(rng_key),
+    )
+    graph, weights = nnx.split(made)
+    dtype = jnp.result_type(float)
+    return (LearnedEnergy if objective.learns_energy else LearnedScore)(
+        weights,
+        reference,
+        jnp.asarray(units.loc, dtype),
+        jnp.asarray(units.whitener, dtype),
+        jnp.asarray(np.linalg.slogdet(units.whitener)[1], dtype),
+        graph,
+        reference.smoothed(objective.resolution) if objective.undoes_smoothing else None,
+    )

@@ -1,0 +1,201 @@
+"""The contrastive objective: classify rows against draws of the reference.
+
+The minimiser of the logistic loss is f = log q - log p at every point, so the energy -log q + f is
+that of the rows' density, masses of modes and constant included. It is learned as far as draws of
+the reference q reach.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+
+from numpyro_disco._checks import check_count, check_share
+from numpyro_disco._typing import Array
+from numpyro_disco.energy.learned import Learned
+from numpyro_disco.references.base import Reference
+from numpyro_disco.references.mixture import MixtureReference
+from numpyro_disco.references.redraws import Directions, column_directions, redraw
+from numpyro_disco.training.batches import (
+    STEPS_PER_ROUND,
+    RowsAndDraws,
+    Source,
+    rows_and_draws,
+    spread_rows,
+)
+from numpyro_disco.training.losses import contrastive_loss, ranking_loss
+from numpyro_disco.training.objectives.base import Objective, or_none, store_checked
+
+DEFENSIVE_SHARE = 0.001
+"""Default defensive share beside a mixture."""
+NUM_REDRAWS = 4
+"""Default number of redraws beside a single Gaussian."""
+NUM_JUDGED_DIRECTIONS = 64
+"""Choices of redrawn coordinates with which held-out rows are judged."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contrastive(Objective):
+    """Logistic regression of rows against draws of the reference: the default objective.
+
+    The learned density is that of the rows, without smoothing, including the relative masses of
+    modes and the normalising constant. It is reliable as far as draws of the reference reach, so
+    the default reference is a Gaussian mixture fitted to the rows.
+
+    Args:
+        defensive_share: share of the reference in the learned density, and of the learned density
+            in the reference, before their ratio is taken. No point is more than about
+            1 / defensive_share times likelier or less likely than under the reference. It bounds
+            the loss of a few outlying rows, and prevents mass where there are neither rows nor
+            draws. By default 0.001 beside a mixture, otherwise 0.
+        num_redraws: number of draws of the reference given some of a row's coordinates, among which
+            the network also learns to find the row. It adds information about the dependence
+            between columns where rows and unconditional draws are told apart easily. The network is
+            evaluated at 2 + num_redraws points for each row. By default 4 beside a single Gaussian
+            of two columns or more, otherwise 0.
+
+    Raises:
+        ValueError: a share outside of [0, 1/2), or a number of redraws that is not a whole number.
+
+    References:
+        Gutmann & Hyvarinen 2012 for the loss; Hesterberg 1995 for defensive mixtures; Ma & Collins
+        2018 for the ranking loss of the redraws.
+
+    Example:
+        >>> Contrastive(num_redraws=2)
+        Contrastive(defensive_share=None, num_redraws=2)
+    """
+
+    strict: ClassVar[bool] = True
+    smooths: ClassVar[bool] = False
+    is_contrastive: ClassVar[bool] = True
+    default_reference: ClassVar[str] = "mixture"
+
+    defensive_share: float | None = None
+    num_redraws: int | None = None
+
+    def __post_init__(self) -> None:
+        store_checked(self, or_none(check_share), "defensive_share")
+        store_checked(self, or_none(partial(check_count, minimum=0)), "num_redraws")
+
+    @property
+    def share(self) -> float:
+        """The defensive share."""
+        return self.defensive_share or 0.0
+
+    def resolved(self, reference: Reference, num_rows: int) -> Self:
+        """Choose the defensive share and the number of redraws by the kind of reference."""
+        return dataclasses.replace(
+            self,
+            defensive_share=resolved_share(self.defensive_share, reference),
+            num_redraws=resolved_redraws(self.num_redraws, reference),
+        )
+
+    def in_tree_order(self, num_rows: int, dimension: int) -> bool:
+        """Batches are spread over the rows."""
+        return True
+
+    def round_data(self, rng_key: Array, rows: Array, model: Learned, batch_size: int) -> Any:
+        """All rows, and draws of the reference for one round."""
+        return rows_and_draws(rng_key, rows, model, batch_size)
+
+    def batches(self, rng_key: Array, data: Any, model: Learned, batch_size: int) -> Source:
+        """Rows, draws of the reference, and redraws of each row."""
+        return contrastive_batches(rng_key, data, model, batch_size, self.num_redraws or 0)
+
+    def loss(self, model: Any, *example: Array) -> Array:
+        """Logistic loss of a row and a draw, and ranking loss of the row among its redraws."""
+        return row_loss(model, *example)
+
+    def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Any:
+        """Draws of the reference and redraws of each held-out row."""
+        return draws_and_redraws(rng_key, rows, repeats, model, self.num_redraws or 0)
+
+    def judge(self, model: Any, row: Array, noise: Any) -> Array:
+        """The training loss, on a held-out row."""
+        return row_loss(model, row, *noise)
+
+
+def resolved_share(given: float | None, reference: Reference) -> float:
+    """The defensive share, chosen by the kind of reference if None is given."""
+    if given is not None:
+        return given
+    return DEFENSIVE_SHARE if isinstance(reference, MixtureReference) else 0.0
+
+
+def resolved_redraws(given: int | None, reference: Reference) -> int:
+    """The number of redraws, chosen by the kind of reference if None is given.
+
+    A mixture is close to the rows already, and a redraw of a single column is just another draw.
+    """
+    if given is not None:
+        return given
+    helps = not isinstance(reference, MixtureReference) and reference.event_shape[0] > 1
+    return NUM_REDRAWS if helps else 0
+
+
+def contrastive_batches(
+    rng_key: Array, data: RowsAndDraws, model: Learned, batch_size: int, num_redraws: int
+) -> Source:
+    """Rows and draws of the reference; every batch of either is spread over all of them.
+
+    Each row comes with its redraws, in which some of its coordinates are drawn anew given the rest.
+    """
+    row_key, order_key = jax.random.split(rng_key)
+    dimension = data.rows.shape[1]
+    # Every step gets a different draw from each neighbourhood of draws.
+    order = jnp.tile(jnp.arange(STEPS_PER_ROUND), (batch_size, 1))
+    order = jax.random.permutation(order_key, order, axis=1, independent=True)
+    draws = data.draws.reshape(batch_size, STEPS_PER_ROUND, dimension)
+    draws = jnp.take_along_axis(draws, order[:, :, None], axis=1).swapaxes(0, 1)
+
+    def batch(entry: tuple[Array, Array, Directions]) -> tuple[Array, Array, Array]:
+        key, drawn, directions = entry
+        rows = spread_rows(key, data.rows, batch_size)
+        redraw_key = jax.random.fold_in(key, 1)
+        return rows, drawn, _redraws(redraw_key, rows, directions, model, num_redraws)
+
+    return batch, (jax.random.split(row_key, STEPS_PER_ROUND), draws, data.directions)
+
+
+def _redraws(
+    rng_key: Array, rows: Array, directions: Directions, model: Learned, num_redraws: int
+) -> Array:
+    """Redraws of each row, shape (B, num_redraws, D)."""
+    if not num_redraws:
+        return jnp.zeros((len(rows), 0, rows.shape[1]), rows.dtype)
+    return redraw(rng_key, model.reference, rows, directions, num_redraws)
+
+
+def draws_and_redraws(
+    rng_key: Array, rows: Array, repeats: int, model: Learned, num_redraws: int
+) -> tuple[Array, Array]:
+    """A draw of the reference and redraws of each row, with directions that differ by repeat."""
+    draw_key, directions_key, redraw_key = jax.random.split(rng_key, 3)
+    draws = model.reference.sample(draw_key, (len(rows), repeats))
+    groups = NUM_JUDGED_DIRECTIONS
+    directions = column_directions(directions_key, model.whitener, groups)
+    points = jnp.repeat(rows, repeats, axis=0)
+    # Consecutive points get different directions; the last group is padded.
+    padded = jnp.resize(points, (-(-len(points) // groups), groups, rows.shape[1]))
+
+    def group_redraws(group: tuple[Array, Array, Directions]) -> Array:
+        key, points, directions = group
+        return _redraws(key, points, directions, model, num_redraws)
+
+    keys = jax.random.split(redraw_key, groups)
+    redraws = jax.lax.map(group_redraws, (keys, padded.swapaxes(0, 1), directions)).swapaxes(0, 1)
+    redraws = redraws.reshape(padded.shape[0] * groups, *redraws.shape[2:])[: len(points)]
+    return draws, redraws.reshape(len(rows), repeats, *redraws.shape[1:])
+
+
+def row_loss(model: Any, row: Array, draw: Array, redraws: Array) -> Array:
+    """Contrastive loss of a row and a draw, and ranking loss of the row among its redraws."""
+    correction = lambda point: model.parts(point)[1]  # noqa: E731
+    at_row = correction(row)
+    pair_loss = contrastive_loss(at_row, correction(draw))
+    return pair_loss + ranking_loss(at_row, jax.vmap(correction)(redraws))

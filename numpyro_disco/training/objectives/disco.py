@@ -1,0 +1,225 @@
+r"""DISCO: diffusion-free score matching, for an energy or for a score.
+
+.. math:: L(\theta) = E\, \lambda(t) \, |(m(x_t) - x_t) / \sigma_0^2 - s_\theta(x_t)|^2,
+          \qquad x_t = r + \sigma(t) \epsilon,
+
+with r a training row, m the mean of the posterior over training rows at noise sigma_0 (or a draw
+from it), and levels sigma(t) from sigma_0 to `max_noise_scale` that only propose points. The
+minimiser is the score of the rows smoothed by sigma_0.
+
+References:
+    Wedenig & Peharz 2025, equation 8 and section D.1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple, Self
+
+import jax
+
+from numpyro_disco._checks import check_count, check_flag, check_non_negative
+from numpyro_disco._typing import Array
+from numpyro_disco.energy.learned import Learned
+from numpyro_disco.references.base import Reference
+from numpyro_disco.training.batches import STEPS_PER_ROUND, Source, random_rows
+from numpyro_disco.training.losses import density_loss, disco_loss
+from numpyro_disco.training.objectives.base import (
+    MultilevelObjective,
+    or_none,
+    store_checked,
+)
+from numpyro_disco.training.row_posterior import (
+    near_row_posterior,
+    reads_near_rows,
+    row_posterior,
+)
+
+TARGETS = ("mean", "draw")
+REUSE = 25
+"""Passes over the noisy points of a round. Their targets cost more than the steps on them."""
+
+
+class NoisyBatch(NamedTuple):
+    """Noisy points, and the posterior over training rows at each of them."""
+
+    points: Array
+    """Shape (batch_size, D)."""
+    target: Array
+    """Mean of the posterior, or a draw from it, shape (batch_size, D)."""
+    proposal_scale: Array
+    """Noise that made each point, shape (batch_size,)."""
+    log_density: Array
+    """Log density of the smoothed rows, shape (batch_size,)."""
+    depth: Array
+    """Difference of the log density to the highest in the batch, shape (batch_size,)."""
+    largest: Array
+    """Posterior probability of the likeliest row, shape (batch_size,)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoisyPointsObjective(MultilevelObjective):
+    """The part that `Disco`, `DiscoScore` and `Joint` share: noisy points with exact targets."""
+
+    target: str = "mean"
+    posterior_rows: int | str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target not in TARGETS:
+            raise ValueError(f"Expected 'mean' or 'draw' for `target`; got {self.target!r}.")
+        if isinstance(self.posterior_rows, str):
+            if self.posterior_rows not in ("all", "near"):
+                raise ValueError(
+                    "Expected 'all', 'near', a number or None for `posterior_rows`; got "
+                    f"{self.posterior_rows!r}."
+                )
+        else:
+            store_checked(self, or_none(check_count), "posterior_rows")
+
+    def resolved(self, reference: Reference, num_rows: int) -> Self:
+        """Choose "near" or "all" for `posterior_rows`."""
+        if self.posterior_rows is not None:
+            return self
+        near = reads_near_rows(None, num_rows, *reference.event_shape)
+        return dataclasses.replace(self, posterior_rows="near" if near else "all")
+
+    def check_dimension(self, num_rows: int, dimension: int) -> None:
+        """Raise a `ValueError` for nearby rows in too many columns."""
+        reads_near_rows(self.posterior_rows, num_rows, dimension)
+
+    def in_tree_order(self, num_rows: int, dimension: int) -> bool:
+        """Nearby rows are found in the order of a k-d tree."""
+        return reads_near_rows(self.posterior_rows, num_rows, dimension)
+
+    def noisy_batch(self, rng_key: Array, rows: Array, batch_size: int) -> NoisyBatch:
+        """One batch of noisy points with their targets."""
+        level_key, row_key, noise_key, posterior_key, some_key = jax.random.split(rng_key, 5)
+        near = reads_near_rows(self.posterior_rows, *rows.shape)
+        if isinstance(self.posterior_rows, int):
+            rows = random_rows(some_key, rows, self.posterior_rows)
+        proposal_scale = self.levels(level_key, (batch_size,))
+        chosen = random_rows(row_key, rows, batch_size)
+        noise = jax.random.normal(noise_key, chosen.shape, rows.dtype)
+        points = chosen + proposal_scale[:, None] * noise
+        posterior_of = near_row_posterior if near else row_posterior
+        posterior = posterior_of(posterior_key, points, rows, self.resolution)
+        target = posterior.mean if self.target == "mean" else posterior.draw
+        depth = posterior.log_density.max() - posterior.log_density
+        return NoisyBatch(
+            points, target, proposal_scale, posterior.log_density, depth, posterior.largest
+        )
+
+    def noisy_batches(self, rng_key: Array, rows: Array, batch_size: int) -> Source:
+        """A pool of noisy points, seen in whole passes, each in an order of its own."""
+        pool_key, order_key = jax.random.split(rng_key)
+        num_batches = -(-STEPS_PER_ROUND // REUSE)
+        pool = jax.lax.map(
+            lambda key: self.noisy_batch(key, rows, batch_size),
+            jax.random.split(pool_key, num_batches),
+        )
+        pool = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), pool)
+        keys = jax.random.split(order_key, REUSE)
+        size = num_batches * batch_size
+        order = jax.vmap(lambda key: jax.random.permutation(key, size))(keys)
+        order = order.reshape(-1, batch_size)[:STEPS_PER_ROUND]
+        return lambda index: jax.tree.map(lambda leaf: leaf[index], pool), order
+
+    def batches(self, rng_key: Array, data: Any, model: Learned, batch_size: int) -> Source:
+        """See `noisy_batches`."""
+        return self.noisy_batches(rng_key, data, batch_size)
+
+    def score_loss(self, model: Any, x: Array, target: Array, scale: Array) -> Array:
+        """DISCO loss at one noisy point."""
+        return disco_loss(model.score, x, target, scale, self.resolution)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Disco(NoisyPointsObjective):
+    """DISCO: match the score of the smoothed rows, with an energy network.
+
+    The learned density is that of the rows smoothed by Gaussian noise of standard deviation
+    `noise_scale`. Score matching recovers the shapes of modes well and is nearly insensitive to
+    their relative masses; the term for the log density, weighted by `density_weight`, recovers
+    the masses where noisy points lie within reach of several rows, that is in few columns. For the
+    density of the rows themselves use `Contrastive`.
+
+    Args:
+        noise_scale: sigma_0, in standardised units. "auto" takes the scale at which the smoothed
+            training rows give held-out rows the highest log density.
+        max_noise_scale: the largest noise that proposes points, in standardised units: how far from
+            the rows the score is learned.
+        density_weight: weight of the log-density term; 0 leaves it out.
+        target: "mean" of the posterior over rows, which has no sampling noise, or a "draw" from it.
+        posterior_rows: "all" computes the posterior over all rows, exactly. "near" reads the rows
+            near each point and a weighted sample of the others, for at most three columns. A number
+            draws so many rows anew for each batch, as the paper does with 512; that biases targets
+            towards the row behind each point. By default "near" for very many rows of one or two
+            columns, otherwise "all".
+        undo_smoothing: train with the reference smoothed like the rows and restore the reference
+            afterwards. This undoes the smoothing as far as the reference describes the rows.
+        whiten: standardise by decorrelating the columns, so that the noise has the shape of the
+            data. False standardises each column by itself.
+
+    Raises:
+        ValueError: a scale that is not positive, a largest scale that is not above the smallest, or
+            an unknown target or `posterior_rows`.
+
+    References:
+        Wedenig & Peharz 2025, equation 8; section 3 for the mini-batch posterior.
+
+    Example:
+        >>> Disco(noise_scale=0.1).max_noise_scale
+        2.0
+    """
+
+    density_weight: float = 0.3
+    undo_smoothing: bool = False
+    whiten: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        store_checked(self, check_non_negative, "density_weight")
+        store_checked(self, check_flag, "undo_smoothing", "whiten")
+
+    @property
+    def undoes_smoothing(self) -> bool:
+        """The setting `undo_smoothing`."""
+        return self.undo_smoothing
+
+    @property
+    def whitens(self) -> bool:
+        """The setting `whiten`."""
+        return self.whiten
+
+    def loss(self, model: Any, *example: Array) -> Array:
+        """DISCO loss and weighted log-density loss at one noisy point."""
+        x, target, scale, log_density, depth, largest = example
+        energy, slope = jax.value_and_grad(model.standardized)(x)
+        slope_loss = disco_loss(lambda _: -slope, x, target, scale, self.resolution)
+        height_loss = density_loss(energy, log_density, depth, largest)
+        return slope_loss + self.density_weight * height_loss
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiscoScore(NoisyPointsObjective):
+    """DISCO with a score network, which need not be the gradient of an energy.
+
+    It has no density: the result of `fit` has a `score` but no `distribution`. For comparison and
+    teaching.
+
+    Args:
+        noise_scale: as for `Disco`.
+        max_noise_scale: as for `Disco`.
+        target: as for `Disco`.
+        posterior_rows: as for `Disco`.
+
+    References:
+        Wedenig & Peharz 2025, section D.2.
+    """
+
+    learns_energy: ClassVar[bool] = False
+
+    def loss(self, model: Any, *example: Array) -> Array:
+        """DISCO loss at one noisy point."""
+        return self.score_loss(model, *example[:3])

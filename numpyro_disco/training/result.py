@@ -1,0 +1,171 @@
+"""`FitResult`: a learned prior and how it was learned."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_disco._checks import check_key
+from numpyro_disco._typing import Array, ArrayLike
+from numpyro_disco.energy.distribution import EnergyDistribution
+from numpyro_disco.supports.sinh_arcsinh import SinhArcsinhReal
+from numpyro_disco.training.evidence import FitEvidence
+from numpyro_disco.training.loop import History, Run
+from numpyro_disco.training.report import Report, make_report
+from numpyro_disco.training.settings import FitSettings
+
+
+class Resumable(NamedTuple):
+    """State with which `fit(..., resume=)` continues."""
+
+    run: Run
+    """State of the training loop."""
+    fingerprint: tuple
+    """Everything that has to be the same: rows, key, reference, network and settings."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """A learned prior and how it was learned.
+
+    Attributes:
+        settings: the settings of the fit, every default resolved; print them.
+        history: losses by step; `plot_history` draws them.
+        best_step: the step whose weights the distribution has. For contrastive objectives the one
+            with the lowest held-out loss, for the others the last one within a standard error of
+            it. Zero means that training did not improve on its start.
+        components: mean held-out log density (of standardised rows) by number of mixture
+            components; empty unless `fit` fitted a mixture as the reference.
+        noise_scales: mean held-out log density of the smoothed rows by noise scale; empty unless
+            the objective had `noise_scale="auto"`.
+        interrupted: whether training was interrupted; `fit(..., resume=)` continues.
+        evidence: the rows and the model, for reports.
+        resumable: the state with which `fit(..., resume=)` continues.
+    """
+
+    settings: FitSettings
+    history: History
+    best_step: int
+    components: dict[int, float]
+    noise_scales: dict[float, float]
+    interrupted: bool
+    evidence: FitEvidence = dataclasses.field(repr=False)
+    resumable: Resumable = dataclasses.field(repr=False)
+
+    @property
+    def distribution(self) -> EnergyDistribution:
+        """The learned `EnergyDistribution`, in the user's units.
+
+        Raises:
+            ValueError: a score network, which has no density.
+        """
+        if self.evidence.distribution is None:
+            raise ValueError(
+                "`disco_score` learns a score only, so it has no density to condition or sample; "
+                "use `score`. To learn a density train with another `objective`."
+            )
+        return self.evidence.distribution
+
+    @property
+    def transform(self) -> str | None:
+        """The map of columns without a support: "sinh_arcsinh" or None."""
+        supports = self.evidence.coordinate_supports.supports
+        mapped = any(isinstance(support, SinhArcsinhReal) for support in supports)
+        return "sinh_arcsinh" if mapped else None
+
+    def score(self, x: ArrayLike) -> Array:
+        """Learned score, the gradient of the log density, at points in the user's units.
+
+        Args:
+            x: array (..., D).
+
+        Returns:
+            Array (..., D).
+        """
+        model, supports = self.evidence.model, self.evidence.coordinate_supports
+
+        def unconstrained(y: Array) -> Array:
+            return model.score(model.standardize(y)) @ model.whitener
+
+        def at_one(x: Array) -> Array:
+            if supports.real:
+                return unconstrained(x)
+            # log p(x) = log p(y) - log |dx / dy|, y the unconstrained coordinates.
+            y, pull_back = jax.vjp(supports.unconstrain, x)
+            log_det = jax.grad(lambda x: supports.log_dets(supports.unconstrain(x), x).sum())(x)
+            return pull_back(unconstrained(y))[0] - log_det
+
+        return jnp.vectorize(at_one, signature="(d)->(d)")(jnp.asarray(x))
+
+    def report(self, rng_key: Array | None = None) -> Report:
+        """Check the fit against rows that it was not trained on; print the result.
+
+        Every line has a verdict (pass, warn or fail) and the reason:
+
+        - network: improvement of the held-out loss over the start;
+        - draws: only if none can be drawn, because particles do not reach the learned density; then
+          the lines on log density, memorisation, constant and masses are left out;
+        - log density: of held-out rows, normalised by tempered SMC, against a single Gaussian;
+        - memorisation: difference in log density between training rows and held-out rows;
+        - constant (contrastive objectives): log Z, which is zero if a normalised density was
+          learned;
+        - smoothing: the effect of the noise on each column given the others, and whether less noise
+          predicts held-out rows better;
+        - score (objectives that smooth): its error at five noise levels, against the exact score of
+          the smoothed rows, and the posterior share of the row behind each point;
+        - masses: shares of held-out rows and of draws in clusters of the rows;
+        - tails: whether the energy grows outward beyond the farthest row.
+
+        No check passes if there are too few held-out rows to rule out failure. The held-out rows
+        also chose the step that is kept and the number of components, which favours the fit a
+        little; rows that `fit` has never seen are a stricter test.
+
+        Args:
+            rng_key: random key; a fixed one by default.
+
+        Returns:
+            A `Report`: `str(report)`, `report["masses"].value`.
+
+        Raises:
+            ValueError: a score network, which has no density.
+        """
+        self.distribution  # noqa: B018 (raises for a score network)
+        key = jax.random.key(0) if rng_key is None else check_key(rng_key)
+        return make_report(key, self.evidence)
+
+    def plot_report(self, report: Report | None = None) -> Any:
+        """Plot held-out rows and draws in pairs, the history, and the score's error by noise level.
+
+        Needs matplotlib (the `plots` extra).
+
+        Args:
+            report: a report of this fit; made by default.
+
+        Returns:
+            The matplotlib figure.
+        """
+        from numpyro_disco.diagnostics.plots import plot_report
+
+        return plot_report(self, self.report() if report is None else report)
+
+    def plot_history(self, axes: Any = None) -> Any:
+        """Plot the losses by step. Needs matplotlib (the `plots` extra).
+
+        Args:
+            axes: two matplotlib axes; new ones by default.
+
+        Returns:
+            Array of the two axes.
+        """
+        from numpyro_disco.diagnostics.plots import plot_history
+
+        return plot_history(self, axes)
+
+
+def history_arrays(run: Run) -> History:
+    """The history of a run, column by column."""
+    return History(*(np.asarray(column) for column in zip(*run.history, strict=True)))

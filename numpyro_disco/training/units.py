@@ -1,0 +1,176 @@
+"""Rows in unconstrained space, and the standardised units in which networks are trained."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import constraints
+
+from numpyro_disco._typing import Array
+from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.supports.sinh_arcsinh import fit_sinh_arcsinh
+from numpyro_disco.training.table import Table, constant_columns, rounding
+
+MIN_VARIANCE = 1e-6
+"""Smallest variance of a direction that is scaled to one, relative to those of the columns."""
+
+
+class UnconstrainedRows(NamedTuple):
+    """Rows mapped to unconstrained space."""
+
+    values: np.ndarray
+    """Shape (N, D), double precision; NaN where an entry is missing."""
+    supports: CoordinateSupports
+    """Maps between unconstrained space and the user's units."""
+
+
+def unconstrained_rows(
+    rng_key: Array, table: Table, transform: str | None = None
+) -> UnconstrainedRows:
+    """Map rows to unconstrained space.
+
+    Whole numbers are spread evenly over the unit interval around each, so that they have a density.
+
+    Args:
+        rng_key: random key for the spreading.
+        table: the rows in the user's units.
+        transform: "sinh_arcsinh" fits a map to every column that may hold any real number.
+
+    Raises:
+        ValueError: values outside of their support or on its bound.
+    """
+    values, found = table.values.copy(), list(table.supports)
+    for place, (name, support) in enumerate(zip(table.names, table.supports, strict=True)):
+        column = values[:, place]
+        seen = column[~np.isnan(column)]
+        outside = seen[~np.asarray(support(seen))]
+        if len(outside):
+            raise ValueError(
+                f"Expected values of {name!r} in `data` to be in its support, {support!r}; "
+                f"{len(outside)} of {len(seen)} are not, for example {outside[0]:g}."
+            )
+        if support.is_discrete:
+            values[:, place] += _within_unit_interval(jax.random.fold_in(rng_key, place), column)
+            found[place] = _interval_around(support)
+        elif transform == "sinh_arcsinh" and isinstance(support, type(constraints.real)):
+            found[place] = fit_sinh_arcsinh(seen)
+    supports = CoordinateSupports(tuple(found))
+    if supports.real:
+        return UnconstrainedRows(values, supports)
+    # Double precision: columns may be nearly collinear in unconstrained space as well.
+    with jax.enable_x64(True):
+        y = np.asarray(supports.unconstrain(jnp.asarray(values)))
+    infinite = ~np.isfinite(y) & ~np.isnan(values)
+    if infinite.any():
+        row, place = np.argwhere(infinite)[0]
+        raise ValueError(
+            f"Expected values of {table.names[place]!r} in `data` inside of its support, "
+            f"{supports.supports[place]!r}; {int(infinite[:, place].sum())} are on its bound, "
+            f"{values[row, place]:g}, where no density reaches. Give a wider support, or move them "
+            "inside by less than the precision of the measurement."
+        )
+    return UnconstrainedRows(np.where(np.isnan(values), np.nan, y), supports)
+
+
+def _within_unit_interval(rng_key: Array, column: np.ndarray) -> np.ndarray:
+    """Uniform numbers strictly between -1/2 and 1/2, in the shape of `column`."""
+    # Single precision draws multiples of 2^-23 from 0 on: half of one more is inside.
+    uniform = np.asarray(jax.random.uniform(rng_key, column.shape, np.float32), np.float64)
+    return uniform + 2.0**-24 - 0.5
+
+
+def _interval_around(support: constraints.Constraint) -> constraints.Constraint:
+    """The real numbers within one half of the whole numbers of a discrete support."""
+    lower, upper = (getattr(support, f"{end}_bound", None) for end in ("lower", "upper"))
+    if isinstance(support, type(constraints.boolean)):
+        lower, upper = 0, 1
+    if lower is not None and upper is not None:
+        return constraints.interval(lower - 0.5, upper + 0.5)
+    if lower is not None:
+        return constraints.greater_than(lower - 0.5)
+    return constraints.real if upper is None else constraints.less_than(upper + 0.5)
+
+
+class Units(NamedTuple):
+    """Rows in unconstrained space and the units that standardise them; double precision."""
+
+    held_out: np.ndarray
+    """Held-out rows, shape (M, D)."""
+    rows: np.ndarray
+    """Rows to train on, shape (N, D)."""
+    loc: np.ndarray
+    """Mean of the rows, shape (D,)."""
+    scale: np.ndarray
+    """Standard deviations of the rows, shape (D,)."""
+    whitener: np.ndarray
+    """Matrix (D, D) of z = whitener @ (x - loc)."""
+    basis: np.ndarray
+    """Inverse of the whitener."""
+
+    def standardize(self, x: np.ndarray) -> np.ndarray:
+        """Rows (n, D) in standardised units, in the precision that JAX computes in."""
+        return ((x - self.loc) @ self.whitener.T).astype(jnp.result_type(float))
+
+
+def standard_units(
+    rng_key: Array,
+    complete: np.ndarray,
+    filled: np.ndarray,
+    names: tuple[str, ...],
+    *,
+    held_out_fraction: float,
+    resolution: float,
+    whiten: bool,
+) -> Units:
+    """Split rows into held-out and training rows, and find the units of the latter.
+
+    Args:
+        rng_key: random key for the split.
+        complete: complete rows, shape (N, D).
+        filled: rows whose missing entries were imputed; all are trained on.
+        names: names of the columns, for messages.
+        held_out_fraction: share of `complete` that is held out.
+        resolution: the finest scale that matters, in standardised units.
+        whiten: decorrelate the columns, or standardise each by itself.
+
+    Raises:
+        ValueError: too few rows to train on, or columns that are constant among these.
+    """
+    order = np.asarray(jax.random.permutation(rng_key, len(complete)))
+    num_held_out = max(2, round(held_out_fraction * len(complete)))
+    held_out = complete[order[:num_held_out]]
+    train = np.concatenate([complete[order[num_held_out:]], filled])
+    _check_training_rows(train, held_out, names)
+    loc, scale = train.mean(axis=0), train.std(axis=0)
+    if not whiten:
+        return Units(held_out, train, loc, scale, np.diag(1 / scale), np.diag(scale))
+    correlation = np.atleast_2d(np.corrcoef(train, rowvar=False))
+    values, vectors = np.linalg.eigh(correlation)
+    # Directions filled by rounding, or with next to no variance, are not scaled up to one.
+    spacing = float(rounding(train).max())
+    smallest = max(MIN_VARIANCE, (10 * spacing / resolution) ** 2)
+    root = np.sqrt(np.maximum(values, smallest))
+    # Among all roots of the inverse, the symmetric one stays nearest to the columns.
+    whitener = (vectors / root) @ vectors.T / scale
+    basis = scale[:, None] * ((vectors * root) @ vectors.T)
+    return Units(held_out, train, loc, scale, whitener, basis)
+
+
+def _check_training_rows(train: np.ndarray, held_out: np.ndarray, names: tuple[str, ...]) -> None:
+    dimension = train.shape[1]
+    if len(train) < dimension + 2:
+        raise ValueError(
+            f"Expected at least {dimension + 2} rows of `data` to train on, for {dimension} "
+            f"columns; got {len(train)} beside {len(held_out)} held-out ones. Bring more rows, or "
+            "make `held_out_fraction` smaller."
+        )
+    constant = constant_columns(train)
+    if constant.any():
+        raise ValueError(
+            f"Expected columns of `data` that vary among the {len(train)} rows trained on; "
+            f"{[names[i] for i in np.flatnonzero(constant)]} do not. Drop them, or make "
+            "`held_out_fraction` smaller."
+        )

@@ -1,0 +1,164 @@
+"""`fit`: the same key gives the same result, names and units are kept, missing entries are refitted."""
+
+import jax
+import numpy as np
+import numpyro.distributions as dist
+import pandas as pd
+import pytest
+from helpers.fits import NETWORK, SMALL, quick_fit, weights_of
+from helpers.statistics import assert_within
+
+import numpyro_disco as disco
+
+
+def test_same_key_same_result_and_names_follow(few):
+    table = {"length": few[:, 0], "width": few[:, 1]}
+    one = quick_fit(table)
+    two = quick_fit(pd.DataFrame(table))
+    other = quick_fit(few, key=1)
+    assert one.distribution.names == two.distribution.names == ("length", "width")
+    assert other.distribution.names == ("0", "1")
+    for a, b in zip(weights_of(one), weights_of(two), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert any((a != b).any() for a, b in zip(weights_of(one), weights_of(other), strict=True))
+
+
+def test_history_and_settings(few):
+    fit = quick_fit(few)
+    assert fit.history.step.tolist() == [0, 50, 100, 150]
+    assert np.isnan(fit.history.loss[0]) and np.isfinite(fit.history.loss[1:]).all()
+    assert np.isfinite(fit.history.held_out_loss).all()
+    assert not fit.interrupted
+    assert fit.distribution.noise_scale == pytest.approx(fit.settings.objective.noise_scale)
+    assert fit.best_step in fit.history.step
+
+
+def test_units_go_in_and_come_out(few):
+    """A fit to shifted and rescaled columns is the same density in other units."""
+    scale, shift = np.array([100.0, 0.01]), np.array([5000.0, -3.0])
+    plain = quick_fit(few).distribution
+    moved = quick_fit(shift + scale * few).distribution
+    x = few[:50]
+    difference = moved.log_prob(shift + scale * x) - plain.log_prob(x)
+    # The log of the volume that a unit of the one takes in the other.
+    np.testing.assert_allclose(difference, -np.log(scale).sum(), atol=2e-2)
+
+
+@pytest.mark.training
+def test_where_no_step_helps_the_gaussian_start_is_kept():
+    """Few rows of a Gaussian in many dimensions: a network could only memorise them."""
+    noise = np.random.default_rng(0).normal(size=(60, 6))
+    fit = quick_fit(
+        noise,
+        objective=disco.Disco(noise_scale=0.2, whiten=False),
+        optimizer=disco.AdamW(learning_rate=1e-2),
+    )
+    assert fit.best_step == 0
+    split_key = jax.random.split(jax.random.key(0), 3)[0]
+    train = noise[np.asarray(jax.random.permutation(split_key, len(noise)))[6:]]
+    unit = train.std(axis=0)
+    covariance = np.cov(train / unit, rowvar=False) + 0.2**2 * np.eye(6)
+    score = -np.linalg.solve(covariance, ((noise[:20] - train.mean(0)) / unit).T).T
+    np.testing.assert_allclose(fit.distribution.score(noise[:20]) * unit, score, atol=1e-4)
+
+
+def test_names_put_columns_in_order_or_rename_them(few):
+    table = {"a": few[:, 0], "b": 100 + few[:, 1]}
+    swapped = quick_fit(table, names=("b", "a"), num_steps=1).distribution
+    assert swapped.names == ("b", "a") and swapped.loc[0] > 90
+    renamed = quick_fit(table, names=("c", "d"), num_steps=1).distribution
+    assert renamed.names == ("c", "d") and renamed.loc[1] > 90
+    with pytest.raises(ValueError, match=r"which share \['a'\]"):
+        quick_fit(table, names=("c", "a"), num_steps=1)
+
+
+def test_the_default_objective_follows_the_reference(few):
+    fit = disco.fit(jax.random.key(0), few, reference=disco.MixtureFit(max_components=2), **SMALL)
+    assert isinstance(fit.settings.objective, disco.Contrastive)
+    assert list(fit.components) == [1, 2]
+    assert isinstance(fit.distribution.reference, disco.MixtureReference)
+    assert fit.distribution.noise_scale is None
+    again = disco.fit(jax.random.key(0), few, resume=fit, num_steps=200, progress_bar=False)
+    assert again.components == fit.components
+    given = disco.fit(jax.random.key(0), few, reference="gaussian", **SMALL)
+    assert isinstance(given.settings.objective, disco.Disco)
+
+
+def test_reference_of_ones_own(few):
+    reference = disco.MixtureReference([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], [np.eye(2) * 4] * 2)
+    fit = quick_fit(few, reference=reference)
+    assert fit.distribution.reference is reference
+    with pytest.raises(ValueError, match="`reference` over 2 coordinates"):
+        wrong = disco.GaussianReference(np.zeros(3), np.eye(3))
+        quick_fit(few, reference=wrong)
+    for wrong in (42, "normal", dist.MultivariateNormal(np.zeros(2), np.eye(2))):
+        with pytest.raises(ValueError, match="for `reference`; got.*disco.GaussianReference"):
+            quick_fit(few, reference=wrong)
+    with pytest.raises(ValueError, match="one unconditioned `reference`"):
+        given = reference.condition(np.zeros(2), np.array([True, False]))
+        quick_fit(few, reference=given)
+
+
+def test_a_wrong_key_is_refused(few):
+    with pytest.raises(ValueError, match="random key for `rng_key`.*jax.random.key"):
+        disco.fit(0, few, **SMALL)
+
+
+def test_plot_history(few, tmp_path):
+    fit = quick_fit(few)
+    axes = fit.plot_history()
+    assert [axis.get_xlabel() for axis in axes] == ["step", "step"]
+    axes[0].figure.savefig(tmp_path / "history.png")
+    with pytest.raises(ValueError, match="2 matplotlib `axes`"):
+        fit.plot_history(axes[:1])
+
+
+# -- rows with missing entries -----------------------------------------------------------------------------
+
+
+def rows_missing_at_random(num=1200):
+    """A correlated Gaussian of mean 0 whose second column is mostly missing where the first is
+    large: its complete rows are another population.
+    """
+    rng = np.random.default_rng(0)
+    rows = rng.multivariate_normal([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]], size=num)
+    incomplete = rows.copy()
+    incomplete[(rows[:, 0] > 0) & (rng.random(num) < 0.9), 1] = np.nan
+    return rows, incomplete
+
+
+def learned_mean(**settings):
+    """Of the prior learned from the rows with holes, with the error of its draws."""
+    _, incomplete = rows_missing_at_random()
+    fit = disco.fit(
+        jax.random.key(0),
+        {"a": incomplete[:, 0], "b": incomplete[:, 1]},
+        reference=disco.MixtureFit(max_components=2),
+        network=NETWORK,
+        num_steps=50,
+        progress_bar=False,
+        **settings,
+    )
+    return np.asarray(fit.distribution.sample(jax.random.key(1), (2000,))).mean(axis=0)
+
+
+@pytest.mark.training
+def test_refits_learn_from_rows_with_holes():
+    """Refits bring the means back to those of all rows; complete rows alone do not."""
+    rows, _ = rows_missing_at_random()
+    # Of the mean of all rows, of the draws, and of the draws of holes in rows half of them incomplete.
+    error = np.sqrt(2 / len(rows) + 1 / 2000)
+    found = learned_mean(num_refits=3)
+    assert_within(found, rows.mean(axis=0), error, sigmas=5, resolution=0.3, label="mean")
+    with pytest.warns(UserWarning, match=r"\d+ of 1200 rows of `data` have holes.*`num_refits`"):
+        alone = learned_mean()
+    with pytest.raises(AssertionError, match="is off"):
+        assert_within(alone, rows.mean(axis=0), error, sigmas=5, resolution=0.3, label="twin")
+
+
+def test_refits_where_they_make_no_sense():
+    rows, incomplete = rows_missing_at_random(100)
+    with pytest.raises(ValueError, match="no row has holes"):
+        disco.fit(jax.random.key(0), rows, num_refits=1, progress_bar=False)
+    with pytest.raises(ValueError, match="at least 0 for `num_refits`"):
+        disco.fit(jax.random.key(0), incomplete, num_refits=-1, progress_bar=False)

@@ -1,0 +1,102 @@
+"""The training loop: interruption, resuming, progress, and losses that diverge."""
+
+import signal
+import threading
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from helpers.fits import quick_fit, weights_of
+
+import numpyro_disco as disco
+
+
+class TestInterruption:
+    @pytest.fixture(autouse=True)
+    def python_hears_the_signal(self):
+        """Started where SIGINT is ignored, as in a shell's background, it installs no handler."""
+        former = signal.signal(signal.SIGINT, signal.default_int_handler)
+        yield
+        signal.signal(signal.SIGINT, former)
+
+    def interrupt_after(self, monkeypatch, rounds):
+        """Press ctrl-C in the middle of a round: the signal itself, not a stand-in."""
+        from numpyro_disco.training import loop as training
+
+        honest, calls = training._train_round, 0
+
+        def counted(*args):
+            nonlocal calls
+            calls += 1
+            if calls > rounds:
+                signal.raise_signal(signal.SIGINT)
+            return honest(*args)
+
+        monkeypatch.setattr(training, "_train_round", counted)
+        return lambda: monkeypatch.setattr(training, "_train_round", honest)
+
+    def test_returns_the_best_so_far_and_resumes_to_the_same_end(self, few, monkeypatch):
+        assert threading.current_thread() is threading.main_thread()
+        whole = quick_fit(few)
+        restore = self.interrupt_after(monkeypatch, 1)
+        with pytest.warns(UserWarning, match="Interrupted after 50 of 150"):
+            part = quick_fit(few)
+        restore()
+        assert part.interrupted and part.history.step.tolist() == [0, 50]
+        assert np.isfinite(part.distribution.log_prob(few[:5])).all()
+        rest = disco.fit(jax.random.key(0), few, resume=part, progress_bar=False)
+        assert not rest.interrupted
+        np.testing.assert_array_equal(rest.history.held_out_loss, whole.history.held_out_loss)
+        assert rest.best_step == whole.best_step
+        for a, b in zip(weights_of(rest), weights_of(whole), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_resume_goes_on_for_longer(self, few):
+        fit = quick_fit(few)
+        more = disco.fit(jax.random.key(0), few, resume=fit, num_steps=250, progress_bar=False)
+        assert more.history.step.tolist() == [0, 50, 100, 150, 200, 250]
+
+    def test_a_contrastive_fit_out_of_patience_continues_with_more_of_it(self, few):
+        fit = quick_fit(
+            few,
+            objective="contrastive",
+            reference=disco.MixtureFit(max_components=4),
+            num_steps=3000,
+            patience=50,
+        )
+        stopped = int(fit.history.step[-1])
+        assert stopped == fit.best_step + 50 < 3000
+        again = {"resume": fit, "progress_bar": False}
+        go_on = partial(disco.fit, jax.random.key(0), few, **again)
+        with pytest.warns(UserWarning, match="Nothing was trained.*`patience`"):
+            same = go_on(num_steps=6000)
+        assert same.history.step[-1] == stopped
+        more = go_on(num_steps=stopped + 100, patience=1000)
+        assert more.history.step[-1] == stopped + 100
+
+    def test_resume_with_other_settings_or_rows_is_refused(self, few):
+        fit = quick_fit(few)
+        with pytest.raises(ValueError, match="`resume`.*differ"):
+            disco.fit(jax.random.key(0), few, resume=fit, network=disco.MLP(width=8))
+        with pytest.raises(ValueError, match="`resume`.*differ"):
+            disco.fit(jax.random.key(0), few[:500], resume=fit)
+        with pytest.raises(ValueError, match="`resume`.*differ"):
+            disco.fit(jax.random.key(1), few, resume=fit)
+        with pytest.raises(ValueError, match="`resume`.*differ"):
+            other = disco.GaussianReference(np.zeros(2), 9 * np.eye(2))
+            disco.fit(jax.random.key(0), few, resume=fit, reference=other)
+
+
+class TestProgress:
+    def test_bar_is_shown_and_can_be_turned_off(self, few, capsys, monkeypatch):
+        monkeypatch.delenv("CI", raising=False)
+        quick_fit(few)
+        assert capsys.readouterr().err == ""
+        quick_fit(few, progress_bar=True)
+        assert "150/150" in capsys.readouterr().err
+
+
+def test_a_diverging_loss_names_the_learning_rate(few):
+    with pytest.raises(FloatingPointError, match="learning_rate"):
+        quick_fit(few, optimizer=disco.AdamW(learning_rate=1e30))

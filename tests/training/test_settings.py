@@ -1,0 +1,137 @@
+"""Settings of a fit: what is chosen by default, what is printed, and what cannot be combined."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers.fits import NETWORK, SMALL, TARGET, quick_fit
+
+import numpyro_disco as disco
+from numpyro_disco.training.optimizer import DECAY_ROWS
+from numpyro_disco.training.settings import LARGE_ROWS, requested_settings
+
+NOTHING = dict.fromkeys(
+    (
+        *("network", "optimizer", "supports", "transform", "num_refits"),
+        *("num_steps", "batch_size", "held_out_fraction", "patience"),
+    )
+)
+
+
+def requested(**given):
+    """Settings before any data, as `fit` asks for them."""
+    defaults = {"objective": None, "noise_scale": None, "reference": None}
+    return requested_settings(None, **(NOTHING | defaults | given))
+
+
+def test_settings_of_a_fit_have_no_open_defaults(few):
+    settings = quick_fit(few, objective="contrastive", num_steps=50).settings
+    assert settings.objective == disco.Contrastive(defensive_share=0.001, num_redraws=0)
+    assert settings.network == disco.MLP(width=16, num_blocks=1, num_octaves=1)
+    assert settings.optimizer == disco.AdamW(learning_rate=2e-3, weight_decay=1.0)
+    assert settings.reference == disco.MixtureFit(max_components=128)
+    assert (settings.batch_size, settings.patience) == (64, 1000)
+    printed = str(settings)
+    assert "objective          Contrastive(defensive_share=0.001, num_redraws=0)" in printed
+    assert all(getattr(settings, name) is not None for name in NOTHING if name != "transform")
+
+
+def test_settings_of_a_disco_fit_have_no_open_defaults(few):
+    objective = quick_fit(few, num_steps=50).settings.objective
+    assert objective == disco.Disco(noise_scale=0.05, posterior_rows="all")
+
+
+def test_noise_scale_is_short_for_disco():
+    assert requested(noise_scale=0.2).objective == disco.Disco(noise_scale=0.2)
+    assert requested(noise_scale=0.2, objective="disco").objective.noise_scale == 0.2
+    for objective in ("contrastive", disco.Contrastive(), disco.Disco(), "denoising"):
+        with pytest.raises(ValueError, match="`noise_scale` without `objective`.*got"):
+            requested(noise_scale=0.2, objective=objective)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"objective": "likelihood"}, "for `objective`; got 'likelihood'"),
+        ({"objective": 3}, "for `objective`; got 3"),
+        ({"network": 128}, r"disco.MLP\(...\)` for `network`; got 128"),
+        ({"optimizer": 1e-3}, "optax optimiser.*for `optimizer`; got 0.001"),
+        ({"reference": "flow"}, "for `reference`; got 'flow'"),
+        ({"transform": "quantile"}, "for `transform`; got 'quantile'"),
+        ({"num_steps": 0}, "`num_steps`; got 0"),
+        ({"batch_size": 0}, "`batch_size`; got 0"),
+        ({"held_out_fraction": 1.0}, "`held_out_fraction`; got 1.0"),
+        ({"num_refits": -1}, "`num_refits`; got -1"),
+        ({"patience": True}, "`patience`; got True"),
+    ],
+)
+def test_wrong_settings_are_refused(given, named):
+    with pytest.raises(ValueError, match=named):
+        requested(**given)
+
+
+def test_unknown_settings_are_refused_by_python():
+    with pytest.raises(TypeError, match="colour"):
+        disco.fit(jax.random.key(0), np.zeros((20, 2)), colour="blue")
+
+
+def test_numbers_of_any_kind_are_settings(few):
+    optimizer = disco.AdamW(learning_rate=np.array(1e-3))
+    settings = quick_fit(few, noise_scale=jnp.asarray(0.3), optimizer=optimizer).settings
+    assert type(settings.objective.noise_scale) is float
+    assert settings.optimizer.learning_rate == 1e-3
+
+
+@pytest.mark.training
+def test_weights_decay_for_few_rows_beside_a_mixture():
+    """Beside a single Gaussian the network has the whole shape to learn."""
+    learned = [
+        ("contrastive", "mixture", 600),
+        ("contrastive", "mixture", DECAY_ROWS + 100),
+        ("contrastive", "gaussian", 600),
+        ("disco", "mixture", 600),
+    ]
+    table = TARGET.draw(np.random.default_rng(1), DECAY_ROWS + 100)
+    decays = [
+        disco.fit(
+            jax.random.key(0),
+            table[:count],
+            objective=objective,
+            reference=disco.MixtureFit(max_components=2) if reference == "mixture" else reference,
+            held_out_fraction=0.001,
+            **(SMALL | {"num_steps": 50}),
+        ).settings.optimizer.weight_decay
+        for objective, reference, count in learned
+    ]
+    assert decays == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_batches_are_larger_for_many_rows_and_contrastive_objectives():
+    sizes = {}
+    reference = disco.GaussianReference(np.zeros(2), np.eye(2))
+    for objective in ("contrastive", "disco"):
+        for num_rows in (LARGE_ROWS, LARGE_ROWS + 1):
+            for given in (None, 64):
+                made = requested(objective=objective, batch_size=given).resolved(
+                    reference, num_rows
+                )
+                sizes[objective, num_rows, given] = made.batch_size
+    assert sizes.pop(("contrastive", LARGE_ROWS + 1, None)) == 2048
+    assert all(size == (given or 1024) for (*_, given), size in sizes.items())
+
+
+def test_any_optax_optimiser_trains(few):
+    fit = disco.fit(
+        jax.random.key(0),
+        few,
+        noise_scale=0.3,
+        network=NETWORK,
+        optimizer=optax.adam(5e-3),
+        num_steps=150,
+        batch_size=64,
+        progress_bar=False,
+    )
+    history = fit.history
+    assert history.held_out_loss[0] - history.held_out_loss[-1] > 5 * history.held_out_error[-1]
+    assert "an optax optimiser" in str(fit.settings)
