@@ -22,7 +22,7 @@ from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.learned import Learned, LearnedEnergy, LearnedScore
 from numpyro_disco.energy.networks import EnergyNetwork, ScoreNetwork
 from numpyro_disco.references.base import Reference
-from numpyro_disco.references.fitting import fit_reference
+from numpyro_disco.references.fitting import MixtureFit, fit_reference
 from numpyro_disco.references.gaussian import GaussianReference
 from numpyro_disco.references.mixture import MixtureReference
 from numpyro_disco.supports.coordinates import CoordinateSupports, check_supports
@@ -447,12 +447,12 @@ def _fit(
         mixture, components = fit_reference(
             rows,
             held_out,
-            max_components=max_components,
+            settings=MixtureFit(max_components=max_components),
             basis=units.basis,
             progress_bar=progress_bar,
         )
         standard = MixtureReference(*mixture)
-        reference = MixtureReference(*mixture.moved(units.basis, units.loc))
+        reference = MixtureReference(*mixture.affine(units.basis, units.loc))
     else:
         standard, linear = _gaussian_and_start(rows, options)
         reference = standard.affine(units.basis, units.loc)

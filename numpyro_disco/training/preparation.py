@@ -13,7 +13,7 @@ from numpyro.distributions import constraints
 
 from numpyro_disco._statistics import standard_error
 from numpyro_disco._typing import Array
-from numpyro_disco.references.fitting import fit_reference
+from numpyro_disco.references.fitting import MixtureFit, fit_reference
 from numpyro_disco.references.mixture import MixtureReference
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.supports.sinh_arcsinh import fit_sinh_arcsinh
@@ -227,7 +227,10 @@ def choose_transform(
         units = standard_units(rng_key, rows, rows[:0], names, options)
         held_out, rows = (units.standardize(part) for part in (units.held_out, units.rows))
         mixture, _ = fit_reference(
-            rows, held_out, max_components=TRIED_COMPONENTS, basis=units.basis
+            rows,
+            held_out,
+            settings=MixtureFit(max_components=TRIED_COMPONENTS),
+            basis=units.basis,
         )
         with jax.enable_x64(True):
             y = jnp.asarray(units.held_out)
