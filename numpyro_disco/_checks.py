@@ -17,7 +17,7 @@ import numpy as np
 
 
 def check_positive(value: Any, argument: str) -> float:
-    """Return `value` as a float. It must be finite and positive; booleans and strings are refused."""
+    """Return `value` as a float. It must be a finite, positive number."""
     try:
         if isinstance(value, bool | np.bool_ | str):
             raise TypeError
@@ -30,7 +30,7 @@ def check_positive(value: Any, argument: str) -> float:
 
 
 def check_count(value: Any, argument: str, minimum: int = 1) -> int:
-    """Return `value` as an int. It must be a whole number of at least `minimum`, of integer type."""
+    """Return `value` as an int. It must be an integer of at least `minimum`; 2.0 is refused."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
         raise ValueError(
             f"Expected a whole number of at least {minimum} for `{argument}`; got {value!r}."
@@ -80,8 +80,8 @@ def check_key(rng_key: Any) -> jax.Array:
             ) from None
     if rng_key.shape != ():
         raise ValueError(
-            f"Expected one random key for `rng_key`; got an array of keys of shape {rng_key.shape}. "
-            "Pass one of them, such as `rng_key[0]`."
+            "Expected one random key for `rng_key`; got an array of keys of shape "
+            f"{rng_key.shape}. Pass one of them, such as `rng_key[0]`."
         )
     return rng_key
 
@@ -112,7 +112,7 @@ def check_names(names: Sequence[str] | None, dimension: int) -> tuple[str, ...]:
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if duplicates:
         raise ValueError(
-            f"Expected distinct `names`; got {duplicates} more than once. Rename the columns."
+            f"Expected distinct `names`; {duplicates} come more than once. Rename the columns."
         )
     return names
 
