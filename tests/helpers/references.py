@@ -26,6 +26,23 @@ TRUTH = {
     ),
 }
 
+# Three well separated modes of unequal mass in the plane.
+MODES = Mixture(
+    [0.05, 0.35, 0.6],
+    [[-3.0, 0.0], [1.0, 2.5], [2.5, -2.0]],
+    [[[0.06, 0.03], [0.03, 0.05]], [[0.04, -0.03], [-0.03, 0.08]], [[0.12, 0.02], [0.02, 0.04]]],
+)
+# Three components that overlap, so that conditioning changes their weights.
+OVERLAPPING = Mixture(
+    [0.2, 0.3, 0.5],
+    [[-1.0, 0.5, 0.0], [0.5, -0.5, 1.0], [0.0, 0.5, -0.5]],
+    [
+        [[0.6, 0.3, 0.1], [0.3, 0.4, 0.0], [0.1, 0.0, 0.3]],
+        [[0.2, -0.1, 0.0], [-0.1, 0.5, 0.2], [0.0, 0.2, 0.8]],
+        [[1.5, 0.4, -0.6], [0.4, 0.9, 0.3], [-0.6, 0.3, 1.2]],
+    ],
+)
+
 # One row for each subset of the three coordinates, from none to all.
 MASKS = np.array(list(itertools.product([False, True], repeat=3)))
 VALUES = np.random.default_rng(0).normal(size=MASKS.shape).astype(np.float32)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.statistics import Mixture
+from helpers.references import MODES
 from scipy.stats import norm
 
 from numpyro_disco import MixtureReference
@@ -16,12 +16,6 @@ from numpyro_disco.references.fitting import (
     fit_reference,
 )
 
-TARGET = Mixture(
-    [0.05, 0.35, 0.6],
-    [[-3.0, 0.0], [1.0, 2.5], [2.5, -2.0]],
-    [[[0.06, 0.03], [0.03, 0.05]], [[0.04, -0.03], [-0.03, 0.08]], [[0.12, 0.02], [0.02, 0.04]]],
-)
-
 
 def mixture_of(rows, held_out, **settings):
     parameters, tried = fit_reference(rows, held_out, **settings)
@@ -30,9 +24,9 @@ def mixture_of(rows, held_out, **settings):
 
 def test_held_out_rows_choose_the_number_of_components():
     rng = np.random.default_rng(0)
-    rows, held_out = TARGET.draw(rng, 5000), TARGET.draw(rng, 2000)
+    rows, held_out = MODES.draw(rng, 5000), MODES.draw(rng, 2000)
     reference, tried = mixture_of(rows, held_out, settings=MixtureFit(max_components=64))
-    truth = TARGET.log_prob(held_out)
+    truth = MODES.log_prob(held_out)
     found = np.asarray(reference.log_prob(jnp.asarray(held_out)))
     # The fit is as good as the truth but for the weight of the wide component; one Gaussian is not.
     assert (truth - found).mean() < 0.03 - np.log1p(-WIDE_SHARE)
@@ -45,7 +39,7 @@ def test_held_out_rows_choose_the_number_of_components():
 
 def test_components_are_limited_by_the_settings_and_by_the_rows():
     rng = np.random.default_rng(0)
-    rows, held_out = TARGET.draw(rng, 500), TARGET.draw(rng, 200)
+    rows, held_out = MODES.draw(rng, 500), MODES.draw(rng, 200)
     _, tried = mixture_of(rows, held_out, settings=MixtureFit(max_components=2))
     assert list(tried) == [1, 2]
     reference, tried = mixture_of(rows[:6], held_out, settings=MixtureFit(max_components=64))
@@ -66,7 +60,7 @@ def test_a_single_column_is_fitted():
 
 def test_parameters_of_an_affine_map_are_those_of_the_mapped_rows():
     rng = np.random.default_rng(0)
-    rows = TARGET.draw(rng, 500)
+    rows = MODES.draw(rng, 500)
     matrix, shift = np.array([[2.0, 0.5], [0.0, 0.1]]), np.array([3.0, -1.0])
     parameters, _ = fit_reference(rows[:400], rows[400:], settings=MixtureFit(max_components=2))
     mapped = MixtureReference(*parameters.affine(matrix, shift))
@@ -83,11 +77,11 @@ def test_collinear_columns_get_the_variance_of_rounding():
 
 
 def test_a_mixture_of_draws_is_wider_than_the_draws():
-    draws = TARGET.draw(np.random.default_rng(0), 4000)
+    draws = MODES.draw(np.random.default_rng(0), 4000)
     mixture = fit_mixture(draws)
     found = mixture.means[mixture.weights.argmax()], mixture.covariances[mixture.weights.argmax()]
-    np.testing.assert_allclose(found[0], TARGET.means[2], atol=0.05)
-    np.testing.assert_allclose(found[1], BASE_WIDTH * TARGET.covariances[2], atol=0.05)
+    np.testing.assert_allclose(found[0], MODES.means[2], atol=0.05)
+    np.testing.assert_allclose(found[1], BASE_WIDTH * MODES.covariances[2], atol=0.05)
 
 
 def test_draws_that_are_not_finite_are_refused():

@@ -4,18 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.statistics import Mixture
+from helpers.references import MODES
 from sklearn.datasets import load_breast_cancer, load_wine
 
 import numpyro_disco as disco
 from numpyro_disco.training import objectives
 from numpyro_disco.training.losses import contrastive_loss
 
-TARGET = Mixture(
-    [0.05, 0.35, 0.6],
-    [[-3.0, 0.0], [1.0, 2.5], [2.5, -2.0]],
-    [[[0.06, 0.03], [0.03, 0.05]], [[0.04, -0.03], [-0.03, 0.08]], [[0.12, 0.02], [0.02, 0.04]]],
-)
 MIXTURE = {"reference": "mixture", "objective": "contrastive"}
 
 
@@ -46,7 +41,7 @@ def masses(prior, rows):
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
     density = np.exp(np.asarray(jax.jit(prior.log_prob)(jnp.asarray(grid)), np.float64))
     cell = np.prod([axis[1] - axis[0] for axis in axes])
-    mode = ((grid[..., None, :] - TARGET.means) ** 2).sum(-1).argmin(-1)
+    mode = ((grid[..., None, :] - MODES.means) ** 2).sum(-1).argmin(-1)
     total = density.sum() * cell
     return np.log(total), np.bincount(mode.ravel(), density.ravel(), 3) * cell / total
 
@@ -56,7 +51,7 @@ SETTINGS = {"width": 32, "num_blocks": 1, "num_steps": 2000, "progress_bar": Fal
 
 @pytest.fixture(scope="module")
 def rows():
-    return TARGET.draw(np.random.default_rng(1), 20_000)
+    return MODES.draw(np.random.default_rng(1), 20_000)
 
 
 @pytest.mark.training
@@ -67,7 +62,7 @@ def test_the_contrastive_objective_learns_mode_masses_and_the_constant(rows):
         jax.random.key(0), rows, objective="contrastive", reference="gaussian", **settings
     )
     log_total, shares = masses(fit.distribution, rows)
-    error = 0.5 * np.abs(shares - TARGET.weights).sum()
+    error = 0.5 * np.abs(shares - MODES.weights).sum()
     print(f"contrastive: log Z {log_total:+.3f}, modes {shares.round(3)}, off by {error:.4f}")
     assert error <= 0.02
     assert abs(log_total) < 0.1
@@ -82,7 +77,7 @@ def test_disco_learns_mode_masses_from_its_density_term(rows, density_weight):
         jax.random.key(0), rows, noise_scale=0.03, density_weight=density_weight, **SETTINGS
     )
     log_total, shares = masses(fit.distribution, rows)
-    error = 0.5 * np.abs(shares - TARGET.weights).sum()
+    error = 0.5 * np.abs(shares - MODES.weights).sum()
     print(f"weight {density_weight}: log Z {log_total:+.3f}, masses off by {error:.4f}")
     assert (error <= 0.02) == (abs(log_total) < 0.1) == (density_weight > 0)
 
@@ -96,7 +91,7 @@ def test_a_flipped_contrastive_loss_learns_wrong_masses(rows, monkeypatch):
         jax.random.key(0), rows, objective="contrastive", reference="gaussian", **settings
     )
     _, shares = masses(fit.distribution, rows)
-    assert 0.5 * np.abs(shares - TARGET.weights).sum() > 0.02
+    assert 0.5 * np.abs(shares - MODES.weights).sum() > 0.02
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +119,7 @@ class TestMixtureReference:
     def test_the_prior_is_saved_and_loaded(self, fitted, tmp_path):
         disco.save(tmp_path / "prior.npz", fitted.distribution)
         loaded = disco.load(tmp_path / "prior.npz")
-        x = TARGET.draw(np.random.default_rng(2), 50)
+        x = MODES.draw(np.random.default_rng(2), 50)
         np.testing.assert_array_equal(loaded.log_prob(x), fitted.distribution.log_prob(x))
         assert loaded.noise_scale is None
 

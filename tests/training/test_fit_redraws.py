@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.references import reference_of
+from helpers.references import OVERLAPPING, reference_of
 from helpers.statistics import Mixture, mean_and_error
 
 import numpyro_disco as disco
@@ -15,21 +15,12 @@ from numpyro_disco.training.fit import _completed
 from numpyro_disco.training.objectives import OBJECTIVES, RowsAndDraws, _contrast
 from numpyro_disco.training.settings import STEPS_PER_ROUND, TrainingSettings
 
-MIXTURE = Mixture(
-    [0.2, 0.3, 0.5],
-    [[-1.0, 0.5, 0.0], [0.5, -0.5, 1.0], [0.0, 0.5, -0.5]],
-    [
-        [[0.6, 0.3, 0.1], [0.3, 0.4, 0.0], [0.1, 0.0, 0.3]],
-        [[0.2, -0.1, 0.0], [-0.1, 0.5, 0.2], [0.0, 0.2, 0.8]],
-        [[1.5, 0.4, -0.6], [0.4, 0.9, 0.3], [-0.6, 0.3, 1.2]],
-    ],
-)
-GAUSSIAN = Mixture([1.0], MIXTURE.means[:1], MIXTURE.covariances[2:])
+GAUSSIAN = Mixture([1.0], OVERLAPPING.means[:1], OVERLAPPING.covariances[2:])
 
 
 @pytest.fixture(scope="module")
 def few_steps():
-    rows = MIXTURE.draw(np.random.default_rng(0), 2000)
+    rows = OVERLAPPING.draw(np.random.default_rng(0), 2000)
     settings = {"width": 16, "num_blocks": 1, "num_steps": 50, "progress_bar": False}
     return disco.fit(
         jax.random.key(0), rows, objective="contrastive", reference="gaussian", **settings
@@ -80,7 +71,7 @@ def test_every_step_redraws_its_own_rows_in_its_own_columns(few_steps):
 
 @pytest.mark.training
 def test_redraws_beside_a_mixture_are_made_on_request():
-    rows = MIXTURE.draw(np.random.default_rng(0), 200)
+    rows = OVERLAPPING.draw(np.random.default_rng(0), 200)
     settings = {"width": 8, "num_blocks": 1, "num_steps": 1, "progress_bar": False}
     fit = disco.fit(jax.random.key(0), rows, num_redraws=2, max_components=2, **settings)
     assert fit.settings.num_redraws == 2
@@ -97,7 +88,7 @@ def test_num_redraws_must_be_a_count(wrong):
 @pytest.mark.parametrize("others", [{"reference": "gaussian"}, {"noise_scale": 0.1}])
 @pytest.mark.parametrize(("name", "value"), [("num_redraws", 8), ("defensive_share", 0.1)])
 def test_settings_of_the_contrastive_objective_are_refused_by_others(others, name, value):
-    rows = MIXTURE.draw(np.random.default_rng(0), 100)
+    rows = OVERLAPPING.draw(np.random.default_rng(0), 100)
     with pytest.raises(ValueError, match=f"`objective` with `{name}`.*'disco' and {value}"):
         disco.fit(jax.random.key(0), rows, **{name: value}, **others)
 
@@ -107,7 +98,7 @@ def test_settings_of_the_contrastive_objective_are_refused_by_others(others, nam
     [
         ("contrastive", GAUSSIAN, 4),
         ("joint", GAUSSIAN, 4),
-        ("contrastive", MIXTURE, 0),
+        ("contrastive", OVERLAPPING, 0),
         ("disco", GAUSSIAN, 0),
     ],
 )
