@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.references import MODES
+from helpers.references import MODES, TRUTH
 from scipy.stats import norm
 
 from numpyro_disco import MixtureReference
@@ -77,11 +77,18 @@ def test_collinear_columns_get_the_variance_of_rounding():
 
 
 def test_a_mixture_of_draws_is_wider_than_the_draws():
-    draws = MODES.draw(np.random.default_rng(0), 4000)
+    draws = TRUTH["gaussian"].draw(np.random.default_rng(0), 4000)
     mixture = fit_mixture(draws)
-    found = mixture.means[mixture.weights.argmax()], mixture.covariances[mixture.weights.argmax()]
-    np.testing.assert_allclose(found[0], MODES.means[2], atol=0.05)
-    np.testing.assert_allclose(found[1], BASE_WIDTH * MODES.covariances[2], atol=0.05)
+    assert len(mixture.weights) == 1
+    np.testing.assert_allclose(mixture.means[0], draws.mean(0), rtol=1e-4)
+    covariance = BASE_WIDTH * np.cov(draws, rowvar=False, ddof=0)
+    np.testing.assert_allclose(mixture.covariances[0], covariance, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mixture_of_draws_has_a_component_for_each_mode():
+    mixture = fit_mixture(MODES.draw(np.random.default_rng(0), 4000))
+    nearest = np.linalg.norm(mixture.means[:, None] - MODES.means, axis=-1).argmin(1)
+    assert set(nearest) == {0, 1, 2}
 
 
 def test_draws_that_are_not_finite_are_refused():
