@@ -10,7 +10,7 @@ import numpy as np
 
 
 def is_old(az: Any) -> bool:
-    """Whether the module `az` is ArviZ 0.x, whose objects hold groups as attributes.
+    """True if the module `az` is ArviZ 0.x, whose objects hold groups as attributes.
 
     The version decides: from 1.3 on, `arviz.InferenceData` is another name of the tree.
     """

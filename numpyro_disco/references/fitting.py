@@ -31,9 +31,9 @@ MAX_ROWS = 60_000
 RIDGE = 1e-6
 """Share of each variance that is added to it, so that a covariance is regular."""
 ROUNDING_VARIANCE = 2.0
-"""Share of each column's variance that is added to it in every component, in units of rounding
-errors times the number of columns. Single precision cannot condition on columns that are more
-nearly collinear."""
+"""Share of each column's variance that is added to it in every component, in units of the machine
+epsilon times the number of columns. Without it, a component could be closer to singular than the
+precision of its conditionals allows."""
 ROWS_PER_COLUMN = 4
 """Rows per column from which a component's covariance is used without shrinkage."""
 WIDE_SHARE, WIDE = 0.01, 4.0
@@ -82,7 +82,7 @@ class MixtureParameters(NamedTuple):
         )
 
     def regularized(self, basis: np.ndarray) -> MixtureParameters:
-        """Add to the variances of the columns of basis @ x what rounding adds to them."""
+        """Raise the variance of each column of basis @ x by a share of the size of rounding errors."""
         inverse = np.linalg.inv(basis)
         variances = np.einsum("ij,kjl,il->ki", basis, self.covariances, basis)
         epsilon = float(jnp.finfo(jnp.result_type(float)).eps)
@@ -108,8 +108,8 @@ def fit_reference(
         rows: rows to fit, shape (N, D); at most `MAX_ROWS` of them are read.
         held_out: rows to judge the fits by, shape (M, D).
         settings: largest number of components.
-        basis: matrix (D, D) that takes differences of rows to the user's units. Columns are kept
-            from being collinear to single precision in these units; by default, the rows' own.
+        basis: matrix (D, D) that takes differences of rows to the user's units, in which single
+            precision must be able to condition; by default, the rows' own units.
         progress_bar: show the numbers of components tried with tqdm.
 
     Returns:
@@ -193,8 +193,8 @@ def _fit_components(rows: np.ndarray, num_components: int) -> MixtureParameters:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    # In whitened coordinates clusters also differ along the directions in which nearly collinear
-    # columns vary least, which k-means, where EM starts, would otherwise not see.
+    # EM starts from k-means, which sees only the directions of large variance. Whitening gives equal
+    # weight to those in which nearly collinear columns differ.
     loc = rows.mean(0)
     factor = np.linalg.cholesky(_covariance(rows))
     white = np.linalg.solve(factor, (rows - loc).T).T

@@ -37,7 +37,7 @@ class StandardizedReal(constraints.Constraint):
         return f"StandardizedReal({self.base.supports[0]!r})"
 
     def __call__(self, x: Any) -> Any:
-        """Whether x is finite and in the support."""
+        """True where x is finite and in the support."""
         return self.base.inside(jnp.asarray(x)[..., None])[..., 0]
 
     def feasible_like(self, prototype: Any) -> Array:
@@ -46,7 +46,7 @@ class StandardizedReal(constraints.Constraint):
         return jnp.broadcast_to(centre, jnp.shape(prototype))
 
     def eq(self, other: object, static: bool = False) -> Any:
-        """Whether `other` is the same set with the same location and scale."""
+        """True if `other` is the same set with the same location and scale."""
         if not isinstance(other, StandardizedReal) or self.base != other.base:
             return False
         return all_equal(self, other, ("loc", "scale"), static)
@@ -73,7 +73,7 @@ class _Clamped:
         )
 
     def eq(self, other: object, static: bool = False) -> Any:
-        """Whether `other` has the same type and the same fields."""
+        """True if `other` has the same type and the same fields."""
         if not isinstance(other, _Clamped) or type(other) is not type(self):
             return False
         if (self.observed, self.base) != (other.observed, other.base):
@@ -113,7 +113,7 @@ class StandardizedVector(_Clamped, constraints.Constraint):
         return f"StandardizedVector({self.base.supports!r}, fixed: {fixed})"
 
     def __call__(self, x: Any) -> Any:
-        """Whether x is finite, in the supports, and equal to the fixed values."""
+        """True where x is finite, in the supports, and equal to the fixed values."""
         inside = self.base.inside(x)
         if self.values is not None:
             inside = inside & (~np.asarray(self.observed) | (x == self.values))

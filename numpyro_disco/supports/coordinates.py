@@ -41,7 +41,7 @@ class CoordinateSupports:
 
     Attributes:
         supports: the constraints.
-        real: whether every coordinate may be any real number, so that T is the identity.
+        real: true if every coordinate may be any real number, so that T is the identity.
 
     Example:
         >>> import jax.numpy as jnp
@@ -147,7 +147,7 @@ def check_supports(
 
 
 def all_equal(one: Any, other: Any, fields: tuple[str, ...], static: bool) -> Any:
-    """Whether two objects hold the same arrays, or None, in each of the fields.
+    """True if two objects hold the same arrays, or None, in each of the fields.
 
     Args:
         one: any object.

@@ -37,7 +37,7 @@ class _SinhArcsinh:
         self.loc, self.scale, self.skew, self.tail = loc, scale, skew, tail
 
     def eq(self, other: object, static: bool = False) -> Any:
-        """Whether `other` has the same type and the same four numbers."""
+        """True if `other` has the same type and the same four numbers."""
         if type(other) is not type(self):
             return False
         return all_equal(self, other, PARAMETERS, static)
@@ -62,7 +62,7 @@ class SinhArcsinhReal(_SinhArcsinh, constraints.Constraint):
         return f"SinhArcsinhReal({', '.join(f'{n:.3g}' for n in jax.tree.leaves(self))})"
 
     def __call__(self, x: Any) -> Any:
-        """Whether x is finite."""
+        """True where x is finite."""
         return jnp.isfinite(x)
 
     def feasible_like(self, prototype: Any) -> Array:
