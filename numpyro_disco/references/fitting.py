@@ -82,7 +82,7 @@ class MixtureParameters(NamedTuple):
         )
 
     def regularized(self, basis: np.ndarray) -> MixtureParameters:
-        """Raise the variance of each column of basis @ x by a share of the size of rounding errors."""
+        """Add `ROUNDING_VARIANCE` to the variance of each column of basis @ x."""
         inverse = np.linalg.inv(basis)
         variances = np.einsum("ij,kjl,il->ki", basis, self.covariances, basis)
         epsilon = float(jnp.finfo(jnp.result_type(float)).eps)
@@ -193,8 +193,8 @@ def _fit_components(rows: np.ndarray, num_components: int) -> MixtureParameters:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    # EM starts from k-means, which sees only the directions of large variance. Whitening gives equal
-    # weight to those in which nearly collinear columns differ.
+    # EM starts from k-means, which sees only directions of large variance. Whitening gives equal
+    # weight to the directions in which nearly collinear columns differ.
     loc = rows.mean(0)
     factor = np.linalg.cholesky(_covariance(rows))
     white = np.linalg.solve(factor, (rows - loc).T).T

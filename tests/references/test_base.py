@@ -1,4 +1,4 @@
-"""What every reference promises: exact densities, draws and conditionals, and NumPyro's laws.
+"""The laws of every reference: exact densities, draws and conditionals, and NumPyro's own.
 
 Each test runs with a Gaussian and with a mixture, and compares with an oracle in float64.
 """
