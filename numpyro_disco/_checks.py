@@ -1,6 +1,8 @@
-"""Checks of arguments at the door, in one voice.
+"""Checks of the arguments of public functions.
 
-Every message names the argument, what was expected, what came, and the remedy.
+Each check returns the argument in the form that the package uses, or raises a `ValueError` that
+says what was expected, for which argument, what came, and the remedy where it is not obvious:
+"Expected X for `NAME`; got Y. Remedy."
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy as np
 
 
 def check_positive(value: Any, argument: str) -> float:
-    """Return `value` as a float; it must be finite and greater than zero."""
+    """Return `value` as a float. It must be a finite, positive number."""
     try:
         if isinstance(value, bool | np.bool_ | str):
             raise TypeError
@@ -35,7 +37,7 @@ def check_non_negative(value: Any, argument: str) -> float:
 
 
 def check_count(value: Any, argument: str, minimum: int = 1) -> int:
-    """Return `value` as an int; it must be a whole number of at least `minimum`."""
+    """Return `value` as an int. It must be an integer of at least `minimum`; 2.0 is refused."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
         raise ValueError(
             f"Expected a whole number of at least {minimum} for `{argument}`; got {value!r}."
@@ -44,30 +46,32 @@ def check_count(value: Any, argument: str, minimum: int = 1) -> int:
 
 
 def check_fraction(value: Any, argument: str) -> float:
-    """Return `value` as a float strictly between 0 and 1."""
+    """Return `value` as a float. It must lie strictly between 0 and 1."""
     number = check_positive(value, argument)
     if number >= 1:
-        raise ValueError(f"Expected a number between 0 and 1 for `{argument}`; got {value!r}.")
+        raise ValueError(
+            f"Expected a number strictly between 0 and 1 for `{argument}`; got {value!r}."
+        )
     return number
 
 
 def check_share(value: Any, argument: str) -> float:
-    """Return `value` as a float of at least 0 and less than 1/2."""
+    """Return `value` as a float. It must be at least 0 and less than 1/2."""
     number = 0.0 if value == 0 else check_fraction(value, argument)
     if number >= 0.5:
-        raise ValueError(f"Expected a share of less than 1/2 for `{argument}`; got {value!r}.")
+        raise ValueError(f"Expected a share below 1/2 for `{argument}`; got {value!r}.")
     return number
 
 
 def check_flag(value: Any, argument: str) -> bool:
-    """Return `value` as a bool; it must be one."""
+    """Return `value` as a bool. It must be True or False; 0 and 1 are refused."""
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"Expected True or False for `{argument}`; got {value!r}.")
     return bool(value)
 
 
 def check_key(rng_key: Any) -> jax.Array:
-    """Return `rng_key` as one typed key; legacy `PRNGKey` arrays are taken too."""
+    """Return `rng_key` as a single typed key. Legacy `jax.random.PRNGKey` arrays are accepted."""
     if isinstance(rng_key, int | np.integer) or not hasattr(rng_key, "dtype"):
         raise ValueError(
             f"Expected a random key for `rng_key`; got {rng_key!r}. Make one with "
@@ -78,28 +82,29 @@ def check_key(rng_key: Any) -> jax.Array:
             rng_key = jax.random.wrap_key_data(rng_key)
         except TypeError:
             raise ValueError(
-                f"Expected a random key for `rng_key`; got an array of {rng_key.dtype} of shape "
-                f"{rng_key.shape}. Make one with `jax.random.key(0)`."
+                f"Expected a random key for `rng_key`; got an array with dtype {rng_key.dtype} and "
+                f"shape {rng_key.shape}. Make one with `jax.random.key(0)`."
             ) from None
     if rng_key.shape != ():
         raise ValueError(
-            f"Expected one random key for `rng_key`; got an array of keys of shape {rng_key.shape}."
+            "Expected one random key for `rng_key`; got an array of keys of shape "
+            f"{rng_key.shape}. Pass one of them, such as `rng_key[0]`."
         )
     return rng_key
 
 
 def check_names(names: Sequence[str] | None, dimension: int) -> tuple[str, ...]:
-    """Return one distinct, readable name for each of `dimension` coordinates.
+    """Return a distinct name for each of `dimension` coordinates; "0", "1", ... by default.
 
-    A slash is refused because ArviZ 1.x stores draws in a tree whose paths are written with
-    slashes, and could not hold such a site.
+    Slashes are refused: ArviZ 1.x stores draws in a tree, and a path in the tree is written with
+    slashes.
     """
     if names is None:
         return tuple(str(i) for i in range(dimension))
     if isinstance(names, str):
         raise ValueError(
             f"Expected a sequence of {dimension} names for `names`; got the single string "
-            f"{names!r}."
+            f"{names!r}. Put it in a list: `[{names!r}]`."
         )
     names = tuple(names)
     for name in names:
@@ -120,7 +125,7 @@ def check_names(names: Sequence[str] | None, dimension: int) -> tuple[str, ...]:
 
 
 def name_index(name: Any, names: Sequence[str], argument: str) -> int:
-    """Return the place of coordinate `name` in `names`."""
+    """Return the index of coordinate `name` in `names`."""
     if name not in names:
         raise ValueError(
             f"`{argument}` names {name!r}, which is not a coordinate of this distribution; "
