@@ -9,8 +9,8 @@ from scipy.stats import norm
 from numpyro_disco.training.losses import contrastive_loss, ranking_loss
 
 
-def flipped_contrastive_loss(row, draw):
-    return contrastive_loss(draw, row)
+def flipped_contrastive_loss(at_row, at_draw):
+    return contrastive_loss(at_draw, at_row)
 
 
 def test_contrastive_loss_is_lowest_at_the_log_ratio():

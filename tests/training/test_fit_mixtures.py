@@ -8,14 +8,12 @@ from helpers.references import MODES
 from sklearn.datasets import load_breast_cancer, load_wine
 
 import numpyro_disco as disco
-from numpyro_disco.training import objectives
 from numpyro_disco.training.losses import contrastive_loss
+from numpyro_disco.training.objectives import contrastive
 
-MIXTURE = {"reference": "mixture", "objective": "contrastive"}
 
-
-def flipped_contrastive_loss(row, draw):
-    return contrastive_loss(draw, row)
+def flipped_contrastive_loss(at_row, at_draw):
+    return contrastive_loss(at_draw, at_row)
 
 
 def test_nearly_collinear_columns_are_conditioned_on_in_single_precision():
@@ -25,9 +23,11 @@ def test_nearly_collinear_columns_are_conditioned_on_in_single_precision():
     fit = disco.fit(
         jax.random.key(0),
         100 + rows * [1, 10, 1000, 0.01],
-        reference="mixture",
-        max_components=2,
-        **{"width": 8, "num_blocks": 1, "num_steps": 1, "batch_size": 32, "progress_bar": False},
+        reference=disco.MixtureFit(max_components=2),
+        network=disco.MLP(width=8, num_blocks=1),
+        num_steps=1,
+        batch_size=32,
+        progress_bar=False,
     )
     given = fit.distribution.reference.condition(100 + np.array([0.5, np.nan, 500.0, np.nan]))
     sds = np.sqrt(np.asarray(given.variance))[[1, 3]] / [10, 0.01]
@@ -46,7 +46,9 @@ def masses(prior, rows):
     return np.log(total), np.bincount(mode.ravel(), density.ravel(), 3) * cell / total
 
 
-SETTINGS = {"width": 32, "num_blocks": 1, "num_steps": 2000, "progress_bar": False}
+NETWORK = disco.MLP(width=32, num_blocks=1)
+SETTINGS = {"network": NETWORK, "num_steps": 2000, "progress_bar": False}
+NO_REDRAWS = disco.Contrastive(num_redraws=0)
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +59,8 @@ def rows():
 @pytest.mark.training
 def test_the_contrastive_objective_learns_mode_masses_and_the_constant(rows):
     """Relative to one wide Gaussian, the masses have a total variation distance below 0.02."""
-    settings = SETTINGS | {"num_steps": 1500, "num_redraws": 0}
-    fit = disco.fit(
-        jax.random.key(0), rows, objective="contrastive", reference="gaussian", **settings
-    )
+    settings = SETTINGS | {"num_steps": 1500}
+    fit = disco.fit(jax.random.key(0), rows, objective=NO_REDRAWS, reference="gaussian", **settings)
     log_total, shares = masses(fit.distribution, rows)
     error = 0.5 * np.abs(shares - MODES.weights).sum()
     print(f"contrastive: log Z {log_total:+.3f}, modes {shares.round(3)}, off by {error:.4f}")
@@ -73,9 +73,8 @@ def test_the_contrastive_objective_learns_mode_masses_and_the_constant(rows):
 @pytest.mark.parametrize("density_weight", [0.3, 0])
 def test_disco_learns_mode_masses_from_its_density_term(rows, density_weight):
     """Modes are 50 sigma_0 apart, so the score term alone does not see their masses."""
-    fit = disco.fit(
-        jax.random.key(0), rows, noise_scale=0.03, density_weight=density_weight, **SETTINGS
-    )
+    objective = disco.Disco(noise_scale=0.03, density_weight=density_weight)
+    fit = disco.fit(jax.random.key(0), rows, objective=objective, **SETTINGS)
     log_total, shares = masses(fit.distribution, rows)
     error = 0.5 * np.abs(shares - MODES.weights).sum()
     print(f"weight {density_weight}: log Z {log_total:+.3f}, masses off by {error:.4f}")
@@ -84,12 +83,10 @@ def test_disco_learns_mode_masses_from_its_density_term(rows, density_weight):
 
 @pytest.mark.training
 def test_a_flipped_contrastive_loss_learns_wrong_masses(rows, monkeypatch):
-    monkeypatch.setattr(objectives, "contrastive_loss", flipped_contrastive_loss)
+    monkeypatch.setattr(contrastive, "contrastive_loss", flipped_contrastive_loss)
     # These settings differ from those above, where the right loss is compiled already.
-    settings = SETTINGS | {"num_steps": 200, "held_out_fraction": 0.2, "num_redraws": 0}
-    fit = disco.fit(
-        jax.random.key(0), rows, objective="contrastive", reference="gaussian", **settings
-    )
+    settings = SETTINGS | {"num_steps": 200, "held_out_fraction": 0.2}
+    fit = disco.fit(jax.random.key(0), rows, objective=NO_REDRAWS, reference="gaussian", **settings)
     _, shares = masses(fit.distribution, rows)
     assert 0.5 * np.abs(shares - MODES.weights).sum() > 0.02
 
@@ -100,9 +97,7 @@ def fitted(rows):
         jax.random.key(0),
         rows[:2000],
         names=("a", "b"),
-        reference="mixture",
-        max_components=4,
-        objective="contrastive",
+        reference=disco.MixtureFit(max_components=4),
         **SETTINGS | {"num_steps": 100},
     )
 
@@ -111,7 +106,7 @@ def fitted(rows):
 class TestMixtureReference:
     def test_the_network_never_worsens_the_held_out_loss(self, fitted):
         held_out = fitted.history.held_out_loss
-        assert fitted.settings.num_redraws == 0
+        assert fitted.settings.objective.num_redraws == 0
         assert held_out[0] == pytest.approx(2 * np.log(2), abs=1e-5)
         assert fitted.best_step == fitted.history.step[np.argmin(held_out)]
         assert list(fitted.components) == [1, 2, 4]
@@ -128,8 +123,7 @@ class TestMixtureReference:
             jax.random.key(0),
             rows[:2000],
             names=("a", "b"),
-            reference="mixture",
-            max_components=4,
+            reference=disco.MixtureFit(max_components=4),
             resume=fitted,
             num_steps=150,
             progress_bar=False,
@@ -146,7 +140,7 @@ class TestMixtureReference:
         with pytest.raises(ValueError, match="for `objective`; got 'likelihood'"):
             disco.fit(jax.random.key(0), rows, objective="likelihood")
         with pytest.raises(ValueError, match="`max_components`; got 0"):
-            disco.fit(jax.random.key(0), rows, reference="mixture", max_components=0)
+            disco.fit(jax.random.key(0), rows, reference=disco.MixtureFit(max_components=0))
 
 
 @pytest.mark.training
@@ -157,19 +151,20 @@ def test_a_defensive_share_keeps_outliers_from_spoiling_the_fit():
     ring = np.stack([np.cos(angle), np.sin(angle)], axis=1) + 0.05 * rng.normal(size=(2000, 2))
     far = rng.uniform(-30, 30, (2000, 2))
     table = np.where(rng.random((2000, 1)) < 0.01, far, ring)
-    settings = {"width": 32, "num_blocks": 1, "num_steps": 300, "batch_size": 256}
     lowest = {}
     for share in (None, 0):
         fit = disco.fit(
             jax.random.key(0),
             table,
-            max_components=8,
-            defensive_share=share,
+            objective=disco.Contrastive(defensive_share=share),
+            reference=disco.MixtureFit(max_components=8),
+            network=NETWORK,
+            num_steps=300,
+            batch_size=256,
             progress_bar=False,
-            **settings,
         )
         lowest[share] = fit.history.held_out_loss.min()
-        assert fit.settings.defensive_share == (0.001 if share is None else 0)
+        assert fit.settings.objective.defensive_share == (0.001 if share is None else 0)
     print(f"held-out loss {lowest[None]:.3f}, without a defensive share {lowest[0]:.3f}")
     assert lowest[None] < lowest[0] - 0.1
 
@@ -186,13 +181,12 @@ def test_few_rows_are_learned_no_worse_than_by_a_gaussian_or_a_mixture(load):
     fit = disco.fit(
         jax.random.key(0),
         train,
+        network=disco.MLP(width=64),
         num_steps=500,
-        width=64,
         batch_size=256,
         progress_bar=False,
-        **MIXTURE,
     )
-    prior = fit.distribution.normalize(jax.random.key(1), num_runs=4)
+    prior = fit.distribution.normalize(jax.random.key(1), num_chains=4)
     ours = np.asarray(prior.log_prob(jnp.asarray(test)), np.float64)
     error = float(prior.log_normalizer_error)
     print(

@@ -1,7 +1,5 @@
 """Fits with the contrastive objective that also rank each row among its redraws."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +9,8 @@ from helpers.statistics import Mixture, mean_and_error
 
 import numpyro_disco as disco
 from numpyro_disco.references.redraws import column_directions
-from numpyro_disco.training.fit import _completed
-from numpyro_disco.training.objectives import OBJECTIVES, RowsAndDraws, _contrast
-from numpyro_disco.training.settings import STEPS_PER_ROUND, TrainingSettings
+from numpyro_disco.training.batches import STEPS_PER_ROUND, RowsAndDraws
+from numpyro_disco.training.objectives.contrastive import contrastive_batches
 
 GAUSSIAN = Mixture([1.0], OVERLAPPING.means[:1], OVERLAPPING.covariances[2:])
 
@@ -21,23 +18,27 @@ GAUSSIAN = Mixture([1.0], OVERLAPPING.means[:1], OVERLAPPING.covariances[2:])
 @pytest.fixture(scope="module")
 def few_steps():
     rows = OVERLAPPING.draw(np.random.default_rng(0), 2000)
-    settings = {"width": 16, "num_blocks": 1, "num_steps": 50, "progress_bar": False}
     return disco.fit(
-        jax.random.key(0), rows, objective="contrastive", reference="gaussian", **settings
+        jax.random.key(0),
+        rows,
+        objective="contrastive",
+        reference="gaussian",
+        network=disco.MLP(width=16, num_blocks=1),
+        num_steps=50,
+        progress_bar=False,
     )
 
 
 @pytest.mark.training
 def test_held_out_rows_are_compared_over_many_sets_of_columns(few_steps):
-    fit = few_steps
-    assert fit.settings.num_redraws == 4
-    assert fit.history.held_out_loss[0] > 2 * np.log(2)
-    rows, repeats = jnp.asarray(fit._held_out[:15]), 16
-    noise = OBJECTIVES["contrastive"].noise
-    draws, redraws = noise(jax.random.key(0), rows, repeats, fit._model, fit.settings)
+    objective, model = few_steps.settings.objective, few_steps.evidence.model
+    assert objective.num_redraws == 4
+    assert few_steps.history.held_out_loss[0] > 2 * np.log(2)
+    rows, repeats = jnp.asarray(few_steps.evidence.held_out[:15]), 16
+    draws, redraws = objective.judging_noise(jax.random.key(0), rows, repeats, model)
     assert draws.shape == (15, repeats, 3) and redraws.shape == (15, repeats, 4, 3)
     moved = np.asarray(redraws - rows[:, None, None], np.float64)
-    moved = moved @ np.linalg.inv(np.asarray(fit._model.whitener, np.float64)).T
+    moved = moved @ np.linalg.inv(np.asarray(model.whitener, np.float64)).T
     free = (np.abs(moved) > 1e-3).any(2)
     # Each row meets several sets of columns, and its redraws keep its own fixed columns.
     assert (np.abs(moved) < 1e-3).any(3).all()
@@ -46,12 +47,12 @@ def test_held_out_rows_are_compared_over_many_sets_of_columns(few_steps):
 
 @pytest.mark.training
 def test_every_step_redraws_its_own_rows_in_its_own_columns(few_steps):
-    options = dataclasses.replace(few_steps.settings, batch_size=32)
-    rows = jnp.asarray(few_steps._rows, jnp.float32)
+    model = few_steps.evidence.model
+    rows = jnp.asarray(few_steps.evidence.rows, jnp.float32)
     draws = jnp.zeros((32 * STEPS_PER_ROUND, 3))
-    directions = column_directions(jax.random.key(1), few_steps._model.whitener, STEPS_PER_ROUND)
+    directions = column_directions(jax.random.key(1), model.whitener, STEPS_PER_ROUND)
     data = RowsAndDraws(rows, draws, directions)
-    batch_of, entries = _contrast(jax.random.key(0), data, few_steps._model, options)
+    batch_of, entries = contrastive_batches(jax.random.key(0), data, model, 32, 4)
     rows, _, redraws = jax.vmap(batch_of)(entries)
     assert redraws.shape == (STEPS_PER_ROUND, 32, 4, 3)
 
@@ -72,9 +73,16 @@ def test_every_step_redraws_its_own_rows_in_its_own_columns(few_steps):
 @pytest.mark.training
 def test_redraws_beside_a_mixture_are_made_on_request():
     rows = OVERLAPPING.draw(np.random.default_rng(0), 200)
-    settings = {"width": 8, "num_blocks": 1, "num_steps": 1, "progress_bar": False}
-    fit = disco.fit(jax.random.key(0), rows, num_redraws=2, max_components=2, **settings)
-    assert fit.settings.num_redraws == 2
+    fit = disco.fit(
+        jax.random.key(0),
+        rows,
+        objective=disco.Contrastive(num_redraws=2),
+        reference=disco.MixtureFit(max_components=2),
+        network=disco.MLP(width=8, num_blocks=1),
+        num_steps=1,
+        progress_bar=False,
+    )
+    assert fit.settings.objective.num_redraws == 2
     start = 2 * np.log(2) + np.log(3)
     assert fit.history.held_out_loss[0] == pytest.approx(start, abs=1e-5)
 
@@ -82,35 +90,39 @@ def test_redraws_beside_a_mixture_are_made_on_request():
 @pytest.mark.parametrize("wrong", [-1, True, 4.0, "4"])
 def test_num_redraws_must_be_a_count(wrong):
     with pytest.raises(ValueError, match=f"`num_redraws`; got {wrong!r}"):
-        TrainingSettings(num_redraws=wrong)
+        disco.Contrastive(num_redraws=wrong)
 
 
-@pytest.mark.parametrize("others", [{"reference": "gaussian"}, {"noise_scale": 0.1}])
-@pytest.mark.parametrize(("name", "value"), [("num_redraws", 8), ("defensive_share", 0.1)])
-def test_settings_of_the_contrastive_objective_are_refused_by_others(others, name, value):
-    rows = OVERLAPPING.draw(np.random.default_rng(0), 100)
-    with pytest.raises(ValueError, match=f"`objective` with `{name}`.*'disco' and {value}"):
-        disco.fit(jax.random.key(0), rows, **{name: value}, **others)
+@pytest.mark.parametrize("wrong", [1.0, -0.1, 0.5, "much"])
+def test_defensive_share_must_be_less_than_half(wrong):
+    with pytest.raises(ValueError, match="`defensive_share`"):
+        disco.Contrastive(defensive_share=wrong)
+
+
+@pytest.mark.parametrize("kind", [disco.Disco, disco.Denoising, disco.Implicit])
+@pytest.mark.parametrize("setting", [{"num_redraws": 8}, {"defensive_share": 0.1}])
+def test_other_objectives_have_no_settings_of_the_contrastive_one(kind, setting):
+    with pytest.raises(TypeError, match=next(iter(setting))):
+        kind(**setting)
 
 
 @pytest.mark.parametrize(
     ("objective", "reference", "expected"),
     [
-        ("contrastive", GAUSSIAN, 4),
-        ("joint", GAUSSIAN, 4),
-        ("contrastive", OVERLAPPING, 0),
-        ("disco", GAUSSIAN, 0),
+        (disco.Contrastive(), GAUSSIAN, (4, 0.0)),
+        (disco.Joint(), GAUSSIAN, (4, 0.0)),
+        (disco.Contrastive(), OVERLAPPING, (0, 0.001)),
+        (disco.Joint(), OVERLAPPING, (0, 0.001)),
     ],
 )
-def test_default_number_of_redraws(objective, reference, expected):
-    options = TrainingSettings(objective=objective)
-    assert _completed(options, reference_of(reference), 1000).num_redraws == expected
+def test_defaults_follow_the_kind_of_reference(objective, reference, expected):
+    resolved = objective.resolved(reference_of(reference), 1000)
+    assert (resolved.num_redraws, resolved.defensive_share) == expected
 
 
 def test_a_single_column_has_no_redraws():
-    options = TrainingSettings(objective="contrastive")
     reference = disco.GaussianReference(np.zeros(1), np.eye(1))
-    assert _completed(options, reference, 1000).num_redraws == 0
+    assert disco.Contrastive().resolved(reference, 1000).num_redraws == 0
 
 
 @pytest.mark.training
@@ -134,13 +146,11 @@ def test_redraws_improve_conditionals_where_the_reference_is_far():
         prior = disco.fit(
             jax.random.key(0),
             rows,
-            objective="contrastive",
+            objective=disco.Contrastive(num_redraws=num_redraws),
             reference="gaussian",
-            num_redraws=num_redraws,
+            network=disco.MLP(width=32, num_blocks=1),
             num_steps=400,
             batch_size=128,
-            width=32,
-            num_blocks=1,
             progress_bar=False,
         ).distribution
         wrong = shares(jax.jit(prior.log_prob)) - shares(truth.log_prob)
