@@ -336,7 +336,10 @@ class TemperedSMC(MCMC):
         """
         from numpyro_disco.diagnostics.plots import plot_tempering
 
-        return plot_tempering(self.history, axes)
+        h = self.history
+        return plot_tempering(
+            h.inverse_temperature, h.acceptance, h.unique_ancestors, h.log_normalizer, axes=axes
+        )
 
     def _update(self, index: Any, inverse_temperature: Any) -> None:
         self._reached[int(index)] = float(inverse_temperature)

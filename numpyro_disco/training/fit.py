@@ -7,7 +7,8 @@ import hashlib
 import warnings
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_columns, check_count, check_key, rows_of
 from numpyro_disco._typing import Array, ArrayLike
+from numpyro_disco.diagnostics.plots import plot_history, plot_report
 from numpyro_disco.energy.conditionals import impute
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.learned import Learned, LearnedEnergy, LearnedScore
@@ -27,6 +29,7 @@ from numpyro_disco.references.gaussian import GaussianReference
 from numpyro_disco.references.mixture import MixtureReference
 from numpyro_disco.supports.coordinates import CoordinateSupports, check_supports
 from numpyro_disco.supports.sinh_arcsinh import SinhArcsinhReal
+from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.loop import History, Run, train
 from numpyro_disco.training.objectives import OBJECTIVES
 from numpyro_disco.training.preparation import (
@@ -37,6 +40,7 @@ from numpyro_disco.training.preparation import (
     standard_units,
     unconstrained_rows,
 )
+from numpyro_disco.training.report import Report, make_report
 from numpyro_disco.training.row_posterior import choose_noise_scale, reads_near_rows
 from numpyro_disco.training.settings import (
     BATCH_SIZE,
@@ -49,9 +53,6 @@ from numpyro_disco.training.settings import (
     UNDONE,
     TrainingSettings,
 )
-
-if TYPE_CHECKING:
-    from numpyro_disco.training.report import Report
 
 TRANSFORMS = (None, "sinh_arcsinh", "auto")
 """What `fit` may do to columns without a support."""
@@ -124,89 +125,104 @@ class FitResult:
 
         return jnp.vectorize(one, signature="(d)->(d)")(jnp.asarray(x))
 
-    def _standardize(self, x: ArrayLike) -> Array:
-        """Points in the user's units in those of `_rows`, shape (..., D)."""
-        y = self._supports.unconstrain(jnp.asarray(x))
-        return (y - self._model.loc) @ self._model.whitener.T
-
-    def _unstandardize(self, z: ArrayLike) -> Array:
-        """The inverse."""
-        model = self._model
-        basis = np.linalg.inv(np.asarray(model.whitener, np.float64))
-        y = np.asarray(z, np.float64) @ basis.T + np.asarray(model.loc)
-        return self._supports.constrain(jnp.asarray(y, model.loc.dtype))
-
     @property
-    def _energy(self) -> LearnedEnergy:
-        """The learned energy, with the error of `distribution` if there is none."""
-        energy = self.distribution.energy_fn
-        assert isinstance(energy, LearnedEnergy)
-        return energy
+    def evidence(self) -> FitEvidence:
+        """Everything that a report reads."""
+        options = self.settings
+        objective = SimpleNamespace(
+            strict=OBJECTIVES[options.objective].strict,
+            smooths=OBJECTIVES[options.objective].smooths,
+            is_contrastive=options.objective in CONTRASTS,
+            noise_scale=options.smallest_noise,
+            max_noise_scale=options.max_noise_scale,
+            undo_smoothing=options.undo_smoothing,
+        )
+        return FitEvidence(
+            distribution=self._prior,
+            model=self._model,
+            rows=self._rows,
+            held_out=self._held_out,
+            history=self.history,
+            best_step=self.best_step,
+            objective=objective,
+            noise_scales=self.noise_scales,
+        )
 
     def report(self, rng_key: Array | None = None) -> Report:
-        """Judge the fit by rows it was not trained on: print the result.
+        """Check the fit against held-out rows; print the result.
 
-        Every line says good, look or bad, and why:
+        Each line is one check, rated pass, warn or fail, with the reason and, unless it passes,
+        what to do:
 
-        - network: what training added to its start, by the held-out loss;
-        - draws, only if none can be had, since particles do not reach the learned density; then
-          nothing is said of log density, memory, constant and masses;
-        - log density: of held-out rows, after normalisation by tempered SMC, against the Gaussian
-          of the rows;
-        - memory: how much more likely rows are that were trained on;
-        - constant, of a contrast: log Z, which is zero if what was learned is a density;
-        - smoothing: in the user's units, what it does to a column given the others, and what less
-          of it would say more of held-out rows;
-        - score: its error at five noise levels against the exact score of the smoothed rows, and
-          the share of the posterior over rows that is on the row itself;
-        - masses: shares of held-out rows and of draws in clusters of the rows;
-        - tails: whether the energy grows beyond the farthest row.
+        - network: the held-out loss against that of the untrained network.
+        - draws: why the learned density cannot be sampled. This line appears only if that happens,
+          and then log density, memorisation, constant and masses are left out.
+        - log density: the log density of held-out rows, normalised by tempered SMC, against that of
+          the Gaussian fitted to the training rows.
+        - memorisation: the log density of training rows against that of held-out rows.
+        - constant (contrastive objectives only): log Z, which is 0 for the exact minimiser.
+        - smoothing: how much smoothing widens a column given the others, in the user's units, and
+          how much the best smaller noise scale would add to held-out log density.
+        - score (smoothed densities only): its error at five noise scales against the exact score of
+          the smoothed training rows.
+        - own row (smoothed densities only): how much of the posterior over rows, given a training
+          row with noise, is on that same row.
+        - masses: shares of held-out rows and of draws in clusters of the training rows.
+        - tails: whether the energy increases beyond the farthest training row.
 
-        The score is there only if what was learned is smoothed. Nothing is good of which held-out
-        rows are too few to say that it is not bad. They are those that chose the step that is kept
-        (and the number of components), which flatters their log density a little; rows that `fit`
-        never saw are the stricter judge.
+        A check that depends on the number of held-out rows does not pass when there are too few to
+        rule out failure. The held-out rows also chose the training step (and the number of mixture
+        components), which flatters their log density slightly; rows that `fit` never saw are the
+        stricter judge.
 
         Args:
             rng_key: random key; a fixed one by default.
 
         Returns:
-            A `Report`: `report["masses"].value`, `str(report)`.
+            A `Report`; `report["masses"].value` is the number behind one line.
 
         Raises:
-            ValueError: a score network, of which there is no density.
+            ValueError: the fit is a score network, which has no density.
         """
-        from numpyro_disco.training.report import make_report
-
-        return make_report(jax.random.key(0) if rng_key is None else check_key(rng_key), self)
+        return make_report(
+            jax.random.key(0) if rng_key is None else check_key(rng_key), self.evidence
+        )
 
     def plot_report(self, report: Report | None = None) -> Any:
-        """Draw rows and draws in pairs, the history, and the score's error by noise level.
+        """Draw held-out rows and draws in pairs of columns, the losses, and the score's error.
 
         Needs matplotlib, the `plots` extra.
 
         Args:
-            report: of this fit; made by default.
+            report: a report of this fit; made by default.
 
         Returns:
             The matplotlib figure.
         """
-        from numpyro_disco.diagnostics.plots import plot_report
-
-        return plot_report(self, self.report() if report is None else report)
+        report, evidence = self.report() if report is None else report, self.evidence
+        return plot_report(
+            evidence.density.names,
+            np.asarray(evidence.unstandardize(evidence.held_out)),
+            report.draws,
+            self._plotted_history(),
+            report.noise_scales,
+            report.score_errors,
+        )
 
     def plot_history(self, axes: Any = None) -> Any:
-        """Draw the losses by step. Needs matplotlib, the `plots` extra.
+        """Draw the training and the held-out loss by step. Needs matplotlib, the `plots` extra.
 
         Args:
-            axes: matplotlib axes to draw in; new ones by default.
+            axes: two matplotlib axes to draw in; new ones by default.
 
         Returns:
-            The matplotlib axes.
+            Array of the two axes.
         """
-        from numpyro_disco.diagnostics.plots import plot_history
+        return plot_history(**self._plotted_history(), axes=axes)
 
-        return plot_history(self, axes)
+    def _plotted_history(self) -> dict[str, Any]:
+        label = self.settings.objective
+        return {**self.history._asdict(), "best_step": self.best_step, "label": label}
 
 
 def fit(

@@ -1,0 +1,87 @@
+"""The record that a report and its figures are made from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_disco._typing import Array, ArrayLike
+from numpyro_disco.energy.distribution import EnergyDistribution
+from numpyro_disco.energy.learned import Learned, LearnedEnergy
+from numpyro_disco.training.loop import History
+
+
+@dataclasses.dataclass(frozen=True)
+class FitEvidence:
+    """Everything a report reads: the learned density, its rows, and the training history.
+
+    Rows are in standardised units z = W (y - loc), where y are the unconstrained coordinates, W is
+    `model.whitener` and loc is `model.loc`.
+    """
+
+    distribution: EnergyDistribution | None
+    """The learned density in the user's units; None for a score network, which has no density."""
+    model: Learned
+    """The trained network over standardised rows, with its reference."""
+    rows: np.ndarray
+    """Standardised training rows, shape (N, D)."""
+    held_out: np.ndarray
+    """Standardised held-out rows, shape (M, D)."""
+    history: History
+    """Losses by training step."""
+    best_step: int
+    """The step whose weights `model` holds; 0 if no step improved on the initial weights."""
+    objective: Any
+    """The training objective, with `noise_scale` resolved to a number where it smooths."""
+    noise_scales: Mapping[float, float]
+    """Mean held-out log density of the smoothed rows by noise scale tried; empty if `noise_scale`
+    was given."""
+
+    @property
+    def density(self) -> EnergyDistribution:
+        """The learned density in the user's units.
+
+        Raises:
+            ValueError: the model is a score network.
+        """
+        if self.distribution is None:
+            raise ValueError(_NO_DENSITY)
+        return self.distribution
+
+    @property
+    def energy(self) -> LearnedEnergy:
+        """The learned energy.
+
+        Raises:
+            ValueError: the model is a score network.
+        """
+        if not isinstance(self.model, LearnedEnergy):
+            raise ValueError(_NO_DENSITY)
+        return self.model
+
+    @property
+    def supports_real(self) -> bool:
+        """True if every column is learned in the user's own coordinates."""
+        return self.density.coordinate_supports.real
+
+    def standardize(self, x: ArrayLike) -> Array:
+        """Map points from the user's units to standardised units, shape (..., D) to (..., D)."""
+        y = self.density.coordinate_supports.unconstrain(jnp.asarray(x))
+        return (y - self.model.loc) @ self.model.whitener.T
+
+    def unstandardize(self, z: ArrayLike) -> Array:
+        """Map points from standardised units to the user's units, shape (..., D) to (..., D)."""
+        # In double precision: a column far from zero would lose digits otherwise.
+        basis = np.linalg.inv(np.asarray(self.model.whitener, np.float64))
+        y = np.asarray(z, np.float64) @ basis.T + np.asarray(self.model.loc)
+        return self.density.coordinate_supports.constrain(jnp.asarray(y, self.model.loc.dtype))
+
+
+_NO_DENSITY = (
+    "Expected a fit with a density to report on; got a score network, which learns a score only. "
+    "Train with another `objective`."
+)
