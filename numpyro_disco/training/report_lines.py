@@ -98,7 +98,7 @@ def no_draws_line(problem: RuntimeError) -> ReportLine:
         "draws",
         0.0,
         FAIL,
-        f"the learned density cannot be sampled: {problem}",
+        f"the learned density cannot be sampled: {str(problem).rstrip('.')}",
         "use more steps, a wider reference or bounded `supports`",
     )
 

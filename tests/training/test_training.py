@@ -20,7 +20,7 @@ import numpyro_disco as disco
 from numpyro_disco.training.fit import _completed
 from numpyro_disco.training.loop import _optimizer
 from numpyro_disco.training.objectives import _noisy_batch
-from numpyro_disco.training.report import _smoothing
+from numpyro_disco.training.report_smoothing import smoothing_line
 from numpyro_disco.training.row_posterior import row_posterior
 from numpyro_disco.training.settings import DECAY_ROWS, LARGE_ROWS, TrainingSettings
 
@@ -238,8 +238,8 @@ def test_noise_scale_chosen_by_held_out_rows(few):
     chosen = fit.settings.noise_scale
     assert fit.noise_scales[chosen] == max(fit.noise_scales.values())
     assert fit.distribution.noise_scale == pytest.approx(chosen)
-    line = _smoothing(fit, fit._held_out)
-    assert f"of 15 scales, {chosen:.2g} deviations gave held-out rows" in line.why
+    line = smoothing_line(fit.evidence, fit.evidence.held_out)
+    assert f"of 15 scales tried, {chosen:.2g} gave held-out rows" in line.reason
     given = disco.fit(jax.random.key(0), few, **{**SMALL, "noise_scale": chosen})
     for a, b in zip(weights_of(fit), weights_of(given), strict=True):
         np.testing.assert_array_equal(a, b)
