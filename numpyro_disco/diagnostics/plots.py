@@ -95,13 +95,15 @@ def plot_report(
             ylabel="relative error of the score",
             title="held-out rows with noise",
         )
+        axes[2].set_xticks(noise_scales, [f"{scale:.2g}" for scale in noise_scales])
+        axes[2].minorticks_off()
     return figure
 
 
 def _plot_pairs(figure: Any, names: tuple[str, ...], rows: np.ndarray, draws: np.ndarray) -> None:
     """Draw histograms of each column on the diagonal, and dots of each pair of columns beside."""
     grid = figure.subplots(len(names), len(names), squeeze=False, sharex="col")
-    dots = {"linestyle": "", "marker": ".", "markersize": 3, "markeredgewidth": 0}
+    dots = {"linestyle": "", "marker": "o", "markersize": 3, "markeredgewidth": 0, "alpha": 0.6}
     for (i, j), axis in np.ndenumerate(grid):
         if i == j:
             both = np.concatenate([rows[:, i], draws[:, i]])
@@ -113,9 +115,9 @@ def _plot_pairs(figure: Any, names: tuple[str, ...], rows: np.ndarray, draws: np
                 axis.hist(draws[:, i], bins, density=True, label="draws", **style)
             axis.set_yticks([])
         else:
-            # Rows are fewer than draws as a rule, and would be hidden below them.
-            axis.plot(draws[:MAX_DOTS, j], draws[:MAX_DOTS, i], color=ORANGE, alpha=0.7, **dots)
-            axis.plot(rows[:MAX_DOTS, j], rows[:MAX_DOTS, i], color=BLUE, alpha=0.7, **dots)
+            # Held-out rows are usually fewer than draws, which would hide them.
+            axis.plot(draws[:MAX_DOTS, j], draws[:MAX_DOTS, i], color=ORANGE, **dots)
+            axis.plot(rows[:MAX_DOTS, j], rows[:MAX_DOTS, i], color=BLUE, **dots)
         if i == len(names) - 1:
             axis.set_xlabel(names[j])
         if j == 0:

@@ -336,9 +336,13 @@ class TemperedSMC(MCMC):
         """
         from numpyro_disco.diagnostics.plots import plot_tempering
 
-        h = self.history
+        path = self.history
         return plot_tempering(
-            h.inverse_temperature, h.acceptance, h.unique_ancestors, h.log_normalizer, axes=axes
+            path.inverse_temperature,
+            path.acceptance,
+            path.unique_ancestors,
+            path.log_normalizer,
+            axes=axes,
         )
 
     def _update(self, index: Any, inverse_temperature: Any) -> None:

@@ -21,11 +21,13 @@ from numpyro_disco.training.evidence import FitEvidence
 MIN_HELD_OUT = 10
 """Fewest held-out rows whose standard error means anything."""
 MAX_CLUSTERS = 10
+"""Most clusters whose masses are compared."""
 MAX_CLUSTERED_ROWS = 20_000
 """Most training rows that are clustered."""
 MAX_CHANCE_VARIATION = 0.15
 """Largest total variation that chance may cause for masses to be judged."""
 MAX_RAYS = 256
+"""Most rays along which the energy must increase."""
 RAY_RADII = (1.0, 1.5, 2.0, 4.0, 8.0)
 """Points on each ray, in units of the distance of the farthest row."""
 
@@ -86,14 +88,13 @@ def network_line(evidence: FitEvidence) -> ReportLine:
         gain,
         PASS if gain > 2 * error else WARN,
         finding,
-        "the density that training starts from may be all the rows can support; otherwise use more "
-        "rows or more steps",
+        "what training starts from may describe the rows already; if not, use more rows or steps",
         enough_rows=len(evidence.held_out) >= MIN_HELD_OUT,
     )
 
 
 def no_draws_line(problem: RuntimeError) -> ReportLine:
-    """Say why the learned density could not be sampled."""
+    """Report why the learned density could not be sampled."""
     return make_line(
         "draws",
         0.0,
@@ -107,11 +108,11 @@ class LogDensities(NamedTuple):
     """Normalised log densities in standardised units."""
 
     rows: np.ndarray
-    """Of training rows, in nats, shape (n,)."""
+    """Log densities of training rows in nats, shape (n,)."""
     held_out: np.ndarray
-    """Of held-out rows, in nats, shape (m,)."""
+    """Log densities of held-out rows in nats, shape (m,)."""
     log_normalizer: float
-    """The estimate of log Z that has been subtracted."""
+    """The estimate of log Z that was subtracted."""
     log_normalizer_error: float
     """Its standard error."""
 
@@ -119,7 +120,7 @@ class LogDensities(NamedTuple):
 def log_densities(
     energy: LearnedEnergy, rows: np.ndarray, held_out: np.ndarray, log_z: float, error: float
 ) -> LogDensities:
-    """-E(z) - log Z for training rows (n, D) and held-out rows (m, D)."""
+    """Evaluate -E(z) - log Z at training rows (n, D) and held-out rows (m, D)."""
     at_held_out = -np.asarray(_energies(energy, held_out), np.float64) - log_z
     at_rows = -np.asarray(_energies(energy, rows), np.float64) - log_z
     return LogDensities(at_rows, at_held_out, log_z, error)

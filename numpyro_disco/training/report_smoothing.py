@@ -74,8 +74,8 @@ def _widening(evidence: FitEvidence, sigma: float) -> tuple[np.ndarray, np.ndarr
     """Relative widening of each column given the others, and the smoothing in user's units, (D,).
 
     For Gaussian rows with covariance C, the deviation of column i given the others is
-    1 / sqrt((C^-1)_ii); smoothing adds sigma^2 B B^T to C, with B the inverse of the whitener. Rows
-    of any other shape are widened by more.
+    1 / sqrt((C^-1)_ii); smoothing adds sigma^2 B B^T to C, with B the inverse of the whitener.
+    Other rows have narrower conditionals, which are widened by more.
     """
     basis = np.linalg.inv(np.asarray(evidence.model.whitener, np.float64))
     rows = np.asarray(evidence.rows, np.float64)
