@@ -144,8 +144,8 @@ def check_score(rng_key: Array, evidence: FitEvidence, held_out: np.ndarray) -> 
 def score_line(check: ScoreCheck) -> ReportLine:
     """Check the error of the learned score at the noise scale where it is largest."""
     largest = float(check.errors.max())
-    # With rows that stand alone, the exact score at held-out points says nothing of the density
-    # they come from: an error may be the network's or that of the target.
+    # If rows stand alone, the exact score points at single training rows, which held-out rows do
+    # not share: an error does not show whether the network or its target is wrong.
     alone = check.own_share > 0.5
     return make_line(
         "score",
