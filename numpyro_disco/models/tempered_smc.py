@@ -336,7 +336,14 @@ class TemperedSMC(MCMC):
         """
         from numpyro_disco.diagnostics.plots import plot_tempering
 
-        return plot_tempering(self.history, axes)
+        path = self.history
+        return plot_tempering(
+            path.inverse_temperature,
+            path.acceptance,
+            path.unique_ancestors,
+            path.log_normalizer,
+            axes=axes,
+        )
 
     def _update(self, index: Any, inverse_temperature: Any) -> None:
         self._reached[int(index)] = float(inverse_temperature)

@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
         fit = disco.fit(
             key, task.rows, progress_bar=False, **dataclasses.asdict(settings) | {"num_steps": 1}
         )
-        model, rows = fit._model, np.asarray(fit._standardize(task.rows))
+        model, rows = fit._model, np.asarray(fit.evidence.standardize(task.rows))
         held_out, rows = rows[: len(rows) // 10], rows[len(rows) // 10 :]
         for scale in scales:
             options = dataclasses.replace(

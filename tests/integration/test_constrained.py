@@ -365,7 +365,10 @@ def test_a_fit_stays_inside():
     assert (draws[:, 2] > -0.5).all() and (draws[:, 2] < 0).any()
     np.testing.assert_allclose(fit.score(draws[:5]), prior.score(draws[:5]), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(
-        fit._unstandardize(fit._standardize(draws[:5])), draws[:5], rtol=1e-4, atol=1e-4
+        fit.evidence.unstandardize(fit.evidence.standardize(draws[:5])),
+        draws[:5],
+        rtol=1e-4,
+        atol=1e-4,
     )
     counts = np.bincount(np.round(draws[:, 2]).astype(int), minlength=3)[:3] / len(draws)
     truth = np.bincount(columns()["count"].astype(int), minlength=3)[:3] / 300
