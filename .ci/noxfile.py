@@ -1,0 +1,63 @@
+"""The checks of the library as sessions of nox; .ci/run runs them in this order."""
+
+import os
+import sys
+
+import nox
+from python_discovery import iter_interpreters
+
+nox.options.default_venv_backend = "venv"
+nox.options.stop_on_first_error = True
+
+
+def is_other(python):
+    """Accept a released, ordinary build whose minor version differs from the default Python's."""
+    version = python.version_info
+    is_ordinary = version.releaselevel == "final" and not python.free_threaded
+    return is_ordinary and version[:2] != sys.version_info[:2]
+
+
+others = iter_interpreters(">=3.12", predicate=is_other)
+NEWEST = max(others, key=lambda python: python.version_info, default=None)
+if NEWEST is None and not os.environ.get("NUMPYRO_DISCO_ONE_PYTHON"):
+    sys.exit(
+        "Expected a second Python, 3.12 or later, on PATH or in ~/.pyenv/versions; found none. "
+        "Install one, or set NUMPYRO_DISCO_ONE_PYTHON=1 to test with the default Python alone."
+    )
+
+
+@nox.session
+def checks(session):
+    """Check format, lint, imports, sizes, types, documentation, doctests and scripts."""
+    session.chdir("..")
+    session.install(".[tests,plots,docs,dev]")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("lint-imports", "--no-cache")
+    session.run("pytest", "-n0", "tests/test_structure.py")
+    session.run("mypy")
+    session.run("sphinx-build", "-qW", "--keep-going", "docs", session.create_tmp())
+    # Leave an empty line before the closing fence of a >>> block: it ends the expected output.
+    documents = ("--doctest-glob=*.md", "--ignore=docs/conf.py", "docs", "README.md")
+    session.run("pytest", "--doctest-modules", "numpyro_disco", *documents)
+    # photometric_redshift.py reads the galaxies inside pzflow and needs none of its dependencies.
+    session.install("--no-deps", "pzflow")
+    session.run("pytest", "-rA", "--dist=load", ".ci/test_scripts.py")
+
+
+@nox.session
+def tests(session):
+    """Run the default test suite as README.md does."""
+    session.chdir("..")
+    session.install(".[tests]")
+    session.run("python", "-m", "pytest", "--durations=25")
+
+
+@nox.session(python=NEWEST and NEWEST.system_executable)
+def newest(session):
+    """Run the fast half of the tests with the newest other Python."""
+    if NEWEST is None:
+        session.skip("NOT RUN: no second Python, which NUMPYRO_DISCO_ONE_PYTHON allows")
+    session.chdir("..")
+    session.install(".[tests]")
+    session.run("pytest", "--durations=25", "-m", "not slow and not training and not statistics")
