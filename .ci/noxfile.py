@@ -9,15 +9,11 @@ from python_discovery import iter_interpreters
 nox.options.default_venv_backend = "venv"
 nox.options.stop_on_first_error = True
 
-
-def is_other(python):
-    """Accept a released, ordinary build whose minor version differs from the default Python's."""
-    version = python.version_info
-    is_ordinary = version.releaselevel == "final" and not python.free_threaded
-    return is_ordinary and version[:2] != sys.version_info[:2]
-
-
-others = iter_interpreters(">=3.12", predicate=is_other)
+# Released, ordinary builds of another minor version than the default Python's.
+others = iter_interpreters(
+    f">=3.12,!=3.{sys.version_info.minor}.*",
+    predicate=lambda python: python.version_info[3] == "final" and not python.free_threaded,
+)
 NEWEST = max(others, key=lambda python: python.version_info, default=None)
 if NEWEST is None and not os.environ.get("NUMPYRO_DISCO_ONE_PYTHON"):
     sys.exit(
@@ -42,7 +38,7 @@ def checks(session):
     session.run("pytest", "--doctest-modules", "numpyro_disco", *documents)
     # photometric_redshift.py reads the galaxies inside pzflow and needs none of its dependencies.
     session.install("--no-deps", "pzflow")
-    session.run("pytest", "-rA", "--dist=load", ".ci/test_scripts.py")
+    session.run("pytest", "-rA", "--dist=worksteal", ".ci/test_scripts.py")
 
 
 @nox.session
@@ -53,7 +49,7 @@ def tests(session):
     session.run("python", "-m", "pytest", "--durations=25")
 
 
-@nox.session(python=NEWEST and NEWEST.system_executable)
+@nox.session(python=NEWEST.system_executable if NEWEST else False)
 def newest(session):
     """Run the fast half of the tests with the newest other Python."""
     if NEWEST is None:
