@@ -8,6 +8,7 @@ from python_discovery import iter_interpreters
 
 nox.options.default_venv_backend = "venv"
 nox.options.stop_on_first_error = True
+PYTEST = ("python", "-m", "pytest")
 
 # Released, ordinary builds of another minor version than the default Python's.
 others = iter_interpreters(
@@ -30,15 +31,15 @@ def checks(session):
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
     session.run("lint-imports", "--no-cache")
-    session.run("pytest", "-n0", "tests/test_structure.py")
+    session.run(*PYTEST, "-n0", "tests/test_structure.py")
     session.run("mypy")
     session.run("sphinx-build", "-qW", "--keep-going", "docs", session.create_tmp())
     # Leave an empty line before the closing fence of a >>> block: it ends the expected output.
     documents = ("--doctest-glob=*.md", "--ignore=docs/conf.py", "docs", "README.md")
-    session.run("pytest", "--doctest-modules", "numpyro_disco", *documents)
+    session.run(*PYTEST, "--doctest-modules", "numpyro_disco", *documents)
     # photometric_redshift.py reads the galaxies inside pzflow and needs none of its dependencies.
     session.install("--no-deps", "pzflow")
-    session.run("pytest", "-rA", "--dist=worksteal", ".ci/test_scripts.py")
+    session.run(*PYTEST, "-rA", "--dist=worksteal", ".ci/test_scripts.py")
 
 
 @nox.session
@@ -46,7 +47,7 @@ def tests(session):
     """Run the default test suite as README.md does."""
     session.chdir("..")
     session.install(".[tests]")
-    session.run("python", "-m", "pytest", "--durations=25")
+    session.run(*PYTEST, "--durations=25")
 
 
 @nox.session(python=NEWEST.system_executable if NEWEST else False)
@@ -56,4 +57,4 @@ def newest(session):
         session.skip("NOT RUN: no second Python, which NUMPYRO_DISCO_ONE_PYTHON allows")
     session.chdir("..")
     session.install(".[tests]")
-    session.run("pytest", "--durations=25", "-m", "not slow and not training and not statistics")
+    session.run(*PYTEST, "--durations=25", "-m", "not slow and not training and not statistics")
