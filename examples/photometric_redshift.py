@@ -137,7 +137,8 @@ def learn_flow(galaxies, reference, num_epochs):
 
     def energy(x):
         # The public method takes a DataFrame, which cannot be differentiated.
-        return -flow._log_prob(flow._params, x[None], jnp.zeros((1, 1)))[0]
+        params = flow._params  # noqa: SLF001
+        return -flow._log_prob(params, x[None], jnp.zeros((1, 1)))[0]  # noqa: SLF001
 
     return disco.EnergyDistribution(energy, reference, names=NAMES)
 
