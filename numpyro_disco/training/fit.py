@@ -380,7 +380,7 @@ def _make_references(
         mixture, components = fit_reference(
             rows, held_out, settings=given, basis=units.basis, progress_bar=progress_bar
         )
-        moved = mixture.moved(units.basis, units.loc)
+        moved = mixture.affine(units.basis, units.loc)
         return _References(MixtureReference(*mixture), MixtureReference(*moved), None, components)
     gaussian, linear = gaussian_start(rows, settings.objective.resolution)
     return _References(gaussian, gaussian.affine(units.basis, units.loc), linear, {})

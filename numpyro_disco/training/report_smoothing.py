@@ -19,8 +19,9 @@ from numpyro_disco.diagnostics.verdicts import PASS, WARN, verdict_of, worst
 from numpyro_disco.energy.learned import Learned
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.noise import geometric_noise_scales
+from numpyro_disco.training.noise_scale import TRIED_SCALES, smoothed_log_density
 from numpyro_disco.training.report_lines import ReportLine, make_line
-from numpyro_disco.training.row_posterior import TRIED_SCALES, row_posterior, smoothed_log_density
+from numpyro_disco.training.row_posterior import row_posterior
 
 NUM_LEVELS = 5
 """Noise scales at which the score is checked."""
