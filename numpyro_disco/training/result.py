@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -138,8 +139,13 @@ class FitResult:
         Raises:
             ValueError: the fit is a score network, which has no density.
         """
-        key = jax.random.key(0) if rng_key is None else check_key(rng_key)
-        return make_report(key, self.evidence)
+        if rng_key is None:
+            return self._default_report
+        return make_report(check_key(rng_key), self.evidence)
+
+    @functools.cached_property
+    def _default_report(self) -> Report:
+        return make_report(jax.random.key(0), self.evidence)
 
     def plot_report(self, report: Report | None = None) -> Any:
         """Draw held-out rows and draws in pairs of columns, the losses, and the score's error.
