@@ -2,10 +2,11 @@
 
 from numpyro_disco.diagnostics.calibration import Calibration, calibration
 from numpyro_disco.diagnostics.conditionals import check_conditional
-from numpyro_disco.energy.conditionals import LogMarginal, impute, log_marginal, sample_conditional
+from numpyro_disco.energy.archive import LoadError
+from numpyro_disco.energy.conditionals import LogMarginal, log_marginal, sample_conditional
 from numpyro_disco.energy.distribution import EnergyDistribution
-from numpyro_disco.energy.networks import EnergyNetwork
-from numpyro_disco.energy.storage import LoadError, load, save
+from numpyro_disco.energy.imputation import impute
+from numpyro_disco.energy.storage import load, save
 from numpyro_disco.models.arviz import to_arviz
 from numpyro_disco.models.sites import sample, site_values
 from numpyro_disco.models.tempered_smc import TemperedSMC
@@ -16,7 +17,6 @@ from numpyro_disco.training.fit import FitResult, fit
 __all__ = [
     "Calibration",
     "EnergyDistribution",
-    "EnergyNetwork",
     "FitResult",
     "GaussianReference",
     "LoadError",

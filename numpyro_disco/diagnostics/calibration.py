@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from scipy import stats
 
-from numpyro_disco._checks import check_count, check_key, name_index, observed_values
+from numpyro_disco._checks import check_count, check_key, name_index
 from numpyro_disco._typing import Array
 from numpyro_disco.diagnostics.verdicts import BAD, GOOD, LOOK
 from numpyro_disco.energy.conditionals import (
@@ -143,7 +143,8 @@ def calibration(
     rng_key = check_key(rng_key)
     check_prior(prior, "Give its `distribution`.")
     check_count(num_draws, "num_draws", minimum=2)
-    values, there = observed_values(table, prior.names, "table")
+    given = prior.pattern(table, "table")
+    values, there = given.values, given.observed
     if values.ndim != 2:
         raise ValueError(f"Expected shape (rows, D) for `table`; got {values.shape}.")
     clamped = [name for name, held in zip(prior.names, prior.observed, strict=True) if held]

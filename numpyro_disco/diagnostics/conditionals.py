@@ -11,12 +11,9 @@ import numpy as np
 
 from numpyro_disco._checks import check_count, check_key, columns_of
 from numpyro_disco._typing import Array
-from numpyro_disco.energy.conditionals import (
-    given_rows,
-    log_integrals,
-    refuse_empty_rows,
-)
+from numpyro_disco.energy.conditionals import log_integrals
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
+from numpyro_disco.energy.pattern import check_some_observed
 
 RARE = 0.01
 """Share of draws or rows below which something is called rare."""
@@ -79,9 +76,11 @@ def check_conditional(
     rng_key = check_key(rng_key)
     check_prior(prior, "Give its `distribution`.")
     check_count(num_draws, "num_draws", minimum=2)
-    rows, masks, single = given_rows(prior, observed, "observed")
-    seen = np.asarray(masks)
-    refuse_empty_rows(seen)
+    given = prior.with_clamped(prior.pattern(observed))
+    single, pattern_rows = given.is_single, given.as_rows("observed")
+    rows = jnp.asarray(pattern_rows.values, prior.loc.dtype)
+    seen = np.asarray(pattern_rows.observed)
+    check_some_observed(seen)
     draw_key, run_key = jax.random.split(rng_key)
     draws = prior.sample(draw_key, (num_draws,)).reshape(num_draws, -1, len(prior.names))[:, 0]
     percentile = np.empty(len(rows))
@@ -93,10 +92,9 @@ def check_conditional(
         marginal, _ = log_integrals(
             jax.random.fold_in(run_key, index),
             prior,
-            points,
-            jnp.broadcast_to(pattern, points.shape),
+            prior.pattern_at(points, np.broadcast_to(pattern, points.shape)),
             num_particles,
-            num_runs=1,
+            num_chains=1,
         )
         log_density = np.asarray(marginal - prior.log_dets(points, pattern))
         of_rows, of_draws = np.split(log_density, [len(which)])

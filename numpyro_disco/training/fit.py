@@ -17,8 +17,8 @@ from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_columns, check_count, check_key, rows_of
 from numpyro_disco._typing import Array, ArrayLike
-from numpyro_disco.energy.conditionals import impute
 from numpyro_disco.energy.distribution import EnergyDistribution
+from numpyro_disco.energy.imputation import impute
 from numpyro_disco.energy.learned import Learned, LearnedEnergy, LearnedScore
 from numpyro_disco.energy.networks import EnergyNetwork, ScoreNetwork
 from numpyro_disco.references.base import Reference

@@ -110,7 +110,7 @@ def make_report(rng_key: Array, fit: FitResult) -> Report:
     lines, draws = [_network(fit)], np.zeros((0, rows.shape[1]))
     try:
         found = fit.distribution.sample(draw_key, (MAX_POINTS,))
-        normalized = fit.distribution.normalize(density_key, num_runs=NUM_RUNS)
+        normalized = fit.distribution.normalize(density_key, num_chains=NUM_RUNS)
     except RuntimeError as problem:
         lines.append(Line("draws", 0.0, BAD, f"none can be had: {problem}"))
     else:

@@ -265,7 +265,7 @@ def test_few_rows_no_worse_than_a_gaussian_or_a_mixture(load):
         progress_bar=False,
         **MIXTURE,
     )
-    prior = fit.distribution.normalize(jax.random.key(1), num_runs=4)
+    prior = fit.distribution.normalize(jax.random.key(1), num_chains=4)
     ours = np.asarray(prior.log_prob(jnp.asarray(test)), np.float64)
     error = float(prior.log_normalizer_error)
     print(

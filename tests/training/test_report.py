@@ -9,7 +9,7 @@ import pytest
 from helpers.statistics import Mixture
 
 import numpyro_disco as disco
-from numpyro_disco.energy.learned import LearnedEnergy, _pytree
+from numpyro_disco.energy.learned import LearnedEnergy, register_learned
 from numpyro_disco.training.report import _score_lines, _smoothing, _tails, _verdict
 
 pytestmark = pytest.mark.training
@@ -94,7 +94,7 @@ def test_a_wrong_density_is_seen(fit):
     assert {report[name].verdict for name in ("log density", "memory", "masses")} == {"bad"}
 
 
-@_pytree
+@register_learned
 @dataclasses.dataclass(frozen=True)
 class Falling(LearnedEnergy):
     """An energy that is lower the farther out."""
@@ -111,7 +111,7 @@ def test_an_energy_that_falls_outward_is_seen(fit):
     assert line.verdict == "bad" and line.value == 1.0
 
 
-@_pytree
+@register_learned
 @dataclasses.dataclass(frozen=True)
 class Unknown(LearnedEnergy):
     """An energy that is no number on one side."""
