@@ -67,7 +67,8 @@ class Pattern(NamedTuple):
 
     def select(self, rows: Any) -> Pattern:
         """The rows at some indices, which may repeat; labels are dropped."""
-        return self._each(lambda array: array[rows])._replace(labels=None)
+        index = np.asarray(rows)
+        return self._each(lambda array: array[index])._replace(labels=None)
 
     def reshape(self, *shape: int) -> Pattern:
         """The same entries in another shape; labels are dropped."""
@@ -107,7 +108,7 @@ def make_pattern(
     # Concrete observations stay concrete while a program is traced, so that they can be checked.
     with nullcontext() if _is_traced(values, observed) else jax.ensure_compile_time_eval():
         unconstrained = unconstrained_values(supports, jnp.asarray(values, dtype), observed)
-    return Pattern(values, observed, unconstrained)
+    return Pattern(_where(observed, values, 0.0), observed, unconstrained)
 
 
 def parse_pattern(
