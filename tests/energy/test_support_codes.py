@@ -17,13 +17,14 @@ from numpyro_disco.supports.sinh_arcsinh import SinhArcsinhReal
 BOUNDS = {"interval": (-2.0, 3.0), "open_interval": (0.25, 0.5)}
 
 
-def supports():
-    yield from (getattr(constraints, kind) for kind in WITHOUT_BOUNDS)
-    yield from (getattr(constraints, kind)(*BOUNDS.get(kind, (1.5,))) for kind in WITH_BOUNDS)
-    yield SinhArcsinhReal(1.0, 0.5, 0.3, 0.7)
+SUPPORTS = [
+    *(getattr(constraints, kind) for kind in WITHOUT_BOUNDS),
+    *(getattr(constraints, kind)(*BOUNDS.get(kind, (1.5,))) for kind in WITH_BOUNDS),
+    SinhArcsinhReal(1.0, 0.5, 0.3, 0.7),
+]
 
 
-@pytest.mark.parametrize("support", supports(), ids=repr)
+@pytest.mark.parametrize("support", SUPPORTS, ids=repr)
 def test_decoding_undoes_encoding(support):
     decoded = decode_support(json.loads(json.dumps(encode_support(support))))
     assert CoordinateSupports((decoded,)) == CoordinateSupports((support,))
