@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -165,70 +164,3 @@ def columns_of(data: Any, argument: str = "data") -> tuple[np.ndarray, tuple[str
             "columns that are not numeric."
         ) from None
     return table, names
-
-
-def observed_values(
-    observed: Any, names: Sequence[str], argument: str = "observed"
-) -> tuple[Any, Any]:
-    """Return values (..., D), zero where free, and a boolean array (..., D), true where observed.
-
-    `observed` is a mapping from names to numbers or arrays of one batch shape, or an array or a
-    DataFrame whose last axis has one entry for each name. NaN means free. Values may be traced;
-    a traced entry of a mapping is taken as observed.
-    """
-    dimension = len(names)
-    if hasattr(observed, "columns") and hasattr(observed, "to_numpy"):
-        observed = {str(name): observed[name].to_numpy() for name in observed.columns}
-    if isinstance(observed, Mapping):
-        places = {name: name_index(name, names, argument) for name in observed}
-        given = {places[name]: _numbers(value, argument) for name, value in observed.items()}
-        try:
-            shape = np.broadcast_shapes(*(value.shape for value in given.values()))
-        except ValueError:
-            shapes = {name: given[place].shape for name, place in places.items()}
-            raise ValueError(
-                f"Expected entries of one batch shape in `{argument}`; got the shapes {shapes}."
-            ) from None
-        traced = {p for p, column in given.items() if isinstance(column, jax.core.Tracer)}
-        free = np.full(shape, np.nan)
-        columns = [given.get(place, free) for place in range(dimension)]
-        table: Any = (jnp if traced else np).stack(
-            [(jnp if traced else np).broadcast_to(column, shape) for column in columns], axis=-1
-        )
-        seen = [
-            np.full(shape, True) if place in traced else np.broadcast_to(~np.isnan(column), shape)
-            for place, column in enumerate(columns)
-        ]
-        mask: Any = np.stack(seen, axis=-1)
-    else:
-        table = _numbers(observed, argument)
-        mask = ~jnp.isnan(table) if isinstance(table, jax.core.Tracer) else ~np.isnan(table)
-    if table.ndim == 0 or table.shape[-1] != dimension:
-        raise ValueError(
-            f"Expected a last axis of {dimension} for `{argument}`, one entry for each of "
-            f"{tuple(names)}; got shape {table.shape}."
-        )
-    if not isinstance(table, jax.core.Tracer):
-        if np.isinf(table).any():
-            raise ValueError(
-                f"Expected finite numbers, or NaN for what is free, in `{argument}`; got infinity."
-            )
-        return np.where(mask, table, 0.0), mask
-    return jnp.where(mask, table, 0.0), mask
-
-
-def row_labels(table: Any) -> tuple[str, ...] | None:
-    """The labels of a DataFrame's rows, if `table` is one."""
-    if hasattr(table, "columns") and hasattr(table, "index"):
-        return tuple(str(label) for label in table.index)
-    return None
-
-
-def _numbers(value: Any, argument: str) -> Any:
-    """`value` as an array: traced arrays as they are, anything else as float64."""
-    if isinstance(value, jax.core.Tracer):
-        return value
-    try:
-        return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"Expected numbers in `{argument}`; got {value!r}.") from None

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from numpyro_disco._arviz import ranks_to_arviz
-from numpyro_disco._checks import check_count, check_key, name_index, observed_values
+from numpyro_disco._checks import check_count, check_key, name_index
 from numpyro_disco._typing import Array
 from numpyro_disco.diagnostics.plots import plot_ranks
 from numpyro_disco.diagnostics.verdicts import FAIL, PASS, WARN
@@ -149,7 +149,8 @@ def calibration(
     rng_key = check_key(rng_key)
     check_prior(prior, "Give its `distribution`.")
     check_count(num_samples, "num_samples", minimum=2)
-    values, there = observed_values(data, prior.names, "data")
+    given = prior.pattern(data, "data")
+    values, there = given.values, given.observed
     if values.ndim != 2:
         raise ValueError(f"Expected shape (rows, D) for `data`; got {values.shape}.")
     places = _hidden_places(prior, columns)

@@ -15,12 +15,9 @@ import numpy as np
 
 from numpyro_disco._checks import check_count, check_key, columns_of
 from numpyro_disco._typing import Array
-from numpyro_disco.energy.conditionals import (
-    given_rows,
-    log_integrals,
-    refuse_empty_rows,
-)
+from numpyro_disco.energy.conditionals import log_integrals
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
+from numpyro_disco.energy.pattern import check_some_observed
 
 RARE = 0.01
 """Percentile below which conditioning values are not typical."""
@@ -88,9 +85,11 @@ def check_conditional(
     rng_key = check_key(rng_key)
     check_prior(prior, "Give its `distribution`.")
     check_count(num_samples, "num_samples", minimum=2)
-    rows, masks, single = given_rows(prior, observed, "observed")
-    seen = np.asarray(masks)
-    refuse_empty_rows(seen)
+    given = prior.with_clamped(prior.pattern(observed))
+    single, pattern_rows = given.is_single, given.as_rows("observed")
+    rows = jnp.asarray(pattern_rows.values, prior.loc.dtype)
+    seen = np.asarray(pattern_rows.observed)
+    check_some_observed(seen)
     draw_key, run_key = jax.random.split(rng_key)
     draws = prior.sample(draw_key, (num_samples,)).reshape(num_samples, -1, len(prior.names))[:, 0]
     table = None if data is None else _complete_rows(data, prior)
@@ -123,8 +122,8 @@ def _percentiles(
     coordinates that are free, in the user's units of those that are observed.
     """
     points = jnp.concatenate([rows, draws])
-    observed = jnp.broadcast_to(pattern, points.shape)
-    integral, _ = log_integrals(rng_key, prior, points, observed, num_particles, num_runs=1)
+    given = prior.pattern_at(points, np.broadcast_to(pattern, points.shape))
+    integral, _ = log_integrals(rng_key, prior, given, num_particles, num_chains=1)
     log_density = np.asarray(integral - prior.log_dets(points, pattern))
     at_rows, at_draws = np.split(log_density, [len(rows)])
     return (at_draws <= at_rows[:, None]).mean(axis=1)

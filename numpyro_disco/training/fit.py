@@ -21,8 +21,8 @@ from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_key
 from numpyro_disco._typing import Array
-from numpyro_disco.energy.conditionals import impute
 from numpyro_disco.energy.distribution import EnergyDistribution
+from numpyro_disco.energy.imputation import impute
 from numpyro_disco.energy.learned import Learned, LearnedEnergy
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit, fit_reference

@@ -115,7 +115,7 @@ def _draws_and_densities(
     order = np.random.default_rng(seed).permutation(len(evidence.rows))
     rows = evidence.rows[order[:MAX_POINTS]]
     draws = evidence.density.sample(keys.draws, (MAX_POINTS,))
-    normalized = evidence.density.normalize(keys.density, num_runs=NUM_CHAINS)
+    normalized = evidence.density.normalize(keys.density, num_chains=NUM_CHAINS)
     log_z = float(np.asarray(normalized.log_normalizer))
     error = float(np.asarray(normalized.log_normalizer_error))
     densities = report_lines.log_densities(evidence.energy, rows, held_out, log_z, error)

@@ -59,7 +59,7 @@ def judge(rows: np.ndarray, seed: int, settings: dict) -> dict[str, Judged]:
         warnings.simplefilter("ignore", UserWarning)  # of values that are more common than others
         fit = disco.fit(jax.random.key(seed), train, progress_bar=False, **settings)
     seconds = time.perf_counter() - start
-    prior = fit.distribution.normalize(jax.random.key(1000 + seed), num_runs=4)
+    prior = fit.distribution.normalize(jax.random.key(1000 + seed), num_chains=4)
     points = jnp.asarray(test)
     found = {
         "`fit`": Judged(
