@@ -8,7 +8,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpyro_disco.diagnostics.calibration import Calibration
-    from numpyro_disco.tempering.program import TemperedHistory
+    from numpyro_disco.tempering.state import TemperedHistory
     from numpyro_disco.training.fit import FitResult
     from numpyro_disco.training.report import Report
 

@@ -37,8 +37,8 @@ from numpyro_disco.references.constrained import (
 )
 from numpyro_disco.supports.clamped import StandardizedVector
 from numpyro_disco.supports.coordinates import CoordinateSupports, check_supports
-from numpyro_disco.tempering.program import TemperedResult
 from numpyro_disco.tempering.settings import TemperingSettings
+from numpyro_disco.tempering.state import TemperedResult
 
 
 class NormalizerError(ValueError):

@@ -14,7 +14,7 @@ from jax.scipy.special import logsumexp
 
 import numpyro_disco as disco
 from numpyro_disco.energy.distribution import draw_conditionals
-from numpyro_disco.tempering.program import TemperingSettings
+from numpyro_disco.tempering.settings import TemperingSettings
 
 NAMES = ("a", "b", "c")
 KEY = jax.random.key(3)
