@@ -5,10 +5,10 @@
     python tests/benchmarks/scaling.py --small
 
 memory: the peak of the process in TemperedSMC with `particles_at_once`, and before the run.
-rows: seconds of `impute` for n and 2 n rows with a third missing, in holes of their own, after a first call that
-compiles, and the ratio of the two (2 is linear). holes: a table of ten thousand rows, a third
-missing, under vectorised NUTS: seconds of the first run, which compiles, and of a second one with
-another table whose holes lie elsewhere, which does not.
+rows: seconds of `impute` for n and 2 n rows with a third missing, in holes of their own, after a
+first call that compiles, and the ratio of the two (2 is linear). holes: a table of ten thousand
+rows, a third missing, under vectorised NUTS: seconds of the first run, which compiles, and of a
+second one with another table whose holes lie elsewhere, which does not.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def memory(prior: disco.EnergyDistribution, small: bool) -> None:
     seconds = time.perf_counter() - start
     print(
         f"{num_particles} particles, particles_at_once {particles_at_once}: "
-        f"peak memory {peak():.2f} GB, {before:.2f} GB before the run; {seconds:.0f} s with compilation; log normaliser "
-        f"{float(smc.log_normalizer[0]):.3f}"
+        f"peak memory {peak():.2f} GB, {before:.2f} GB before the run; {seconds:.0f} s with "
+        f"compilation; log normaliser {float(smc.log_normalizer[0]):.3f}"
     )
 
 
