@@ -26,7 +26,7 @@ from numpyro.diagnostics import split_gelman_rubin
 from numpyro.infer import MCMC, NUTS
 
 import numpyro_disco as disco
-from numpyro_disco.tempering.settings import CONVERGED
+from numpyro_disco.tempering.status import CONVERGED
 
 try:
     from pzflow import Flow

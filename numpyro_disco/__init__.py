@@ -2,11 +2,11 @@
 
 from numpyro_disco.diagnostics.calibration import Calibration, calibration
 from numpyro_disco.diagnostics.conditionals import ConditionalCheck, check_conditional
+from numpyro_disco.energy.archive import LoadError
 from numpyro_disco.energy.conditionals import LogMarginal, log_marginal, sample_conditional
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.guard import NormalizerError
 from numpyro_disco.energy.imputation import impute
-from numpyro_disco.energy.archive import LoadError
 from numpyro_disco.models.arviz import to_arviz
 from numpyro_disco.models.sites import sample, site_values
 from numpyro_disco.models.tempered_smc import TemperedSMC

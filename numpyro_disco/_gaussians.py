@@ -182,3 +182,41 @@ def check_definite(cholesky: Array, argument: str) -> None:
             f"Expected a positive definite matrix for `{argument}`; got one whose Cholesky factor "
             "is not finite. Add a small multiple of the identity."
         )
+
+
+def cholesky_or_diagonal(covariance: Array) -> Array:
+    """Cholesky factor of each covariance (..., d, d), or its deviations where there is none.
+
+    Rounding can leave a nearly singular matrix without a factor. The standard deviations alone, as
+    a diagonal factor, always exist.
+    """
+    factor = jnp.linalg.cholesky(covariance)
+    deviation = jnp.sqrt(jnp.maximum(jnp.diagonal(covariance, axis1=-2, axis2=-1), 0))
+    finite = jnp.isfinite(factor).all((-2, -1), keepdims=True)
+    eye = jnp.eye(covariance.shape[-1], dtype=covariance.dtype)
+    return jnp.where(finite, factor, deviation[..., None] * eye)
+
+
+def component_distances(
+    x: Array, means: Array, cholesky: Array, kept: Array
+) -> tuple[Array, Array]:
+    """Squared Mahalanobis distances of n points to K Gaussians, and log normalising constants.
+
+    The log density of point i under component k is constants[k] - distances[i, k] / 2. The two are
+    apart so that densities of rescaled components cost nothing more. One matrix product for each
+    component keeps many points fast.
+
+    Args:
+        x: points, shape (n, d).
+        means: shape (K, d).
+        cholesky: lower-triangular factors of the covariances, with the identity on coordinates
+            that are not kept, shape (K, d, d).
+        kept: 0/1 array (d,): coordinates with 0 are no part of the density.
+
+    Returns:
+        Distances (n, K) and constants (K,).
+    """
+    residual = (x[None] - means[:, None]) * kept
+    white = residual @ jnp.swapaxes(inverse_factor(cholesky), 1, 2)
+    log_det = jnp.log(jnp.diagonal(cholesky, axis1=1, axis2=2)).sum(1)
+    return (white**2).sum(2).T, -log_det - 0.5 * LOG_2_PI * kept.sum()

@@ -22,8 +22,8 @@ from numpyro_disco.energy.sampling import (
     draw_conditionals,
     require_convergence,
 )
-from numpyro_disco.tempering.program import TemperedResult
 from numpyro_disco.tempering.settings import TemperingSettings
+from numpyro_disco.tempering.state import TemperedResult
 
 
 def check_prior(prior: Any, remedy: str) -> None:

@@ -18,8 +18,10 @@ import numpy as np
 from numpyro_disco._batching import in_batches
 from numpyro_disco._typing import Array, EnergyFn
 from numpyro_disco.references.base import Reference
-from numpyro_disco.tempering.program import TemperedResult, tempered_smc
-from numpyro_disco.tempering.settings import CONVERGED, TemperingSettings, status_message
+from numpyro_disco.tempering.program import tempered_smc
+from numpyro_disco.tempering.settings import TemperingSettings
+from numpyro_disco.tempering.state import TemperedResult
+from numpyro_disco.tempering.status import CONVERGED, status_message
 
 MIN_PARTICLES = 1024
 """Fewest particles of a tempered run, however few draws are asked for."""

@@ -4,11 +4,11 @@
     python tests/benchmarks/scaling.py --only rows --rows 1000
     python tests/benchmarks/scaling.py --small
 
-memory: the peak of the process in TemperedSMC with `batch_size`, and before the run. rows: seconds
-of `impute` for n and 2 n rows with a third missing, in holes of their own, after a first call that
-compiles, and the ratio of the two (2 is linear). holes: a table of ten thousand rows, a third
-missing, under vectorised NUTS: seconds of the first run, which compiles, and of a second one with
-another table whose holes lie elsewhere, which does not.
+memory: the peak of the process in TemperedSMC with `particles_at_once`, and before the run.
+rows: seconds of `impute` for n and 2 n rows with a third missing, in holes of their own, after a
+first call that compiles, and the ratio of the two (2 is linear). holes: a table of ten thousand
+rows, a third missing, under vectorised NUTS: seconds of the first run, which compiles, and of a
+second one with another table whose holes lie elsewhere, which does not.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ def peak() -> float:
 
 def memory(prior: disco.EnergyDistribution, small: bool) -> None:
     """Peak memory of a run of many particles."""
-    num_particles, batch_size = (2_000, 500) if small else (100_000, 4_000)
+    num_particles, particles_at_once = (2_000, 500) if small else (100_000, 4_000)
     before = peak()
     smc = disco.TemperedSMC(
         lambda: disco.sample("x", prior),
         num_particles=num_particles,
         num_chains=1,
-        batch_size=batch_size,
+        particles_at_once=particles_at_once,
         progress_bar=False,
     )
     start = time.perf_counter()
     smc.run(jax.random.key(1))
     seconds = time.perf_counter() - start
     print(
-        f"{num_particles} particles, batch_size {batch_size}: peak memory {peak():.2f} GB, "
-        f"{before:.2f} GB before the run; {seconds:.0f} s with compilation; log normaliser "
-        f"{float(smc.log_normalizer[0]):.3f}"
+        f"{num_particles} particles, particles_at_once {particles_at_once}: "
+        f"peak memory {peak():.2f} GB, {before:.2f} GB before the run; {seconds:.0f} s with "
+        f"compilation; log normaliser {float(smc.log_normalizer[0]):.3f}"
     )
 
 
