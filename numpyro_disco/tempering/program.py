@@ -241,14 +241,16 @@ class Program(NamedTuple):
             log_target = jnp.where(edge, -jnp.inf, log_target)
             return Particles(position, log_base, log_target, edge.astype(log_target.dtype))
 
-        flat = self._spread_out(in_batches(start, keys, settings.batch_size or num_particles), 0)
+        flat = self._spread_out(
+            in_batches(start, keys, settings.particles_at_once or num_particles), 0
+        )
         sound = jnp.isfinite(flat.log_base) & (flat.log_target < jnp.inf)
         sound = sound.all() & (flat.acceptance.mean() < MOST_EDGES)
         flat = flat._replace(acceptance=jnp.zeros_like(flat.acceptance))
         dtype, dimension = flat.log_target.dtype, flat.position.shape[-1]
         b, log_weights = self._reweight(flat, jnp.zeros((), dtype), 0)
         ancestors = SCHEMES[settings.resampling](resample_key, log_weights, num_particles)
-        shape = (settings.chain_length, settings.num_chains)
+        shape = (settings.chain_length, settings.num_survivors)
         particles = jax.tree.map(lambda leaf: leaf[ancestors].reshape(shape + leaf.shape[1:]), flat)
         ess = weight_ess(log_weights)
         status = jnp.where(ess == 0, COLLAPSED, RUNNING)
@@ -295,7 +297,7 @@ class Program(NamedTuple):
         b = jnp.where(first, state.inverse_temperature, b)
         log_weights = jnp.where(first, 0.0, log_weights)
         log_normalizer = state.log_normalizer + log_mean_exp(log_weights)
-        chains = settings.num_chains
+        chains = settings.num_survivors
         ancestors = SCHEMES[settings.resampling](resample_key, log_weights, chains)
         ancestors = jnp.where(first, jnp.arange(chains) * settings.chain_length, ancestors)
         ess = jnp.where(first, state.history.weight_ess[0], weight_ess(log_weights))
@@ -345,7 +347,7 @@ class Program(NamedTuple):
         unit = jnp.sqrt(weights @ (height - weights @ height) ** 2)
         unit = jnp.maximum(unit, jnp.finfo(unit.dtype).tiny ** 0.5)
         kernel = Kernel(
-            settings.kernel, self.log_densities, settings.max_leapfrog, settings.batch_size
+            settings.kernel, self.log_densities, settings.max_leapfrog, settings.particles_at_once
         )
         position = flat.position[ancestors]
         chains = Chains(
@@ -353,7 +355,7 @@ class Program(NamedTuple):
         )
         chains = self._spread_out(chains, 0)
         traces = _centred(chains)
-        shape = (settings.chain_length, settings.num_chains)
+        shape = (settings.chain_length, settings.num_survivors)
         kept = jax.tree.map(
             lambda leaf: jnp.zeros(shape + leaf.shape[1:], leaf.dtype),
             Particles(chains.position, chains.log_base, chains.log_target, chains.log_target),
@@ -385,7 +387,7 @@ class Program(NamedTuple):
             forgotten = tuned & (
                 (correlation < settings.max_correlation)
                 # Between modes, correlation stays; it counts as constant within its own noise.
-                | (count > 1) & (moves.correlation - correlation < 1 / settings.num_chains**0.5)
+                | (count > 1) & (moves.correlation - correlation < 1 / settings.num_survivors**0.5)
             )
             stop = ((count >= least) & forgotten) | (count >= settings.max_moves)
             keep = jnp.where(first, stop, count >= moves.between)
@@ -477,7 +479,7 @@ class Program(NamedTuple):
             keys = jax.random.split(jax.random.fold_in(rng_key, done))
             drawn, uniform = draw(proposals, keys, half)
             log_base, log_target = in_batches(
-                densities, drawn.reshape((2 * half, dimension)), settings.batch_size
+                densities, drawn.reshape((2 * half, dimension)), settings.particles_at_once
             )
             log_base, log_target = log_base.reshape((2, half)), log_target.reshape((2, half))
             # A density that is no number counts as none, as it does for a trajectory.

@@ -46,8 +46,8 @@ class TemperingSettings:
         max_temperatures: most steps from 0 to 1 before the run gives up.
         num_sweeps: times that every particle, at b = 1, is proposed a fresh draw of a mixture that
             is fitted to them. 0 leaves the evidence to the path alone.
-        batch_size: how many particles are evaluated side by side, which bounds memory; by default
-            all of them.
+        particles_at_once: how many particles are evaluated side by side, which bounds memory; by
+            default all of them.
     """
 
     num_particles: int = 1024
@@ -64,7 +64,7 @@ class TemperingSettings:
     resampling: str = "systematic"
     max_temperatures: int = 200
     num_sweeps: int = 4
-    batch_size: int | None = None
+    particles_at_once: int | None = None
 
     def __post_init__(self) -> None:
         check_count(self.num_particles, "num_particles", minimum=2)
@@ -76,15 +76,15 @@ class TemperingSettings:
         check_count(self.max_leapfrog, "max_leapfrog")
         check_count(self.max_temperatures, "max_temperatures")
         check_count(self.num_sweeps, "num_sweeps", minimum=0)
-        if self.batch_size is not None:
-            check_count(self.batch_size, "batch_size")
+        if self.particles_at_once is not None:
+            check_count(self.particles_at_once, "particles_at_once")
         for name, known in (("kernel", KERNELS), ("resampling", tuple(SCHEMES))):
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"Expected one of {known} for `{name}`; got {getattr(self, name)!r}."
                 )
         check_count(self.chain_length, "chain_length")
-        if self.num_particles % self.chain_length or self.num_chains < 2:
+        if self.num_particles % self.chain_length or self.num_survivors < 2:
             raise ValueError(
                 f"Expected a `chain_length` that divides `num_particles` = {self.num_particles} "
                 f"and leaves two chains; got {self.chain_length}."
@@ -102,7 +102,7 @@ class TemperingSettings:
             object.__setattr__(self, "max_temperatures", len(schedule))
 
     @property
-    def num_chains(self) -> int:
+    def num_survivors(self) -> int:
         """How many particles survive a resampling, to be moved."""
         return self.num_particles // self.chain_length
 

@@ -42,7 +42,7 @@ def memory(prior: disco.EnergyDistribution, small: bool) -> None:
         lambda: disco.sample("x", prior),
         num_particles=num_particles,
         num_chains=1,
-        batch_size=batch_size,
+        particles_at_once=batch_size,
         progress_bar=False,
     )
     start = time.perf_counter()
