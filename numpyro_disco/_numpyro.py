@@ -142,7 +142,7 @@ def with_batch_shape(distribution: _D, batch_shape: tuple[int, ...]) -> _D:
 
 
 class ModelHolder(MCMCKernel):
-    """What `MCMC` and ArviZ ask of a kernel, without any: a model, and the name of its samples.
+    """A stand-in for a kernel: `MCMC` and ArviZ ask it for a model and the name of its samples.
 
     Args:
         model: a NumPyro model.

@@ -79,7 +79,7 @@ class StaticNames(tuple):
 
 
 class Inputs(NamedTuple):
-    """What may change from call to call without a new compilation."""
+    """Inputs of a program, which may change from call to call without a new compilation."""
 
     rng_keys: Array
     """Data of one random key for each run."""
@@ -90,7 +90,7 @@ class Inputs(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """What a set of compiled programs is for."""
+    """Key of a set of compiled programs: all that a new compilation depends on."""
 
     structure: Any
     """Tree structure of the model's (args, kwargs)."""
@@ -114,7 +114,7 @@ class Signature(NamedTuple):
 
 
 class RunOptions(NamedTuple):
-    """What all compiled programs of a `ModelRuns` share."""
+    """Options that all compiled programs of a `ModelRuns` share."""
 
     model: Callable
     settings: TemperingSettings

@@ -25,7 +25,7 @@ WRAPPERS = (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution
 
 @dataclass(frozen=True)
 class ModelStructure:
-    """A NumPyro model and what one run of it shows."""
+    """A NumPyro model, its arguments and its sites."""
 
     model: Callable
     """The model, seeded for whatever it draws besides its sites."""

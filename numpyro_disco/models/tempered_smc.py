@@ -163,20 +163,23 @@ class TemperedSMC(MCMC):
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.checkpoint_every = check_count(checkpoint_every, "checkpoint_every")
         self._base = GivenBase(base)
-        # Callbacks from several devices arrive in no particular order.
-        report = self._update if progress_bar and devices is None else None
-        self._runs = ModelRuns(
-            model,
-            self.settings,
-            self.num_chains,
-            self._base.distributions,
-            devices,
-            jit_model_args,
-            report,
-        )
+        self._runs = self._make_runs(devices, jit_model_args)
         self._finished: FinishedRuns | None = None
         self._bar: Any = None
         self._reached = np.zeros(num_chains)
+
+    def _make_runs(self, devices: Sequence[jax.Device] | None, jit_model_args: bool) -> ModelRuns:
+        # Callbacks from several devices arrive in no particular order.
+        report = self._update if self.progress_bar and devices is None else None
+        return ModelRuns(
+            self.sampler.model,
+            self.settings,
+            self.num_chains,
+            base=self._base.distributions,
+            devices=devices,
+            jit_model_args=jit_model_args,
+            report=report,
+        )
 
     def run(self, rng_key: Array, *args: Any, **kwargs: Any) -> None:
         """Run all chains on the model with these arguments.
@@ -315,10 +318,11 @@ class TemperedSMC(MCMC):
 
     @property
     def status(self) -> np.ndarray:
-        """Status code of each run; see `status_messages` for what it means, shape (num_chains,).
+        """Status code of each run, shape (num_chains,); `status_messages` says what it means.
 
-        If all runs converged on their own but R-hat across runs is above 1.1 for some coordinate,
-        they have found different distributions, and all have the code for disagreement.
+        The codes are constants of `numpyro_disco.tempering.settings`. If all runs converged on
+        their own but R-hat across runs is above 1.1 for some coordinate, they have found different
+        distributions, and all have the code DISAGREE.
         """
         return self._require_run().status
 

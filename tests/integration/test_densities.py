@@ -59,7 +59,7 @@ def test_log_density_compiled_and_mapped_with_the_prior_as_an_argument(vector):
 
 
 def test_priors_can_be_mapped_over():
-    """A stack of priors, as `jax.vmap` makes it, gives each point its own weights."""
+    """A stack of priors, as `jax.vmap` makes it, evaluates each point with its own weights."""
     means = jnp.array([[0.5, -0.3], [1.0, 0.0], [-2.0, 0.4]])
     priors = [prior_of(mean) for mean in means]
     stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *priors)
@@ -158,7 +158,7 @@ def test_a_discrete_latent_is_summed_out_beside_an_energy(vector):
 
 @pytest.mark.parametrize("what", ["energy", "temperature"])
 def test_weights_that_are_inferred_are_refused(what):
-    """The other side of the same coin: here the normaliser does depend on the unknown."""
+    """Unlike that of an affine map, the normaliser depends on the unknown here."""
 
     def weighted():
         w = numpyro.sample("w", dist.LogNormal())
@@ -175,7 +175,7 @@ def test_weights_that_are_inferred_are_refused(what):
 
 @both_ways
 def test_a_normaliser_that_is_inferred_is_not_seen_without_gradients(vector):
-    """Documents a limit: kernels that differentiate nothing are not warned, and one line warns."""
+    """A limit: kernels without gradients do not notice, but one line before them does."""
 
     def clamped_to_a_latent():
         a = numpyro.sample("a", dist.Normal())
@@ -190,13 +190,13 @@ def test_a_normaliser_that_is_inferred_is_not_seen_without_gradients(vector):
         return -info.potential_fn({"a": a, name: u}) - jnp.log(PRIOR.scale[1])
 
     def conditional(a):
-        """What was meant: the density of b given a."""
+        """The intended density: that of b given a."""
         marginal = dist.Normal(MEAN[0], np.sqrt(COVARIANCE[0, 0])).log_prob(a)
         log_prob = PRIOR.log_prob(jnp.stack([a, POINT[1]])) - LOG_Z
         return dist.Normal().log_prob(a) + log_prob - marginal
 
     gap = np.array([joint(a) - conditional(a) for a in jnp.array([-1.0, 0.0, 2.0])])
-    # What is missing varies with the latent: the marginal of a has been counted as well.
+    # The error varies with the latent, because the marginal of a is counted as well.
     marginal = dist.Normal(MEAN[0], np.sqrt(COVARIANCE[0, 0])).log_prob(np.array([-1.0, 0.0, 2.0]))
     np.testing.assert_allclose(gap - gap[0], marginal - marginal[0], atol=1e-4)
     # The line to try before AIES, ESS or SA. It computes nothing.
@@ -215,14 +215,14 @@ def test_tempering_without_gradients_refuses_a_normaliser_that_is_inferred():
 
 
 def test_a_normaliser_that_depends_on_a_discrete_latent_is_not_seen():
-    """Documents a limit: there is no derivative by a number of states."""
+    """A limit: there is no derivative with respect to a discrete state."""
 
     def clamped_to_a_state():
         z = numpyro.sample("z", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
         numpyro.sample("x", PRIOR.clamp({"a": jnp.asarray(z, float)}))
 
     def tied_to_a_state():
-        """What to write instead: one joint site, tied to the state by a likelihood."""
+        """The remedy: one joint site, tied to the state by a likelihood."""
         z = numpyro.sample("z", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
         x = numpyro.sample("x", PRIOR)
         numpyro.sample("tie", dist.Normal(x[..., 0], 0.1), obs=z)

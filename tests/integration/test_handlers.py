@@ -90,7 +90,7 @@ def test_reparameterising_by_an_explicit_transform():
 
 
 def test_reparameterising_a_transformed_prior():
-    """What is centred becomes non-centred: the prior's own x is what a sampler moves."""
+    """The centred site becomes non-centred: a sampler moves a draw of the prior itself."""
     got = potential(handlers.reparam(transformed, {"w": TransformReparam()}), PRIOR)
 
     def expected(u, prior=PRIOR):

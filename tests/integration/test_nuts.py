@@ -91,7 +91,7 @@ def test_conditioned_model_under_a_plate_of_five():
 
 
 def test_conditioned_model_in_double_precision():
-    """The same test in a process of its own: JAX's precision is settled when it starts."""
+    """The same test in a separate process, since precision is fixed when JAX starts."""
     test = f"{__file__}::test_conditioned_model_matches_closed_form"
     command = [
         sys.executable,

@@ -51,7 +51,7 @@ def test_predictive_takes_draws_of_several_chains(vector):
 
 @pytest.mark.statistics
 def test_simulating_forward():
-    """From many draws at once; or one at a time, each a run of tempered SMC, right and slow."""
+    """Many draws at once are fast; one at a time, each is a run of tempered SMC."""
     variance = COVARIANCE[0, 0] + COVARIANCE[1, 1] - 2 * COVARIANCE[0, 1] + NOISE**2
     truth = np.array([MEAN[0] - MEAN[1], variance])
 

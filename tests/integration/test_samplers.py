@@ -108,7 +108,7 @@ REPLICATIONS, SIGMAS = 10, 10
 
 
 def replications(mcmc, names, interacting):
-    """Means of independent chains; of walkers that interact, means of long stretches of time."""
+    """Means of independent chains, or of long stretches of time if walkers interact."""
     samples = mcmc.get_samples(group_by_chain=True)
     columns = []
     for name in names:
@@ -207,7 +207,7 @@ def test_kernels_for_a_discrete_latent_find_the_posterior(kernel, vector):
 
 @pytest.mark.statistics
 def test_subsampled_likelihoods_with_energy_conserving_subsampling():
-    """Many rows share one vector, and each step of the chain looks at a few of them."""
+    """Many rows share one vector, and each step of the chain uses a few of them."""
     rows = np.asarray(1.0 + 0.5 * np.random.default_rng(0).standard_normal(40), np.float32)
 
     def shared(prior):
@@ -251,7 +251,7 @@ CHAIN_METHODS = """
 
 @pytest.mark.statistics
 def test_chains_one_after_another_on_two_devices_and_side_by_side():
-    """In a process of its own: the number of devices is settled when JAX starts."""
+    """In a separate process, since the number of devices is fixed when JAX starts."""
     tests = str(Path(__file__).parents[1])
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     path = os.pathsep.join([tests, *filter(None, [os.environ.get("PYTHONPATH")])])

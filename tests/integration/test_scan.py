@@ -42,7 +42,7 @@ INNOVATIONS = jax.random.normal(jax.random.key(1), (5, 2))
 
 
 def unrolled(u, vector, forget=0.8):
-    """The same as a plain loop."""
+    """Potential energy of `series`, as a plain loop."""
     e = u["e"] if vector else jnp.stack([u["e.a"], u["e.b"]], axis=-1)
     e = PRIOR.loc + PRIOR.scale * e
     level, log_prob = jnp.zeros(2), len(SERIES) * LOG_SCALES
@@ -60,7 +60,7 @@ def test_innovations_of_a_scan(vector):
 
 
 def test_an_energy_of_elementwise_weights_in_a_scan():
-    """`scan` stacks the weights along time; here their shapes would broadcast in silence."""
+    """`scan` stacks the weights along time, and these would broadcast against points silently."""
 
     def elementwise(weights, x):
         return jnp.sum(weights * x**2)
@@ -152,7 +152,7 @@ def test_a_forecast_draws_from_a_vector_site_and_says_why_not_from_coordinates()
 
 @pytest.mark.parametrize("what", ["learned", "built in"])
 def test_discrete_states_along_a_scan_are_numpyros_to_support(what):
-    """NumPyro sums states out of a `scan` with sites of real support only, and so do we not."""
+    """NumPyro sums states out of a `scan` only if its sites have real support."""
 
     def states():
         def step(z, seen):
@@ -183,7 +183,7 @@ def check_evidence(smc, truth):
 @pytest.mark.statistics
 @both_ways
 def test_tempering_of_a_series(vector):
-    """The evidence of a linear Gaussian model of time, with the prior's Z in it."""
+    """The evidence of a linear Gaussian time series, times the normaliser of the prior."""
     forget = np.tril(0.8 ** np.abs(np.subtract.outer(range(5), range(5))))
     truth = dist.MultivariateNormal(
         forget @ np.full(5, MEAN[0]), forget @ forget.T * COVARIANCE[0, 0] + NOISE**2 * np.eye(5)
@@ -204,7 +204,7 @@ def test_tempering_of_a_series(vector):
 
 @pytest.mark.statistics
 def test_tempering_of_a_series_with_a_built_in_distribution():
-    """Each step starts from a draw of its own."""
+    """Each step of the series starts from its own draw."""
 
     def built_in(y, mean):
         def step(level, seen):

@@ -28,7 +28,7 @@ LOG_MASS = 3.7
 
 
 def skewed_energy(x):
-    """Mass e^3.7: the log of a Gamma variable, and given it two modes of unequal weight.
+    """The log of a Gamma variable and, given it, two modes of unequal weight; of mass e^3.7.
 
     The first coordinate has density exp(a u - e^u) / Gamma(a); the second follows a mixture that
     the first shifts, which leaves its mass alone.
@@ -113,7 +113,7 @@ def test_wrong_sign_of_the_evidence_increment_fails(monkeypatch):
 
 
 def test_moves_without_an_accept_step_fail(monkeypatch):
-    """Four in five trajectories are taken whatever their error, those that run away included."""
+    """Four in five trajectories are accepted whatever their error."""
     monkeypatch.setattr(kernels, "accept_probability", lambda x: jnp.full_like(x, 0.8))
     smc = run(skewed_model, throw=False, num_sweeps=0)
     with pytest.raises(AssertionError):
@@ -121,7 +121,7 @@ def test_moves_without_an_accept_step_fail(monkeypatch):
 
 
 def test_moves_towards_the_wrong_temperature_fail(monkeypatch):
-    """Moves that come before the last reweighting leave another density invariant."""
+    """Moves at a smaller inverse temperature leave another density invariant."""
     move = tempering.Program._move
 
     def too_early(self, rng_key, flat, ancestors, weights, b, tuning):
@@ -157,7 +157,7 @@ def test_dropped_jacobian_fails(monkeypatch):
 
 @pytest.mark.statistics
 def test_error_of_the_path_shrinks_with_the_root_of_the_particles():
-    """Sixteen times as many particles: a quarter of the error, itself known to a sixth from 20."""
+    """Sixteen times as many particles have a quarter of the error (each known to a sixth)."""
 
     def deviation(num_particles):
         smc = run(skewed_model, num_particles=num_particles, num_sweeps=0)
@@ -169,7 +169,7 @@ def test_error_of_the_path_shrinks_with_the_root_of_the_particles():
 
 
 def test_a_mixture_that_lacks_a_mode_has_no_say(monkeypatch):
-    """Its own draws agree among themselves on half the mass; the particles know better."""
+    """The draws of the mixture agree on half the mass; the particles show what it lacks."""
 
     def model():
         x = numpyro.sample("x", dist.Normal(0.0, 3.0))
@@ -202,7 +202,7 @@ def gaussian_run(draw_base, num_chains=RUNS):
 
 @pytest.mark.parametrize("share", [1e-4, 0.01])
 def test_draws_of_the_base_on_the_edge_of_their_support(share):
-    """A few, which rounding makes, weigh nothing; many would bias the evidence and are refused."""
+    """A few, from rounding, get weight zero; many would bias the evidence and are refused."""
 
     def draw_base(rng_key):
         edge_key, draw_key = jax.random.split(rng_key)
@@ -218,7 +218,7 @@ def test_draws_of_the_base_on_the_edge_of_their_support(share):
 
 @pytest.mark.statistics
 def test_evidence_of_an_ordinary_model_with_a_learned_prior_and_condition():
-    """A Gaussian energy of known mass, one coordinate clamped, another seen through noise."""
+    """A Gaussian energy of known mass: one coordinate conditioned on, another seen with noise."""
     covariance = np.array([[1.0, 0.6], [0.6, 2.0]])
     reference = disco.GaussianReference(jnp.zeros(2), 6 * covariance)
     prior = gaussian_prior(np.zeros(2), covariance, names=("a", "b"), reference=reference)

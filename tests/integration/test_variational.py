@@ -31,7 +31,7 @@ import numpyro_disco as disco
 
 
 def exact_guide(vector, flip=1.0):
-    """The posterior itself, by hand; with `flip=-1` its correlation is of the wrong sign."""
+    """The posterior as a guide; with `flip=-1` its correlation has the wrong sign."""
     mean, covariance, _ = posterior()
     covariance = covariance * np.array([[1, flip], [flip, 1]])
 
@@ -49,7 +49,7 @@ def exact_guide(vector, flip=1.0):
 
 @both_ways
 def test_the_bound_is_the_evidence_where_a_hand_written_guide_is_the_posterior(vector):
-    """There the bound has no variance: each draw gives the evidence, times the prior's Z."""
+    """The bound then has no variance: each draw gives the evidence times the prior's Z."""
 
     def loss(guide):
         return Trace_ELBO(num_particles=5).loss(KEY, {}, model, guide, vector=vector)
@@ -87,7 +87,7 @@ def minimise(guide, vector, steps=1000):
 
 @both_ways
 def test_the_mode_and_the_curvature_there(vector):
-    """Of a Gaussian, `AutoDelta` finds the mean and `AutoLaplaceApproximation` everything."""
+    """`AutoDelta` finds the mean of a Gaussian; `AutoLaplaceApproximation` its covariance, too."""
     mean, covariance, _ = posterior()
     guide = AutoDelta(model, init_loc_fn=init_to_uniform)
     median = guide.median(minimise(guide, vector))

@@ -95,7 +95,7 @@ def test_the_default_base_has_references_in_the_place_of_learned_priors():
 
 
 def test_supports_are_compared_without_their_event_axes():
-    """One real vector is as good as another, and a positive one is not a real one."""
+    """Two declarations of a real vector agree; a positive vector is not a real one."""
 
     def model():
         numpyro.sample("x", dist.Normal(0.0, 1.0).expand([2]).to_event(1))

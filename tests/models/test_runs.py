@@ -153,7 +153,7 @@ def check_shared(result):
 
 
 def test_particles_over_two_processes():
-    """Two processes of one device each, through jax.distributed; both see the whole result."""
+    """Two processes with one device each, under jax.distributed, both get the whole result."""
     check_shared(shared_run(2, 2))
 
 
