@@ -155,9 +155,9 @@ class Programs:
         """All runs from start to end."""
         prepared = self._read(inputs)
 
-        def run(one: tuple[Array, Array]) -> TemperedResult:
-            program = self._program(prepared, one[1])
-            state = program.init(one[0])
+        def run(rng_key: Array, index: Array) -> TemperedResult:
+            program = self._program(prepared, index)
+            state = program.init(rng_key)
             return program.result(program.advance(state, self.options.settings.max_temperatures))
 
         return self._finished(prepared, inputs, self._each_run(run, self._keys(inputs)))
@@ -166,20 +166,23 @@ class Programs:
         """All runs before their first step."""
         prepared = self._read(inputs)
         return self._each_run(
-            lambda one: self._program(prepared, one[1]).init(one[0]), self._keys(inputs)
+            lambda rng_key, index: self._program(prepared, index).init(rng_key),
+            self._keys(inputs),
         )
 
     def _advance(self, state: State, inputs: Inputs, until: Any) -> State:
         """All runs, each until it has ended or has taken `until` steps."""
         prepared = self._read(inputs)
         return self._each_run(
-            lambda one: self._program(prepared, one[1]).advance(one[0], until), state
+            lambda one, index: self._program(prepared, index).advance(one, until), state
         )
 
     def _finish(self, state: State, inputs: Inputs) -> FinishedRuns:
         """The results of runs that have ended."""
         prepared = self._read(inputs)
-        result = self._each_run(lambda one: self._program(prepared, one[1]).result(one[0]), state)
+        result = self._each_run(
+            lambda one, index: self._program(prepared, index).result(one), state
+        )
         return self._finished(prepared, inputs, result)
 
     def _probe(self, inputs: Inputs) -> Array:
@@ -215,14 +218,15 @@ class Programs:
     def _keys(self, inputs: Inputs) -> Array:
         return jax.random.wrap_key_data(inputs.rng_keys, impl=self.signature.key_impl)
 
-    def _each_run(self, function: Callable, of_runs: Pytree) -> Any:
-        """Map a function over (entry, index) of each run."""
+    def _each_run(self, function: Callable[[Any, Array], Any], entries: Pytree) -> Any:
+        """Map `function(entry, index)` over the runs, along the leading axis of `entries`."""
         num_chains = self.options.num_chains
         # The particles of one run keep a CPU busy, and in sequence no run waits for the slowest.
         in_sequence = jax.default_backend() == "cpu" or self.options.mesh is not None
         # A `batch_size` of 1 would batch every loop all the same, and double what is compiled.
         batch_size = {} if in_sequence else {"batch_size": num_chains}
-        return jax.lax.map(function, (of_runs, jnp.arange(num_chains)), **batch_size)
+        runs = entries, jnp.arange(num_chains)
+        return jax.lax.map(lambda run: function(*run), runs, **batch_size)
 
     def _finished(
         self, prepared: TemperedModel, inputs: Inputs, result: TemperedResult
@@ -245,7 +249,7 @@ class Programs:
 def potential_scale_reduction(position: Array) -> Array:
     """Gelman and Rubin's R-hat across runs, sqrt(1 + between / within).
 
-    This is the limit of many draws in each run, without the usual correction for autocorrelation.
+    The number of draws in each run is taken as large.
 
     Args:
         position: draws, shape (num_chains, num_particles, d).

@@ -320,7 +320,7 @@ class TemperedSMC(MCMC):
     def status(self) -> np.ndarray:
         """Status code of each run, shape (num_chains,); `status_messages` says what it means.
 
-        The codes are constants of `numpyro_disco.tempering.settings`. If all runs converged on
+        The codes are constants of `numpyro_disco.tempering.status`. If all runs converged on
         their own but R-hat across runs is above 1.1 for some coordinate, they have found different
         distributions, and all have the code DISAGREE.
         """
