@@ -15,8 +15,8 @@ from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.references.gaussian import GaussianReference
 from numpyro_disco.references.mixture import MixtureReference
 from numpyro_disco.tempering.checkpoints import CheckpointError
-from numpyro_disco.tempering.program import TemperedHistory
 from numpyro_disco.tempering.settings import TemperingSettings
+from numpyro_disco.tempering.state import TemperedHistory
 from numpyro_disco.training.fit import fit
 from numpyro_disco.training.loop import History
 from numpyro_disco.training.network import MLP

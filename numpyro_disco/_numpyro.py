@@ -1,19 +1,23 @@
 """Everything borrowed from NumPyro that its documentation does not promise to keep.
 
-NumPyro has no public way to ask which handlers are active, to read a model as a function of its
-unconstrained sites, or to give a distribution another batch shape. The names below are private or
-undocumented there; `pyproject.toml` bounds NumPyro by the last version with which they were tried.
+NumPyro has no public way to ask which handlers are active, to evaluate a model as a function of its
+unconstrained sites, to give a distribution another batch shape, or to hand `MCMC` draws that were
+made elsewhere. The names and conventions below are private or undocumented there. `pyproject.toml`
+bounds NumPyro by the last version they were tried with, and `tests/test_numpyro.py` fails if one of
+them changes its meaning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from numpyro.distributions import Distribution
+import numpyro
+from numpyro.distributions import Distribution, constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
+from numpyro.infer import MCMC
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.infer.util import (
     _guess_max_plate_nesting as guess_max_plate_nesting,
@@ -28,22 +32,32 @@ from numpyro.infer.util import (
 )
 from numpyro.primitives import _PYRO_STACK
 
+from numpyro_disco._typing import Array
+
 __all__ = [
-    "MCMCKernel",
+    "ModelHolder",
     "active_handlers",
     "constrain_fn",
-    "guess_max_plate_nesting",
+    "enumerated",
+    "event_constraint",
+    "handlers_that_observe",
     "helpful_support_errors",
+    "jacobian_factor",
     "model_and_arguments",
     "only_handlers",
     "potential_energy",
     "promote_batch_shape",
+    "scan_step",
+    "store_draws",
     "unconstrain_reparam",
     "validate_sample",
     "with_batch_shape",
 ]
 
 _D = TypeVar("_D", bound=Distribution)
+
+
+# -- handlers ----------------------------------------------------------------------------------
 
 
 def active_handlers() -> list[Any]:
@@ -62,12 +76,110 @@ def only_handlers(handlers: list[Any]) -> Iterator[None]:
         _PYRO_STACK[:] = active
 
 
+def handlers_that_observe(site: str) -> Iterator[tuple[Any, str]]:
+    """The active `condition` and `do` handlers, innermost first, with each one's name for `site`.
+
+    The two differ because every `scope` in between adds a prefix. A handler's values are in its
+    dict `data`.
+    """
+    for handler in reversed(active_handlers()):
+        if isinstance(handler, numpyro.handlers.scope):
+            site = f"{handler.prefix}{handler.divider}{site}"
+        elif isinstance(handler, numpyro.handlers.condition | numpyro.handlers.do) and handler.data:
+            yield handler, site
+
+
+# -- models ------------------------------------------------------------------------------------
+
+
+def jacobian_factor(site: str) -> str:
+    """Name of the factor in which `unconstrain_reparam` puts the log Jacobian of a latent site."""
+    return f"_{site}_log_det"
+
+
+def scan_step(site: dict) -> Array | None:
+    """The step of the `scan` that a site is in, traced, or None outside of any `scan`."""
+    return site["infer"].get("_scan_current_index")
+
+
+def enumerated(model: Callable, sites: dict[str, dict]) -> Callable:
+    """A model whose discrete latent sites `potential_energy(..., enum=True)` sums out.
+
+    Args:
+        model: a seeded model.
+        sites: its trace, from which the depth of its plates is read.
+
+    Raises:
+        ImportError: funsor is not installed.
+    """
+    try:
+        from numpyro.contrib.funsor import config_enumerate, enum
+    except ImportError:
+        raise ImportError(
+            "Summing out discrete latent sites needs funsor, which is not installed. Install the "
+            "extra: pip install 'numpyro_disco[enumeration]'."
+        ) from None
+    return enum(config_enumerate(model), -guess_max_plate_nesting(sites) - 1)
+
+
+# -- distributions -----------------------------------------------------------------------------
+
+
+def event_constraint(support: constraints.Constraint) -> constraints.Constraint:
+    """A constraint on single entries, without the event axes that `to_event` declares."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
 def with_batch_shape(distribution: _D, batch_shape: tuple[int, ...]) -> _D:
     """`distribution` itself, with another batch shape."""
     distribution._batch_shape = tuple(batch_shape)
     return distribution
 
 
+# -- samplers ----------------------------------------------------------------------------------
+
+
+class ModelHolder(MCMCKernel):
+    """A stand-in for a kernel: `MCMC` and ArviZ ask it for a model and the name of its samples.
+
+    Args:
+        model: a NumPyro model.
+    """
+
+    sample_field = "z"
+    default_fields = ("z",)
+
+    def __init__(self, model: Callable) -> None:
+        self.model = model
+
+    def init(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise `NotImplementedError`."""
+        raise NotImplementedError("TemperedSMC has no chain to start; call its `run`.")
+
+    def sample(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise `NotImplementedError`."""
+        raise NotImplementedError("TemperedSMC has no chain to advance; call its `run`.")
+
+
 def model_and_arguments(sampler: Any) -> tuple[Any, tuple, dict]:
     """The model of an `MCMC` that has run, or None, and the arguments of that run."""
     return getattr(sampler.sampler, "model", None), sampler._args, sampler._kwargs
+
+
+def store_draws(
+    sampler: MCMC, args: tuple, kwargs: dict, draws: dict[str, Array], fields: dict[str, Array]
+) -> None:
+    """Make an `MCMC` return draws from elsewhere, as if it had run.
+
+    Args:
+        sampler: the `MCMC` to fill; `get_samples`, `get_extra_fields` and ArviZ read it.
+        args: arguments that its model was run with.
+        kwargs: keyword arguments of the same.
+        draws: site name to constrained draws, (num_chains, num_samples, ...).
+        fields: extra fields, (num_chains, num_samples, ...).
+    """
+    sampler._args, sampler._kwargs = args, kwargs
+    sampler._states = {sampler._sample_field: draws, **fields}
+    sampler._states_flat = None

@@ -1,17 +1,20 @@
-"""Draws as labelled ArviZ objects: an `InferenceData` of ArviZ 0.x, a `DataTree` of 1.x."""
+"""Labelled ArviZ objects from runs of models with learned priors.
+
+The result is an `InferenceData` with ArviZ 0.x and a `DataTree` with ArviZ 1.x.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from numpyro_disco._arviz import is_old
 from numpyro_disco._numpyro import model_and_arguments
 from numpyro_disco.energy.distribution import EnergyDistribution
-from numpyro_disco.models.missing import Holes, PaddedHoles
-from numpyro_disco.models.reading import model_structure, unwrapped
+from numpyro_disco.models.missing import MissingEntries, PaddedEntries
+from numpyro_disco.models.structure import is_latent, trace_sites, without_wrappers
 
 
 def to_arviz(
@@ -21,23 +24,26 @@ def to_arviz(
     dims: Mapping[str, Sequence[str]] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """ArviZ's own conversion of a run, with the coordinates of learned priors labelled.
+    """Convert a run to ArviZ, with labels for the coordinates of learned priors.
 
-    - The holes of a table, "name.missing", get the dimension "name.hole" labelled "row.column",
-      with "name.row" and "name.column" beside it.
-    - A vector site of a learned prior gets the dimension "name.coordinate", labelled by names;
-      coordinates that are clamped are left out: constants have no diagnostics.
+    This is `arviz.from_numpyro`, with two additions:
 
-    Everything else is as `arviz.from_numpyro` makes it, which takes the same samplers.
+    - The missing entries of a table, "name.missing", get the dimension "name.entry" with labels
+      "row.column", and the coordinates "name.row" and "name.column" along it. Padding is left out.
+    - A vector site of a learned prior gets the dimension "name.coordinate" with the names of its
+      coordinates. Clamped coordinates are left out, since constants have no diagnostics.
 
     Args:
         sampler: a NumPyro `MCMC`, or a `TemperedSMC`, that has run.
-        coords: more coordinates, as ArviZ takes them.
-        dims: more dimensions, as ArviZ takes them.
-        **kwargs: more arguments of `arviz.from_numpyro`.
+        coords: further coordinates, as for ArviZ.
+        dims: further dimensions, as for ArviZ.
+        **kwargs: further arguments of `arviz.from_numpyro`.
 
     Returns:
-        What `arviz.from_numpyro` returns.
+        The result of `arviz.from_numpyro`, labelled.
+
+    Raises:
+        ValueError: The sampler has a potential function instead of a model.
 
     Example:
         >>> import jax, jax.numpy as jnp, numpyro_disco as disco
@@ -48,47 +54,28 @@ def to_arviz(
         >>> mcmc = MCMC(NUTS(lambda: disco.sample("x", prior, obs=rows)),
         ...             num_warmup=10, num_samples=10, progress_bar=False)
         >>> mcmc.run(jax.random.key(0))
-        >>> disco.to_arviz(mcmc).posterior["x.missing"].coords["x.hole"].values.tolist()
+        >>> disco.to_arviz(mcmc).posterior["x.missing"].coords["x.entry"].values.tolist()
         ['0.b']
     """
     import arviz as az
 
-    coords, dims = dict(coords or {}), dict(dims or {})
     model, args, model_kwargs = model_and_arguments(sampler)
     if model is None:
         raise ValueError("Expected a sampler with a `model`; got one of a potential function.")
-    structure = model_structure(model, args, model_kwargs)
-    holes: dict[str, Holes | PaddedHoles] = {}
-    clamped: dict[str, np.ndarray] = {}
-    for name, site in structure.items():
-        if site["type"] not in ("sample", "deterministic") or name in dims:
-            continue
-        latent = site["type"] == "sample" and not site["is_observed"]
-        fn = unwrapped(site["fn"]) if latent else None
-        # ArviZ finds the dimensions of a site by itself only as long as none are given.
-        plates = [f.name for f in sorted(site["cond_indep_stack"], key=lambda frame: frame.dim)]
-        if isinstance(fn, Holes | PaddedHoles):
-            holes[name] = fn
-        elif isinstance(fn, EnergyDistribution):
-            batch = len(site["fn"].batch_shape)
-            others = plates if len(plates) == batch else [f"{name}_dim_{i}" for i in range(batch)]
-            dims[name] = [*others, f"{name}.coordinate"]
-            coords[f"{name}.coordinate"] = list(fn.names)
-            if any(fn.observed):
-                clamped[name] = np.flatnonzero(~np.asarray(fn.observed))
-        else:
-            dims[name] = [*plates, *(site.get("infer") or {}).get("event_dims", [])]
-    dims = {name: named for name, named in dims.items() if named}
-    data = az.from_numpyro(sampler, coords=coords, dims=dims, **kwargs)
+    sites = trace_sites(model, args, model_kwargs)
+    labels = _read_labels(sites, dims or {})
+    data = az.from_numpyro(
+        sampler, coords={**(coords or {}), **labels.coords}, dims=labels.dims, **kwargs
+    )
+    if not (labels.missing or labels.free):
+        return data
     posterior = data["posterior"]
     if not is_old(az):
         posterior = posterior.to_dataset()
-    for name, fn in holes.items():
-        posterior = _label_holes(posterior, name, fn)
-    for name, free in clamped.items():
+    for name, fn in labels.missing.items():
+        posterior = _label_missing(posterior, name, fn)
+    for name, free in labels.free.items():
         posterior = posterior.isel({f"{name}.coordinate": free})
-    if not (holes or clamped):
-        return data
     if is_old(az):
         data.posterior = posterior
     else:
@@ -96,27 +83,59 @@ def to_arviz(
     return data
 
 
-def _label_holes(posterior: Any, name: str, fn: Holes | PaddedHoles) -> Any:
-    """The holes of a table as one labelled vector, without padding."""
+class _Labels(NamedTuple):
+    """Labels of the sites of a model."""
+
+    coords: dict[str, Any]
+    """Names of the coordinates of each vector site."""
+    dims: dict[str, Sequence[str]]
+    """Dimensions of each site that has any."""
+    missing: dict[str, MissingEntries | PaddedEntries]
+    """Sites of missing entries."""
+    free: dict[str, np.ndarray]
+    """Free coordinates of the vector sites that have clamped ones."""
+
+
+def _read_labels(sites: dict[str, dict], dims: Mapping[str, Sequence[str]]) -> _Labels:
+    """Find the labels of all sites; `dims` are the user's, which take precedence."""
+    labels = _Labels({}, dict(dims), {}, {})
+    for name, site in sites.items():
+        if site["type"] not in ("sample", "deterministic") or name in dims:
+            continue
+        fn = without_wrappers(site["fn"]) if is_latent(site) else None
+        # ArviZ finds the plates of a site itself, but only if no dimensions are given.
+        plates = [f.name for f in sorted(site["cond_indep_stack"], key=lambda frame: frame.dim)]
+        if isinstance(fn, MissingEntries | PaddedEntries):
+            labels.missing[name] = fn
+        elif isinstance(fn, EnergyDistribution):
+            num_axes = len(site["fn"].batch_shape)
+            unnamed = [f"{name}_dim_{i}" for i in range(num_axes)]
+            axes = plates if len(plates) == num_axes else unnamed
+            labels.dims[name] = [*axes, f"{name}.coordinate"]
+            labels.coords[f"{name}.coordinate"] = list(fn.names)
+            if any(fn.observed):
+                labels.free[name] = np.flatnonzero(~np.asarray(fn.observed))
+        elif named := [*plates, *(site.get("infer") or {}).get("event_dims", [])]:
+            labels.dims[name] = named
+    return labels
+
+
+def _label_missing(posterior: Any, name: str, fn: MissingEntries | PaddedEntries) -> Any:
+    """Replace the draws of missing entries by one labelled vector without padding."""
     table, draws = name.removesuffix(".missing"), posterior[name]
     rows, columns = fn.labels
     values = draws.values.reshape(*draws.shape[:2], -1)
     if values.shape[-1] != len(rows):
-        values = values[..., list(fn.holes)]
-    hole = f"{table}.hole"
-    old = [
-        dim for dim in draws.dims[2:] if all(dim not in v.dims for v in _others(posterior, name))
-    ]
-    posterior = posterior.drop_vars([name, *(dim for dim in old if dim in posterior.coords)])
-    posterior[name] = ((*draws.dims[:2], hole), values)
+        values = values[..., list(fn.places)]
+    entry = f"{table}.entry"
+    in_use = {dim for other, v in posterior.data_vars.items() if other != name for dim in v.dims}
+    unused = [dim for dim in draws.dims[2:] if dim not in in_use and dim in posterior.coords]
+    posterior = posterior.drop_vars([name, *unused])
+    posterior[name] = ((*draws.dims[:2], entry), values)
     return posterior.assign_coords(
         {
-            hole: [".".join(pair) for pair in zip(rows, columns, strict=True)],
-            f"{table}.row": (hole, rows),
-            f"{table}.column": (hole, columns),
+            entry: [".".join(pair) for pair in zip(rows, columns, strict=True)],
+            f"{table}.row": (entry, rows),
+            f"{table}.column": (entry, columns),
         }
     )
-
-
-def _others(posterior: Any, name: str) -> list[Any]:
-    return [variable for key, variable in posterior.data_vars.items() if key != name]

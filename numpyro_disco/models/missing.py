@@ -1,4 +1,17 @@
-"""The missing entries of a table as latent vectors: distributions for `numpyro_disco.sample`."""
+"""Distributions of the missing entries of a table, given the entries that are observed.
+
+Rows x_1, ..., x_n are independent draws of one learned prior p, each split into observed entries
+o_i and missing entries m_i. Both distributions below are over the missing entries, with
+
+    log p(m_1, ..., m_n) = sum_i log p(o_i, m_i) + const,
+
+and have as `reference` the reference of each row given its observed entries, which is normalised
+and can be drawn. They differ in what is known when a program is compiled:
+
+- `MissingEntries`: the places of the missing entries. All of them form one vector.
+- `PaddedEntries`: only the shape of the table. Each row has a value for every entry, and values for
+  observed entries are padding.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +34,27 @@ NOT_DRAWN = (
 )
 
 
-class Holes(Distribution):
-    """The missing entries of a table, as one vector: density of the rows given what is there.
+class MissingEntries(Distribution):
+    """The missing entries of a table as one vector, given the observed ones.
 
-    `log_prob` is the sum of the rows' joint log densities, up to what normalises the prior.
+    `log_prob` is the sum of the rows' joint log densities, unnormalised unless the prior is
+    normalised.
 
     Args:
         prior: an unclamped `EnergyDistribution` of one row.
-        values: the table (..., D), anything where it is missing.
-        observed: concrete boolean array (..., D), true where an entry is there.
-        rows: labels of the rows, if they have other names than their places.
+        values: the table, shape (..., D), with any values where entries are missing.
+        observed: concrete boolean array (..., D), true where an entry is observed.
+        rows: labels of the rows; by default their positions.
     """
 
     arg_constraints: dict[str, Any] = {}
     pytree_data_fields = ("prior", "values")
-    pytree_aux_fields = ("holes", "shape_of_table", "rows")
+    pytree_aux_fields = ("places", "table_shape", "rows")
+
+    places: tuple[int, ...]
+    """Positions of the missing entries in the flattened table."""
+    table_shape: tuple[int, ...]
+    """Shape of the table, (..., D)."""
 
     def __init__(
         self,
@@ -45,117 +64,98 @@ class Holes(Distribution):
         rows: tuple[str, ...] | None = None,
     ) -> None:
         self.prior, self.values, self.rows = prior, values, rows
-        self.shape_of_table = observed.shape
-        self.holes = tuple(int(i) for i in np.flatnonzero(~observed))
-        super().__init__((), (len(self.holes),))
-
-    @property
-    def _columns(self) -> np.ndarray:
-        return np.asarray(self.holes) % self.shape_of_table[-1]
+        self.table_shape = observed.shape
+        self.places = tuple(int(i) for i in np.flatnonzero(~observed))
+        super().__init__((), (len(self.places),))
 
     @property
     def labels(self) -> tuple[list[str], list[str]]:
-        """Of each hole the label of its row, and the name of its column."""
-        return labels_of(self.holes, self.shape_of_table, self.prior.names, self.rows)
+        """The row label and the column name of each missing entry."""
+        return entry_labels(self.places, self.table_shape, self.prior.names, self.rows)
 
     @property
     def support(self) -> constraints.Constraint:
-        """Vectors in the supports; unconstrained coordinates are standardised column by column."""
-        columns = self._columns
-        nothing = (False,) * len(columns)
+        """The support of each entry's column; unconstrained entries are standardised."""
+        columns = np.asarray(self.places) % self.table_shape[-1]
         return StandardizedVector(
             self.prior.loc[..., columns],
             self.prior.scale[..., columns],
             None,
-            nothing,
+            (False,) * len(columns),
             self.prior.coordinate_supports.select(columns),
         )
 
     def complete(self, value: ArrayLike) -> Array:
-        """The table with its holes filled by `value`: shape (..., holes) to (..., *table)."""
+        """Fill the missing entries with `value`, shape (..., num_missing) to (..., *table)."""
         value = jnp.asarray(value)
         batch = value.shape[:-1]
         flat = jnp.broadcast_to(self.values.ravel(), (*batch, self.values.size))
-        filled = flat.astype(value.dtype).at[..., np.asarray(self.holes)].set(value)
-        return filled.reshape(*batch, *self.shape_of_table)
+        filled = flat.astype(value.dtype).at[..., np.asarray(self.places)].set(value)
+        return filled.reshape(*batch, *self.table_shape)
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Not drawn forward: a model with holes in its data is for inference."""
+        """Raise `NotImplementedError`: missing entries are inferred, not simulated."""
         raise NotImplementedError(NOT_DRAWN)
 
     @validate_sample
     def log_prob(self, value: ArrayLike) -> Array:
-        """Sum over rows of the joint log density, shape (..., holes) to (...)."""
-        rows = self.prior.log_prob(self.complete(value))
-        batch_ndim = jnp.ndim(value) - 1
-        return rows.sum(axis=tuple(range(batch_ndim, rows.ndim)))
+        """Sum over rows of the joint log density, shape (..., num_missing) to (...)."""
+        return _sum_rows(self.prior.log_prob(self.complete(value)), value)
 
     @property
     def reference(self) -> Distribution:
-        """The holes under the reference of each row given what is there: drawable, normalised."""
-        return HolesReference(self)
+        """The missing entries under the reference of each row given its observed entries."""
+        return MissingEntriesReference(self)
 
 
-def labels_of(
-    holes: Sequence[int],
-    shape: tuple[int, ...],
-    names: tuple[str, ...],
-    rows: tuple[str, ...] | None = None,
-) -> tuple[list[str], list[str]]:
-    """Rows and columns of the entries at flat places `holes` of a table (..., D)."""
-    *before, columns = np.unravel_index(np.asarray(holes, int), shape)
-    if rows is not None:
-        labels = [rows[int(place)] for place in before[0]]
-    else:
-        labels = [".".join(map(str, place)) for place in zip(*before, strict=True)]
-    return labels, [names[place] for place in columns]
+class MissingEntriesReference(Distribution):
+    """The reference's conditional of the missing entries of a table, as one vector.
 
-
-class HolesReference(Distribution):
-    """Conditionals of the reference for the holes of a table, as one vector."""
+    Args:
+        parent: the `MissingEntries` it is the reference of.
+    """
 
     arg_constraints: dict[str, Any] = {}
     pytree_data_fields = ("parent",)
 
-    def __init__(self, parent: Holes) -> None:
+    def __init__(self, parent: MissingEntries) -> None:
         self.parent = parent
         super().__init__((), parent.event_shape)
 
     @property
     def support(self) -> constraints.Constraint:
-        """That of the holes."""
+        """The support of the missing entries."""
         return self.parent.support
 
     @property
     def _rows(self) -> Distribution:
         parent = self.parent
-        observed = np.ones(parent.shape_of_table, bool)
-        observed.flat[list(parent.holes)] = False
+        observed = np.ones(parent.table_shape, bool)
+        observed.flat[list(parent.places)] = False
         return parent.prior.reference_given(parent.values, observed)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Independent draws, shape sample_shape + (holes,)."""
+        """Independent draws, shape sample_shape + (num_missing,)."""
         rows = self._rows.sample(key, sample_shape)
         flat = rows.reshape(*sample_shape, -1)
-        return flat[..., np.asarray(self.parent.holes)]
+        return flat[..., np.asarray(self.parent.places)]
 
     def log_prob(self, value: ArrayLike) -> Array:
-        """Normalised log density of the holes, shape (..., holes) to (...)."""
-        rows = self._rows.log_prob(self.parent.complete(value))
-        return rows.sum(axis=tuple(range(jnp.ndim(value) - 1, rows.ndim)))
+        """Normalised log density, shape (..., num_missing) to (...)."""
+        return _sum_rows(self._rows.log_prob(self.parent.complete(value)), value)
 
 
-class PaddedHoles(Distribution):
-    """The entries of rows whose holes are not known when the program is compiled.
+class PaddedEntries(Distribution):
+    """One value for every entry of each row, where compiled code cannot know which are missing.
 
-    A vector has a number for each entry of its row. Where the entry is missing it is the entry;
-    elsewhere it is padding, with the density of a standard normal of the standardised entry, which
-    integrates to one and touches nothing else.
+    The value of a missing entry is that entry. The value of an observed entry is padding: an
+    independent standard normal in the standardised coordinate, which integrates to one and leaves
+    the evidence and the posterior of everything else as they are.
 
     Args:
         prior: an unclamped `EnergyDistribution` of one row.
-        values: rows (..., D), anything where missing.
-        observed: boolean array (..., D), traced or not.
+        values: rows, shape (..., D), with any values where entries are missing.
+        observed: boolean array (..., D), traced or not, true where an entry is observed.
     """
 
     arg_constraints: dict[str, Any] = {}
@@ -166,26 +166,26 @@ class PaddedHoles(Distribution):
         super().__init__(values.shape[:-1], values.shape[-1:])
 
     @property
-    def holes(self) -> tuple[int, ...]:
-        """Flat places of the holes, once the rows are concrete."""
+    def places(self) -> tuple[int, ...]:
+        """Positions of the missing entries in the flattened rows, which must be concrete."""
         return tuple(np.flatnonzero(~np.asarray(self.observed)).tolist())
 
     @property
     def labels(self) -> tuple[list[str], list[str]]:
-        """As those of `Holes`."""
-        return labels_of(self.holes, self.values.shape, self.prior.names)
+        """The row position and the column name of each missing entry of concrete rows."""
+        return entry_labels(self.places, self.values.shape, self.prior.names)
 
     @property
     def support(self) -> constraints.Constraint:
-        """That of the prior."""
+        """The support of the prior."""
         return self.prior.support
 
     def complete(self, value: ArrayLike) -> Array:
-        """Rows with their holes filled by `value`, shape (..., D)."""
+        """Fill the missing entries of the rows with those of `value`, shape (..., D)."""
         return jnp.where(self.observed, self.values, value)
 
     def padding(self, value: Array) -> Array:
-        """Log density of the entries that are no holes, shape (..., D) to (...)."""
+        """Log density of the padding, shape (..., D) to (...)."""
         prior = self.prior
         y = prior.coordinate_supports.unconstrain(value)
         log_prob = Normal(prior.loc, prior.scale).log_prob(y) - prior.coordinate_supports.log_dets(
@@ -194,34 +194,38 @@ class PaddedHoles(Distribution):
         return jnp.where(self.observed, log_prob, 0.0).sum(-1)
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Not drawn forward: a model with holes in its data is for inference."""
+        """Raise `NotImplementedError`: missing entries are inferred, not simulated."""
         raise NotImplementedError(NOT_DRAWN)
 
     @validate_sample
     def log_prob(self, value: ArrayLike) -> Array:
-        """Joint log density of each row, and of its padding, shape (..., D) to (...)."""
+        """Joint log density of each row and its padding, shape (..., D) to (...)."""
         value = jnp.asarray(value)
         return self.prior.log_prob(self.complete(value)) + self.padding(value)
 
     @property
     def reference(self) -> Distribution:
-        """The holes under the reference of each row given what is there: drawable, normalised."""
-        return PaddedReference(self)
+        """Each row under its reference given the observed entries, with padding for these."""
+        return PaddedEntriesReference(self)
 
 
-class PaddedReference(Distribution):
-    """Conditionals of the reference for the holes of rows, with padding elsewhere."""
+class PaddedEntriesReference(Distribution):
+    """The reference's conditional of the missing entries of each row, with padding elsewhere.
+
+    Args:
+        parent: the `PaddedEntries` it is the reference of.
+    """
 
     arg_constraints: dict[str, Any] = {}
     pytree_data_fields = ("parent",)
 
-    def __init__(self, parent: PaddedHoles) -> None:
+    def __init__(self, parent: PaddedEntries) -> None:
         self.parent = parent
         super().__init__(parent.batch_shape, parent.event_shape)
 
     @property
     def support(self) -> constraints.Constraint:
-        """That of the holes."""
+        """The support of the prior."""
         return self.parent.support
 
     @property
@@ -241,3 +245,36 @@ class PaddedReference(Distribution):
         """Normalised log density, shape (..., D) to (...)."""
         value = jnp.asarray(value)
         return self._rows.log_prob(self.parent.complete(value)) + self.parent.padding(value)
+
+
+def entry_labels(
+    places: Sequence[int],
+    table_shape: tuple[int, ...],
+    names: tuple[str, ...],
+    rows: tuple[str, ...] | None = None,
+) -> tuple[list[str], list[str]]:
+    """Row labels and column names of some entries of a table.
+
+    Args:
+        places: positions of the entries in the flattened table.
+        table_shape: shape of the table, (..., D).
+        names: names of the D columns.
+        rows: labels of the rows of a table (n, D). By default a row's label is its position, with
+            dots between the indices of several axes.
+
+    Example:
+        >>> entry_labels([1, 2], (2, 2), ("a", "b"))
+        (['0', '1'], ['b', 'a'])
+    """
+    *before, columns = np.unravel_index(np.asarray(places, int), table_shape)
+    if rows is not None:
+        labels = [rows[int(row)] for row in before[0]]
+    else:
+        labels = [".".join(map(str, indices)) for indices in zip(*before, strict=True)]
+    return labels, [names[column] for column in columns]
+
+
+def _sum_rows(log_prob: Array, value: ArrayLike) -> Array:
+    """Sum log densities of rows, shape (*batch, *rows), over the rows of each `value`."""
+    num_batch_axes = jnp.ndim(value) - 1
+    return log_prob.sum(axis=tuple(range(num_batch_axes, log_prob.ndim)))

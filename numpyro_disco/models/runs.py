@@ -1,15 +1,15 @@
-"""Independent tempered runs of one NumPyro model, compiled together.
+"""Independent tempered runs of one NumPyro model.
 
-`ModelRuns` is everything between the model's arguments and a result: which of them are compiled for
-by shape and which by value, which devices take part, and where a long run is saved.
+`ModelRuns` stands between the model's arguments and a result. It decides which arguments are
+compiled for by shape and which by value, keeps the compiled programs of each signature of the
+arguments, spreads particles over devices and resumes runs from checkpoints.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,58 +17,21 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from numpyro.distributions import Distribution
 
-from numpyro_disco._numpyro import constrain_fn
 from numpyro_disco._typing import Array, Pytree
-from numpyro_disco.models.reading import (
-    BaseBlock,
-    TemperedModel,
-    prepare_model,
-    refuse_inferred_normalizers,
+from numpyro_disco.models.bases import BaseBlock
+from numpyro_disco.models.programs import (
+    FinishedRuns,
+    Inputs,
+    Programs,
+    RunOptions,
+    Signature,
+    StaticNames,
 )
 from numpyro_disco.tempering.checkpoints import fingerprint, load_state, save_state
 from numpyro_disco.tempering.devices import make_mesh
-from numpyro_disco.tempering.program import Program, quick_key
+from numpyro_disco.tempering.program import quick_key
 from numpyro_disco.tempering.settings import TemperingSettings
-from numpyro_disco.tempering.state import State, TemperedResult
 from numpyro_disco.tempering.status import RUNNING
-
-
-class FinishedRuns(NamedTuple):
-    """What runs leave."""
-
-    draws: Pytree
-    """Constrained draws by site, (num_chains, num_particles, ...)."""
-    result: TemperedResult
-    """Of all runs, a leading axis for them; without positions, which `draws` has."""
-    r_hat: Array
-    """Across runs, of each unconstrained coordinate, shape (d,)."""
-    latent: tuple[str, ...] = ()
-    """Names of the latent sites."""
-
-
-class _Inputs(NamedTuple):
-    """What changes from call to call without a new compilation."""
-
-    rng_keys: Array
-    """Data of one random key for each run."""
-    arrays: list[Any]
-    """The model's arguments that are compiled for by shape."""
-    block: BaseBlock | None
-
-
-class _Compiled(NamedTuple):
-    """The programs for one structure of arguments."""
-
-    whole: Callable[[_Inputs], FinishedRuns]
-    init: Callable[[_Inputs], State]
-    advance: Callable[[State, _Inputs, Any], State]
-    finish: Callable[[State, _Inputs], FinishedRuns]
-    probe: Callable[[_Inputs], Array]
-    """Log densities of base and target at points that are always the same draws of the base."""
-    latent: list[str]
-    """Names of the latent sites, once one of the programs was traced."""
-    kind: Any
-    """JAX's kind of the random keys."""
 
 
 class ModelRuns:
@@ -77,11 +40,14 @@ class ModelRuns:
     Args:
         model: a NumPyro model.
         settings: see `TemperingSettings`.
-        num_chains: independent runs.
-        base: as for `numpyro_disco.models.reading.prepare_model`.
-        devices: JAX devices over which each run's particles are spread.
-        jit_model_args: compile for arrays and floats of the same shapes, not for their values.
+        num_chains: number of independent runs.
+        base: distributions from which some sites start, see `prepare_model`.
+        devices: JAX devices over which the particles of each run are spread.
+        jit_model_args: compile for the shapes of arrays and floats, not for their values.
         report: called with a run's index and its inverse temperature after each step, or None.
+
+    Raises:
+        ValueError: The devices cannot share the particles equally.
     """
 
     def __init__(
@@ -94,28 +60,32 @@ class ModelRuns:
         jit_model_args: bool,
         report: Callable[[Any, Any], None] | None,
     ) -> None:
-        self.model, self.settings, self.num_chains = model, settings, num_chains
-        self.base = base
-        self.mesh = None if devices is None else make_mesh(devices)
-        self.jit_model_args, self.report = jit_model_args, report
-        self._programs: dict[Any, _Compiled] = {}
+        if devices is not None and settings.num_survivors % len(devices):
+            raise ValueError(
+                f"Expected a number of particles that {len(devices)} `devices` can share equally; "
+                f"got {settings.num_survivors} (`num_particles` over `chain_length`)."
+            )
+        mesh = None if devices is None else make_mesh(devices)
+        self.options = RunOptions(model, settings, num_chains, base, mesh, report)
+        self.jit_model_args = jit_model_args
+        self._programs: dict[Signature, Programs] = {}
 
     def run(
         self, rng_keys: Array, args: tuple, kwargs: dict, block: BaseBlock | None
     ) -> FinishedRuns:
-        """All runs as one program.
+        """All runs as one compiled program.
 
         Args:
             rng_keys: one key for each run.
-            args: the model's arguments.
-            kwargs: the model's keyword arguments.
-            block: a base for several sites, see `BaseBlock`.
+            args: arguments of the model.
+            kwargs: keyword arguments of the model.
+            block: a joint base of several sites, or None.
 
         Returns:
             `FinishedRuns`.
         """
-        compiled, inputs = self._prepare(rng_keys, args, kwargs, block)
-        return self._collect(compiled, compiled.whole(inputs))
+        programs, inputs = self._prepare(rng_keys, args, kwargs, block)
+        return self._collect(programs, programs.whole(inputs))
 
     def run_with_checkpoints(
         self,
@@ -126,37 +96,80 @@ class ModelRuns:
         path: Path,
         every: int,
     ) -> FinishedRuns:
-        """As `run`, saved after every so many inverse temperatures, and resumed from what is there.
+        """All runs, saved after every few inverse temperatures and resumed from an earlier file.
 
         Args:
             rng_keys: one key for each run.
-            args: the model's arguments.
-            kwargs: the model's keyword arguments.
-            block: a base for several sites, see `BaseBlock`.
+            args: arguments of the model.
+            kwargs: keyword arguments of the model.
+            block: a joint base of several sites, or None.
             path: file of the checkpoint.
-            every: steps between two of them.
-        """
-        compiled, inputs = self._prepare(rng_keys, args, kwargs, block)
-        mark = fingerprint((self.settings, self.num_chains), rng_keys, (args, kwargs, block))
-        probe = np.asarray(self._local(compiled.probe(inputs)), np.float64)
-        if path.exists():
-            template = jax.eval_shape(compiled.init, inputs)
-            state = load_state(path, template, mark, probe, compiled.kind)
-        else:
-            state = compiled.init(inputs)
-        while (np.asarray(state.status) == RUNNING).any():
-            steps = np.asarray(state.num_steps)[np.asarray(state.status) == RUNNING]
-            state = jax.block_until_ready(compiled.advance(state, inputs, int(steps.min()) + every))
-            save_state(path, self._local(state), mark, probe)
-        return self._collect(compiled, compiled.finish(state, inputs))
+            every: number of steps between two checkpoints.
 
-    def _collect(self, compiled: _Compiled, finished: FinishedRuns) -> FinishedRuns:
+        Returns:
+            `FinishedRuns`, with the numbers that `run` gives.
+
+        Raises:
+            CheckpointError: `path` holds something else, or another run.
+        """
+        programs, inputs = self._prepare(rng_keys, args, kwargs, block)
+        settings, num_chains = self.options.settings, self.options.num_chains
+        mark = fingerprint((settings, num_chains), rng_keys, (args, kwargs, block))
+        probe = np.asarray(self._local(programs.probe(inputs)), np.float64)
+        if path.exists():
+            template = jax.eval_shape(programs.init, inputs)
+            state = load_state(path, template, mark, probe, programs.signature.key_impl)
+        else:
+            state = programs.init(inputs)
+        while (running := np.asarray(state.status) == RUNNING).any():
+            until = int(np.asarray(state.num_steps)[running].min()) + every
+            state = jax.block_until_ready(programs.advance(state, inputs, until))
+            save_state(path, self._local(state), mark, probe)
+        return self._collect(programs, programs.finish(state, inputs))
+
+    def _prepare(
+        self, rng_keys: Array, args: tuple, kwargs: dict, block: BaseBlock | None
+    ) -> tuple[Programs, Inputs]:
+        """The programs for these arguments, compiled before or new, and their inputs."""
+        leaves, structure = jax.tree.flatten((args, kwargs))
+        dynamic = tuple(self.jit_model_args and _is_numeric(leaf) for leaf in leaves)
+        pairs = list(zip(leaves, dynamic, strict=True))
+        # Only the draws of JAX's default kind of key are split over devices.
+        keys = jax.vmap(quick_key)(rng_keys) if self.options.mesh is None else rng_keys
+        signature = Signature(
+            structure,
+            fixed=tuple(None if is_dynamic else leaf for leaf, is_dynamic in pairs),
+            dynamic=dynamic,
+            key_impl=jax.random.key_impl(keys),
+            block_names=None if block is None else block.names,
+        )
+        inputs = Inputs(
+            jax.random.key_data(keys),
+            [leaf for leaf, is_dynamic in pairs if is_dynamic],
+            None if block is None else BaseBlock(StaticNames(block.names), block.density),
+        )
+        if self.options.mesh is not None:
+            everywhere = NamedSharding(self.options.mesh, PartitionSpec())
+            inputs = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), everywhere), inputs)
+        return self._programs_for(signature), inputs
+
+    def _programs_for(self, signature: Signature) -> Programs:
+        try:
+            hash(signature)
+        except TypeError:
+            # Arguments that cannot be hashed (arrays, with `jit_model_args` off) compile each time.
+            return Programs(self.options, signature)
+        if signature not in self._programs:
+            self._programs[signature] = Programs(self.options, signature)
+        return self._programs[signature]
+
+    def _collect(self, programs: Programs, finished: FinishedRuns) -> FinishedRuns:
         finished = jax.block_until_ready(finished)
-        return self._local(finished)._replace(latent=tuple(compiled.latent))
+        return self._local(finished)._replace(latent=tuple(programs.latent))
 
     def _local(self, tree: Pytree) -> Pytree:
-        """Results as arrays of this process alone."""
-        if self.mesh is None:
+        """Copy results that are spread over devices into arrays of this process."""
+        if self.options.mesh is None:
             return tree
 
         def local(leaf: Array) -> Array:
@@ -167,144 +180,9 @@ class ModelRuns:
 
         return jax.tree.map(local, tree)
 
-    def _prepare(
-        self, rng_keys: Array, args: tuple, kwargs: dict, block: BaseBlock | None
-    ) -> tuple[_Compiled, _Inputs]:
-        leaves, structure = jax.tree.flatten((args, kwargs))
-        dynamic = tuple(self.jit_model_args and _is_numeric(leaf) for leaf in leaves)
-        fixed = tuple(None if d else leaf for leaf, d in zip(leaves, dynamic, strict=True))
-        arrays = [leaf for leaf, d in zip(leaves, dynamic, strict=True) if d]
-        if self.mesh is None:
-            keys = jax.vmap(quick_key)(rng_keys)
-        else:
-            # Of JAX's kinds of keys, the default's draws alone are split over devices.
-            keys = rng_keys
-        kind = jax.random.key_impl(keys)
-        names = None if block is None else block.names
-
-        def read(inputs: _Inputs) -> tuple[TemperedModel, tuple, dict]:
-            values = iter(inputs.arrays)
-            filled = [next(values) if d else leaf for leaf, d in zip(fixed, dynamic, strict=True)]
-            args, kwargs = jax.tree.unflatten(structure, filled)
-            prepared = prepare_model(self.model, args, kwargs, self.base, inputs.block)
-            if self.settings.kernel == "random_walk":
-                refuse_inferred_normalizers(prepared)
-            return prepared, args, kwargs
-
-        key: Any = (structure, fixed, dynamic, kind, names, self.report is not None)
-        try:
-            compiled = self._programs.get(key)
-        except TypeError:
-            # Arguments that cannot be hashed (arrays, with `jit_model_args` off) compile each time.
-            compiled, key = None, None
-        if compiled is None:
-            compiled = self._compile(read, kind)
-            if key is not None:
-                self._programs[key] = compiled
-        data = jax.random.key_data(keys)
-        if block is not None:
-            block = BaseBlock(_Static(block.names), block.density)
-        inputs = _Inputs(data, arrays, block)
-        if self.mesh is not None:
-            everywhere = NamedSharding(self.mesh, PartitionSpec())
-            inputs = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf), everywhere), inputs)
-        return compiled, inputs
-
-    def _compile(self, read: Callable, kind: Any) -> _Compiled:
-        latent: list[str] = []
-
-        def program(prepared: TemperedModel, index: Array) -> Program:
-            latent[:] = prepared.latent
-            return Program(
-                prepared.draw_base,
-                prepared.log_densities,
-                self.settings,
-                report=None
-                if self.report is None
-                else partial(jax.debug.callback, self.report, index),
-                mesh=self.mesh,
-            )
-
-        # A CPU is kept busy by the particles of one run; run after run, none waits for the slowest.
-        one_by_one = jax.default_backend() == "cpu" or self.mesh is not None
-        # (A `batch_size` of one would still batch every loop, and double what there is to compile.)
-        each = jax.lax.map if one_by_one else partial(jax.lax.map, batch_size=self.num_chains)
-        runs = jnp.arange(self.num_chains)
-
-        def init(inputs: _Inputs) -> State:
-            prepared, _, _ = read(inputs)
-            keys = jax.random.wrap_key_data(inputs.rng_keys, impl=kind)
-            return each(lambda run: program(prepared, run[1]).init(run[0]), (keys, runs))
-
-        def advance(state: State, inputs: _Inputs, until: Any) -> State:
-            prepared, _, _ = read(inputs)
-            return each(lambda run: program(prepared, run[1]).advance(run[0], until), (state, runs))
-
-        def finish(state: State, inputs: _Inputs) -> FinishedRuns:
-            prepared, args, kwargs = read(inputs)
-            result = each(lambda run: program(prepared, run[1]).result(run[0]), (state, runs))
-            return _finished(prepared, args, kwargs, result)
-
-        def probe(inputs: _Inputs) -> Array:
-            prepared, _, _ = read(inputs)
-            # The model stands in no file, and its closures in no argument: ask it.
-            keys = jax.random.split(jax.random.wrap_key_data(inputs.rng_keys, impl=kind)[0], 3)
-            return jnp.stack(jax.vmap(prepared.log_densities)(jax.vmap(prepared.draw_base)(keys)))
-
-        def whole(inputs: _Inputs) -> FinishedRuns:
-            prepared, args, kwargs = read(inputs)
-            keys = jax.random.wrap_key_data(inputs.rng_keys, impl=kind)
-
-            def one(run: tuple[Array, Array]) -> TemperedResult:
-                steps = program(prepared, run[1])
-                state = steps.advance(steps.init(run[0]), self.settings.max_temperatures)
-                return steps.result(state)
-
-            return _finished(prepared, args, kwargs, each(one, (keys, runs)))
-
-        options: dict[str, Any] = {}
-        if self.mesh is not None:
-            options["out_shardings"] = NamedSharding(self.mesh, PartitionSpec())
-        jit = partial(jax.jit, **options)
-        return _Compiled(jit(whole), jit(init), jit(advance), jit(finish), jit(probe), latent, kind)
-
-
-@jax.tree_util.register_static
-class _Static(tuple):
-    """Names that are part of a program, not of its inputs."""
-
-
-def _finished(
-    prepared: TemperedModel, args: tuple, kwargs: dict, result: TemperedResult
-) -> FinishedRuns:
-    unravel = jax.vmap(jax.vmap(prepared.unravel))
-    draws = constrain_fn(
-        prepared.model,
-        args,
-        kwargs,
-        unravel(result.position),
-        # What depends on a discrete site that was summed out has no value of its own.
-        return_deterministic=not prepared.enumerated,
-        batch_ndims=2,
-    )
-    r_hat = _potential_scale_reduction(result.position)
-    nothing = jnp.zeros(len(result.status))
-    return FinishedRuns(draws, result._replace(position=nothing, log_base=nothing), r_hat)
-
-
-def _potential_scale_reduction(position: Array) -> Array:
-    """Gelman and Rubin's R-hat of each coordinate across runs, (d,); 1 for one run.
-
-    The draws of a run count as many, so this is the square root of 1 + between / within.
-    """
-    if len(position) == 1:
-        return jnp.ones(position.shape[-1], position.dtype)
-    within = position.var(axis=1).mean(axis=0)
-    between = position.mean(axis=1).var(axis=0, ddof=1)
-    return jnp.sqrt(1 + between / jnp.where(within > 0, within, 1.0))
-
 
 def _is_numeric(leaf: Any) -> bool:
+    """Return True for arrays and floats, which are compiled for by shape."""
     if isinstance(leaf, bool | int | complex | str):
         return False
     return isinstance(leaf, float | jax.Array | np.generic) or (

@@ -1,90 +1,103 @@
-"""`TemperedSMC`: tempered sequential Monte Carlo for any NumPyro model."""
+"""`TemperedSMC`: tempered sequential Monte Carlo for any NumPyro model.
+
+The class has the interface of `numpyro.infer.MCMC`. It owns the arguments, the progress bar and the
+results; `runs.py` owns how runs are compiled, `reading.py` how a model is read, and the `tempering`
+package the algorithm.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
-from jax.scipy.special import logsumexp
 from numpyro.diagnostics import print_summary
-from numpyro.distributions import Distribution
-from numpyro.infer import MCMC, Predictive
+from numpyro.infer import MCMC
 
 from numpyro_disco._checks import check_count, check_key
-from numpyro_disco._numpyro import MCMCKernel
+from numpyro_disco._numpyro import ModelHolder, store_draws
 from numpyro_disco._progress import progress
 from numpyro_disco._statistics import log_mean
 from numpyro_disco._typing import Array
-from numpyro_disco.models.reading import BaseBlock, non_finite_sites, unconstrain_draws
-from numpyro_disco.models.runs import FinishedRuns, ModelRuns
-from numpyro_disco.references.fitting import fit_mixture
+from numpyro_disco.diagnostics.plots import plot_tempering
+from numpyro_disco.models.bases import GivenBase
+from numpyro_disco.models.programs import FinishedRuns
+from numpyro_disco.models.reading import non_finite_sites
+from numpyro_disco.models.runs import ModelRuns
+from numpyro_disco.models.structure import read_structure
 from numpyro_disco.tempering.settings import TemperingSettings
 from numpyro_disco.tempering.state import TemperedHistory, TemperedResult
-from numpyro_disco.tempering.status import CONVERGED, DISAGREE, NON_FINITE, status_message
-
-LARGEST_R_HAT = 1.1
-"""Across runs, of any coordinate, above which they have found different distributions."""
-NUM_GUIDE_DRAWS = 2000
-"""Draws of a guide to which a base is fitted."""
-
-
-class _ModelHolder(MCMCKernel):
-    """What `MCMC` and ArviZ ask of a sampler: its model and the name of its samples."""
-
-    sample_field = "z"
-    default_fields = ("z",)
-
-    def __init__(self, model: Callable) -> None:
-        self.model = model
-
-    def init(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError("TemperedSMC has no chain to start; call its `run`.")
-
-    def sample(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError("TemperedSMC has no chain to advance; call its `run`.")
+from numpyro_disco.tempering.status import CONVERGED, NON_FINITE
 
 
 class TemperedSMC(MCMC):
-    """Tempered sequential Monte Carlo on a NumPyro model: draws, log evidence, several modes.
+    """Tempered sequential Monte Carlo for a NumPyro model: draws and log evidence.
 
-    Particles start as draws of a base: ordinary latent sites from their priors, learned priors from
-    their reference (given their clamped coordinates, in closed form). Likelihoods, factors, and
-    the energies relative to their references come in by an inverse temperature b that rises from 0
-    to 1 as far at a time as the particles allow; at each b they are reweighted, resampled and moved
-    by Hamiltonian Monte Carlo tuned from the particles themselves. The last resampling and moves
-    are at b = 1, so draws are equally weighted. Draws are asymptotically exact as `num_particles`
-    grows; each run's evidence is consistent, with a bias of order 1 / num_particles.
+    Particles start as draws of a base and are moved to the posterior along the path
 
-    It has the interface of `numpyro.infer.MCMC`, and derives from it so that ArviZ takes it: a
-    *chain* is one independent run, its draws are that run's particles. Particles of one run are
-    not a time series: R-hat compares independent runs, and an effective sample size counts
-    particles in the order of their ancestors, so copies of one ancestor show as repeats.
+        p_b(u) proportional to base(u)^(1 - b) target(u)^b,    b from 0 to 1,
+
+    where u are the unconstrained latent sites. The base holds the priors of ordinary latent sites
+    and the references of learned priors, given their clamped coordinates. Likelihoods, factors and
+    the energies relative to their references come in as the inverse temperature b rises, in steps
+    as large as the particles allow. At each b particles are reweighted, resampled and moved by
+    Hamiltonian Monte Carlo, which is tuned from the particles themselves. Because particles are
+    everywhere to begin with, several modes can be found.
+
+    The last resampling and moves are at b = 1, so draws are equally weighted. Draws are
+    asymptotically exact as `num_particles` grows. The evidence of each run is consistent, with a
+    bias of order 1 / num_particles.
+
+    The interface is that of `numpyro.infer.MCMC`, from which the class derives so that ArviZ
+    accepts it. A *chain* is one independent run and its draws are the particles of that run. They
+    are not a time series: R-hat compares independent runs, and an effective sample size counts
+    particles in the order of their ancestors, so that copies of one ancestor show as repeats.
 
     Args:
-        model: any NumPyro model whose latent sites are continuous.
-        num_particles: particles of each run.
-        num_chains: independent runs, all in one compiled program; two or more let R-hat
-            and the evidence's standard error say whether they agree.
-        base: where sites start instead of their priors, by name: a distribution over a site's
-            values, or earlier draws of it, (num_draws, ...), such as `get_samples()` of another
-            sampler, to which a mixture is fitted, sites together; or a fitted guide and its
-            parameters, a pair, which is drawn for that. The evidence stays that of the model. A
-            base has to reach wherever the posterior does.
+        model: a NumPyro model whose latent sites are continuous, or discrete and enumerable.
+        num_particles: number of particles of each run.
+        num_chains: number of independent runs, all in one compiled program. With two or more, R-hat
+            and the standard error of the evidence tell whether they agree.
+        base: where sites start, by name, instead of from their priors: a distribution over the
+            site, or earlier draws of shape (num_draws, ...), such as `get_samples()` of another
+            sampler, to which one mixture is fitted for all sites with draws. Or a pair of a fitted
+            guide and its parameters, which is drawn for that. The evidence is still that of the
+            model. A base must cover the posterior.
         devices: JAX devices over which the particles of each run are spread, for instance
-            `jax.devices()`; also those of other processes under `jax.distributed`.
-        checkpoint: a file in which runs are kept between inverse temperatures. If it is there and
-            of the same run, `run` goes on from it, to the same numbers.
-        checkpoint_every: inverse temperatures from one writing of that file to the next.
-        progress_bar: show the inverse temperature with tqdm.
-        jit_model_args: compile for arrays and floats of the same shapes instead of for their
-            values. Integers are values: give what varies from run to run as an array. Turn it off
-            for a model that needs concrete arguments.
-        throw: raise if a run failed; else see `status`.
-        **settings: fields of `numpyro_disco.tempering.settings.TemperingSettings`.
+            `jax.devices()`, including those of other processes under `jax.distributed`.
+        checkpoint: a file in which the state of the runs is saved between inverse temperatures. If
+            it exists and belongs to the same run, `run` resumes it and gives the same numbers.
+        checkpoint_every: number of inverse temperatures between two checkpoints.
+        progress_bar: show the inverse temperature.
+        jit_model_args: compile for the shapes of arrays and floats instead of for their values.
+            Integers always count as values, so pass numbers that change as arrays. Set False for a
+            model that needs concrete arguments.
+        throw: raise an error if a run fails; otherwise read `status`.
+        base_draws: number of draws of the base for each particle. They are cheap, because they are
+            not moved, and make the first step longer and more precise.
+        target_ess: effective sample size of the weights after each step, as a share of the
+            particles. A higher value means smaller steps, and more of them.
+        schedule: increasing inverse temperatures that end with 1, instead of adaptive ones.
+        kernel: "hmc"; "mala", its one-step form; or "random_walk", which needs no gradient.
+        chain_length: number of states of each chain that become particles; it must divide
+            `num_particles`. With 1, as in classical SMC, only the last state does. With more
+            (waste-free SMC), fewer particles survive a resampling and each is moved more often.
+        max_moves: largest number of moves between two states that become particles.
+        max_leapfrog: largest number of leapfrog steps in a trajectory.
+        dense_mass: precondition with the full covariance of the particles rather than with their
+            standard deviations; by default if there are 16 or more particles to a coordinate.
+        resampling: "systematic", "stratified", "residual" or "multinomial".
+        max_temperatures: largest number of steps before a run gives up.
+        num_sweeps: number of times that each particle is proposed a draw of a mixture fitted to the
+            particles at b = 1. With 0, the evidence comes from the path alone.
+        particles_at_once: number of particles that are evaluated side by side, which bounds memory;
+            by default all.
+
+    References:
+        Del Moral, Doucet & Jasra 2006; Dau & Chopin 2022 for waste-free SMC.
 
     Example:
         >>> import jax, numpyro, numpyro.distributions as dist, numpyro_disco as disco
@@ -110,11 +123,37 @@ class TemperedSMC(MCMC):
         progress_bar: bool = True,
         jit_model_args: bool = True,
         throw: bool = True,
-        **settings: Any,
+        base_draws: int = 32,
+        target_ess: float = 0.5,
+        schedule: Sequence[float] | None = None,
+        kernel: str = "hmc",
+        chain_length: int = 1,
+        max_moves: int = 8,
+        max_leapfrog: int = 32,
+        dense_mass: bool | None = None,
+        resampling: str = "systematic",
+        max_temperatures: int = 200,
+        num_sweeps: int = 4,
+        particles_at_once: int | None = None,
     ) -> None:
-        self.settings = TemperingSettings(num_particles=num_particles, **settings)
+        self.settings = TemperingSettings(
+            num_particles=num_particles,
+            base_draws=base_draws,
+            target_ess=target_ess,
+            # Any increasing sequence is taken, and stored as a tuple.
+            schedule=cast("tuple[float, ...] | None", schedule),
+            kernel=kernel,
+            chain_length=chain_length,
+            max_moves=max_moves,
+            max_leapfrog=max_leapfrog,
+            dense_mass=dense_mass,
+            resampling=resampling,
+            max_temperatures=max_temperatures,
+            num_sweeps=num_sweeps,
+            particles_at_once=particles_at_once,
+        )
         super().__init__(
-            _ModelHolder(model),
+            ModelHolder(model),
             num_warmup=0,
             num_samples=self.settings.num_particles,
             num_chains=check_count(num_chains, "num_chains"),
@@ -125,45 +164,60 @@ class TemperedSMC(MCMC):
         self.throw = throw
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.checkpoint_every = check_count(checkpoint_every, "checkpoint_every")
-        if devices is not None and self.settings.num_survivors % len(devices):
-            raise ValueError(
-                f"Expected a number of particles that {len(devices)} `devices` can share equally; "
-                f"got {self.settings.num_survivors} (`num_particles` over `chain_length`)."
-            )
-        given, self._base_draws = _split_base(base)
-        self._block: BaseBlock | None = None
-        # Callbacks from several devices come in no order.
-        report = self._update if progress_bar and devices is None else None
-        self._runs = ModelRuns(
-            model, self.settings, self.num_chains, given, devices, jit_model_args, report
-        )
+        self._base = GivenBase(base)
+        self._runs = self._make_runs(devices, jit_model_args)
         self._finished: FinishedRuns | None = None
         self._bar: Any = None
         self._reached = np.zeros(num_chains)
 
+    def _make_runs(self, devices: Sequence[jax.Device] | None, jit_model_args: bool) -> ModelRuns:
+        # Callbacks from several devices arrive in no particular order.
+        report = self._update if self.progress_bar and devices is None else None
+        return ModelRuns(
+            self.sampler.model,
+            self.settings,
+            self.num_chains,
+            base=self._base.distributions,
+            devices=devices,
+            jit_model_args=jit_model_args,
+            report=report,
+        )
+
     def run(self, rng_key: Array, *args: Any, **kwargs: Any) -> None:
         """Run all chains on the model with these arguments.
 
-        Arguments with the same shapes do not compile again, whatever their values.
+        Arguments of the same shapes do not compile again, whatever their values.
 
         Args:
             rng_key: random key.
-            *args: the model's.
-            **kwargs: the model's.
+            *args: arguments of the model.
+            **kwargs: keyword arguments of the model.
 
         Raises:
-            ValueError: a latent site that cannot start a run, named, with the remedy; a checkpoint
-                that is of another run.
-            RuntimeError: a run failed, or runs disagree (unless `throw=False`).
+            ValueError: A latent site cannot start a run; the message names it and the remedy. Or
+                the checkpoint belongs to another run.
+            RuntimeError: A run failed, or runs disagree (unless `throw=False`).
         """
         rng_keys = jax.random.split(check_key(rng_key), self.num_chains)
-        self._args, self._kwargs = args, kwargs
-        block = self._base_block(args, kwargs)
+        self._finished = self._run_all(rng_keys, args, kwargs)
+        result = self._finished.result
+        # "potential_energy" is NumPyro's name for -log joint in unconstrained space. ArviZ shows it
+        # as "lp", with the sign changed.
+        fields = {"potential_energy": -result.log_target, "accept_prob": result.acceptance}
+        store_draws(self, args, kwargs, self._finished.draws, fields)
+        if self.throw:
+            self._raise_if_failed(args, kwargs)
+
+    def _run_all(self, rng_keys: Array, args: tuple, kwargs: dict) -> FinishedRuns:
+        """Run all chains, under a progress bar."""
+        block = None
+        if self._base.draws:
+            block = self._base.block(read_structure(self.sampler.model, args, kwargs))
         self._reached[:] = 0
         with progress(
             total=1.0,
             shown=self.progress_bar,
-            desc="inverse temperature, mean of all runs",
+            desc="inverse temperature, mean over runs",
             bar_format="{desc}: {percentage:3.0f}%|{bar}| [{elapsed}]",
         ) as self._bar:
             try:
@@ -180,75 +234,84 @@ class TemperedSMC(MCMC):
                 )
                 raise
             jax.effects_barrier()
-        self._finished = finished
-        result = finished.result
-        self._states = {
-            self._sample_field: finished.draws,
-            # NumPyro's name for -log joint in unconstrained space; ArviZ shows it as "lp".
-            "potential_energy": -result.log_target,
-            "accept_prob": result.acceptance,
-        }
-        self._states_flat = None
+        return finished
+
+    def _update(self, index: Any, inverse_temperature: Any) -> None:
+        """Move the progress bar to the mean inverse temperature of all runs."""
+        self._reached[int(index)] = float(inverse_temperature)
+        if self._bar is not None:
+            self._bar.update(float(self._reached.mean()) - self._bar.n)
+
+    def _raise_if_failed(self, args: tuple, kwargs: dict) -> None:
         failed = np.flatnonzero(self.status != CONVERGED)
-        if self.throw and len(failed):
-            message = self.status_messages[failed[0]]
-            if self.status[failed[0]] == NON_FINITE:
-                message += non_finite_sites(self.sampler.model, args, kwargs)
-            raise RuntimeError(
-                f"{len(failed)} of {self.num_chains} runs failed. Run {failed[0]}: {message}"
-            )
+        if not len(failed):
+            return
+        message = self.status_messages[failed[0]]
+        if self.status[failed[0]] == NON_FINITE:
+            message += non_finite_sites(self.sampler.model, args, kwargs)
+        raise RuntimeError(
+            f"{len(failed)} of {self.num_chains} runs failed. Run {failed[0]}: {message}"
+        )
 
     # -- results --------------------------------------------------------------------------------
 
-    def _require_run(self) -> TemperedResult:
+    def _require_run(self) -> FinishedRuns:
         if self._finished is None:
             raise RuntimeError("TemperedSMC has not run yet; call `run(rng_key, *model_args)`.")
-        return self._finished.result
+        return self._finished
+
+    @property
+    def _result(self) -> TemperedResult:
+        return self._require_run().result
 
     def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:
-        """Equally weighted draws at b = 1, deterministic sites included.
+        """Equally weighted draws of the posterior, with deterministic sites.
 
         Args:
             group_by_chain: keep an axis for the runs.
 
         Returns:
-            Site name to array (num_chains * num_particles, ...) or (num_chains, num_particles,
-            ...).
+            A dict from site names to arrays of shape (num_chains * num_particles, ...), or
+            (num_chains, num_particles, ...) if `group_by_chain`.
         """
         self._require_run()
         return super().get_samples(group_by_chain)
 
     def get_extra_fields(self, group_by_chain: bool = False) -> dict[str, Array]:
-        """For each draw: "potential_energy", -log joint in unconstrained space, and "accept_prob".
+        """The potential energy and the acceptance probability of each draw.
 
         Args:
             group_by_chain: keep an axis for the runs.
+
+        Returns:
+            A dict with "potential_energy", -log joint in unconstrained space, and "accept_prob".
         """
         self._require_run()
         return super().get_extra_fields(group_by_chain)
 
     @property
     def log_normalizer(self) -> Array:
-        """Log evidence as each run estimates it, shape (num_chains,).
+        """Log evidence as estimated by each run, shape (num_chains,).
 
-        From the weights along the path and from those of draws of a mixture fitted to the final
-        particles, each weighted by the inverse of its variance.
+        Each is the log of a mean of two estimates, weighted by their inverse variances: one from
+        the weights along the path, one from the weights of draws of a mixture fitted to the final
+        particles.
 
         Priors and references are normalised, so this is log p(data) for a model of ordinary sites.
-        A learned prior that is not normalised adds its own log Z once for every vector drawn from
-        it: ratios between models that share it are right, absolute values after `normalize`.
+        A learned prior that is not normalised adds its own log Z for every vector drawn from it:
+        ratios between models that share it are right, and absolute values after `normalize`.
         """
-        return self._require_run().log_normalizer
+        return self._result.log_normalizer
 
     @property
     def log_path_normalizer(self) -> Array:
         """Log evidence of each run from the weights along its path alone, shape (num_chains,)."""
-        return self._require_run().log_path_normalizer
+        return self._result.log_path_normalizer
 
     @property
     def mixture_ess(self) -> Array:
         """Effective sample size of the draws of each run's fitted mixture, shape (num_chains,)."""
-        return self._require_run().mixture_ess
+        return self._result.mixture_ess
 
     @property
     def log_normalizer_error(self) -> Array:
@@ -257,69 +320,55 @@ class TemperedSMC(MCMC):
 
     @property
     def status(self) -> np.ndarray:
-        """One code for each run, `numpyro_disco.tempering.status.CONVERGED` or what went wrong.
+        """Status code of each run, shape (num_chains,); `status_messages` says what it means.
 
-        Runs that have all converged by themselves, but not to the same distribution (a coordinate
-        whose R-hat across runs is above 1.1), are all DISAGREE.
+        The codes are constants of `numpyro_disco.tempering.status`. If all runs converged on
+        their own but R-hat across runs is above 1.1 for some coordinate, they have found different
+        distributions, and all have the code DISAGREE.
         """
-        status = np.array(self._require_run().status)
-        assert self._finished is not None
-        apart = np.asarray(self._finished.r_hat) > LARGEST_R_HAT
-        if (status == CONVERGED).all() and apart.any():
-            status[:] = DISAGREE
-        return status
+        return self._require_run().status
 
     @property
     def status_messages(self) -> list[str]:
-        """What became of each run, and what to do where it failed."""
-        result = self._require_run()
-        table = np.asarray(result.history.inverse_temperature)
-        steps = np.asarray(result.num_steps)
-        reached = [float(row[n - 1]) if n else 0.0 for row, n in zip(table, steps, strict=True)]
-        return [
-            status_message(int(s), b, int(n))
-            for s, b, n in zip(self.status, reached, steps, strict=True)
-        ]
+        """The outcome of each run and, if it failed, what to do."""
+        return self._require_run().status_messages
 
     @property
     def history(self) -> TemperedHistory:
-        """Each run's path from b = 0 to 1, arrays (num_chains, steps), NaN after a run's end."""
-        result = self._require_run()
-        longest = int(np.max(np.asarray(result.num_steps), initial=0))
-        return jax.tree.map(lambda column: column[:, :longest], result.history)
+        """The path of each run from b = 0 to 1: arrays (num_chains, steps), NaN after its end."""
+        longest = int(np.max(np.asarray(self._result.num_steps), initial=0))
+        return jax.tree.map(lambda column: column[:, :longest], self._result.history)
 
     def print_summary(self, prob: float = 0.9, exclude_deterministic: bool = True) -> None:
         """Print moments, intervals and R-hat of each site, and the log evidence.
 
         Args:
-            prob: mass of the intervals.
-            exclude_deterministic: leave deterministic sites out.
+            prob: probability mass of the intervals.
+            exclude_deterministic: leave out deterministic sites.
         """
         samples = self.get_samples(group_by_chain=True)
         if exclude_deterministic:
-            assert self._finished is not None
-            samples = {name: samples[name] for name in self._finished.latent}
+            samples = {name: samples[name] for name in self._require_run().latent}
         print_summary(samples, prob=prob)
         estimates = np.asarray(self.log_normalizer)
-        mean = float(logsumexp(self.log_normalizer) - np.log(len(estimates)))
-        steps = np.asarray(self._require_run().num_steps)
+        mean, error = log_mean(self.log_normalizer)
+        steps = np.asarray(self._result.num_steps)
         print(
-            f"log evidence: {mean:.3f} +- {float(self.log_normalizer_error):.3f} "
+            f"log evidence: {float(mean):.3f} +- {float(error):.3f} "
             f"({len(estimates)} independent runs: {estimates.min():.3f} to {estimates.max():.3f}); "
             f"inverse temperatures: {steps.min()} to {steps.max()}"
         )
-        for index, (code, message) in enumerate(
-            zip(self.status, self.status_messages, strict=True)
-        ):
+        outcomes = zip(self.status, self.status_messages, strict=True)
+        for index, (code, message) in enumerate(outcomes):
             if code != CONVERGED:
                 print(f"run {index} failed: {message}")
 
     def warmup(self, *args: Any, **kwargs: Any) -> None:
-        """Not a step of its own: every run tunes itself."""
+        """Raise `NotImplementedError`: every run tunes itself."""
         raise NotImplementedError("TemperedSMC tunes itself as it runs; call `run`.")
 
     def plot_history(self, axes: Any = None) -> Any:
-        """Draw each run's path: inverse temperature, acceptance, survivors, log normaliser.
+        """Plot the path of each run: inverse temperature, acceptance, ancestors, log normaliser.
 
         Needs matplotlib, the `plots` extra.
 
@@ -327,10 +376,8 @@ class TemperedSMC(MCMC):
             axes: four matplotlib axes; new ones by default.
 
         Returns:
-            Array of the four axes.
+            An array of the four axes.
         """
-        from numpyro_disco.diagnostics.plots import plot_tempering
-
         path = self.history
         return plot_tempering(
             path.inverse_temperature,
@@ -339,41 +386,3 @@ class TemperedSMC(MCMC):
             path.log_normalizer,
             axes=axes,
         )
-
-    def _update(self, index: Any, inverse_temperature: Any) -> None:
-        self._reached[int(index)] = float(inverse_temperature)
-        if self._bar is not None:
-            self._bar.update(float(self._reached.mean()) - self._bar.n)
-
-    def _base_block(self, args: tuple, kwargs: dict) -> BaseBlock | None:
-        """The mixture that earlier draws make, if `base` holds some; it is fitted once."""
-        if not self._base_draws:
-            return None
-        if self._block is None:
-            names, draws = unconstrain_draws(self.sampler.model, args, kwargs, self._base_draws)
-            self._block = BaseBlock(names, fit_mixture(np.asarray(draws)))
-        return self._block
-
-
-def _split_base(base: Any) -> tuple[dict[str, Distribution], dict[str, Any]]:
-    """What `base` gives as distributions, and what as draws."""
-    if base is None:
-        return {}, {}
-    if isinstance(base, tuple) and len(base) == 2 and callable(base[0]):
-        guide, params = base
-        drawn = Predictive(guide, params=params, num_samples=NUM_GUIDE_DRAWS)(jax.random.key(0))
-        base = {name: draws for name, draws in drawn.items() if not name.startswith("_")}
-    if not isinstance(base, Mapping):
-        raise ValueError(
-            "Expected a mapping from names of sites to distributions or draws for `base`, or a "
-            f"pair (guide, params); got {type(base).__name__}."
-        )
-    given = {name: value for name, value in base.items() if isinstance(value, Distribution)}
-    draws = {name: np.asarray(value) for name, value in base.items() if name not in given}
-    for name, value in draws.items():
-        if value.dtype.kind not in "fiu" or value.ndim == 0 or len(value) < 10:
-            raise ValueError(
-                f"Expected a distribution, or at least 10 draws, for {name!r} in `base`; got "
-                f"{type(base[name]).__name__} of shape {value.shape}."
-            )
-    return given, draws

@@ -12,7 +12,8 @@ NAMES = ("a", "b", "c")
 MEAN = np.array([0.5, -0.3, 0.2])
 COVARIANCE = np.array([[1.0, 0.6, 0.2], [0.6, 1.5, -0.4], [0.2, -0.4, 0.8]])
 KEY = jax.random.key(3)
-PRIOR = gaussian_prior(MEAN, COVARIANCE, NAMES)
+WIDE = disco.GaussianReference(np.zeros(len(MEAN)), 6.0 * np.eye(len(MEAN)))
+PRIOR = gaussian_prior(MEAN, COVARIANCE, NAMES, reference=WIDE)
 
 
 def rows(num, seed=0):
@@ -32,7 +33,9 @@ def test_ranks_are_uniform_for_the_right_prior_and_not_for_wrong_ones():
         assert_within(found, level, error, resolution=0.25, label=f"coverage of {level}")
     # Too narrow by a factor of two, and independent where it should not be.
     for covariance in (COVARIANCE / 4, np.diag(np.diagonal(COVARIANCE)) * 3):
-        wrong = disco.calibration(KEY, gaussian_prior(MEAN, covariance, NAMES), data)
+        wrong = disco.calibration(
+            KEY, gaussian_prior(MEAN, covariance, NAMES, reference=WIDE), data
+        )
         assert min(wrong.p_values().values()) < 1e-4
         assert "fail" in str(wrong)
     assert "fail" not in str(right) and "90 % intervals" in str(right)

@@ -15,7 +15,8 @@ NAMES = ("a", "b", "c")
 MEAN = np.array([0.5, -0.3, 0.2])
 COVARIANCE = np.array([[1.0, 0.6, 0.2], [0.6, 1.5, -0.4], [0.2, -0.4, 0.8]])
 KEY = jax.random.key(3)
-PRIOR = gaussian_prior(MEAN, COVARIANCE, NAMES)
+WIDE = disco.GaussianReference(np.zeros(len(MEAN)), 6.0 * np.eye(len(MEAN)))
+PRIOR = gaussian_prior(MEAN, COVARIANCE, NAMES, reference=WIDE)
 
 
 def rows(num, seed=0):
@@ -68,7 +69,7 @@ def test_distance_alone_finds_a_gap_between_rows():
     """Two clusters, and a prior that bridges them, so that its density does not show the gap."""
     data = rows(400)
     data[:, 0] += np.where(np.arange(400) < 200, 40, -40)
-    wide = gaussian_prior(MEAN, np.cov(data, rowvar=False), NAMES)
+    wide = gaussian_prior(MEAN, np.cov(data, rowvar=False), NAMES, reference=WIDE)
     with pytest.warns(UserWarning, match="rarer than one in 100"):
         check = disco.check_conditional(KEY, wide, {"a": MEAN[0], "b": MEAN[1]}, data=data)
     assert check.percentile > 0.5 and check.distance_percentile < 0.01

@@ -1,7 +1,7 @@
-"""Coordinates seen through a likelihood: with error, through a linear map, or as a bound only.
+"""Likelihoods of the coordinates: measurement errors, a linear map, a censoring bound.
 
-The energy is Gaussian, so each posterior has closed moments. Runs of TemperedSMC are independent,
-which gives standard errors; NUTS on the same kind of model is in test_nuts.py.
+The energy is Gaussian, so the moments of each posterior are known. Runs of TemperedSMC are
+independent, which gives standard errors. NUTS on the same kind of model is in `test_nuts.py`.
 """
 
 import jax
@@ -10,33 +10,20 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from helpers.priors import log_mass
 from helpers.statistics import assert_within, mean_and_error
+from helpers.three_coordinates import COVARIANCE, MEAN, NAMES, PRIOR
 from scipy import stats
 
 import numpyro_disco as disco
 
 pytestmark = pytest.mark.statistics
 
-NAMES = ("a", "b", "c")
-MEAN = np.array([0.5, -0.3, 0.2])
-COVARIANCE = np.array([[1.0, 0.6, 0.2], [0.6, 1.5, -0.4], [0.2, -0.4, 0.8]])
 RUNS = 16
 
 
-def energy(parameters, x):
-    mean, precision = parameters
-    return 0.5 * (x - mean) @ precision @ (x - mean)
-
-
-PRIOR = disco.EnergyDistribution(
-    jax.tree_util.Partial(energy, (jnp.asarray(MEAN), jnp.asarray(np.linalg.inv(COVARIANCE)))),
-    disco.GaussianReference(np.zeros(3), 4.0 * np.eye(3)),
-    names=NAMES,
-)
-
-
 def check(model, mean, covariance, log_likelihood, *args):
-    """Moments of all coordinates and the evidence; a posterior shifted by one deviation fails."""
+    """Check all moments and the evidence; a posterior shifted by one deviation must fail."""
     smc = disco.TemperedSMC(model, num_particles=512, num_chains=RUNS, progress_bar=False)
     smc.run(jax.random.key(0), *args)
     draws = smc.get_samples(group_by_chain=True)
@@ -48,8 +35,8 @@ def check(model, mean, covariance, log_likelihood, *args):
     with pytest.raises(AssertionError, match="is off"):
         estimate, error = mean_and_error(x.mean(1))
         assert_within(estimate, mean + deviation, error, sigmas=7.4, resolution=9, label="twin")
-    log_z = 0.5 * np.linalg.slogdet(2 * np.pi * COVARIANCE)[1]
-    ratio = np.exp(np.asarray(smc.log_normalizer, np.float64) - log_z - log_likelihood)
+    truth = log_mass(COVARIANCE) + log_likelihood
+    ratio = np.exp(np.asarray(smc.log_normalizer, np.float64) - truth)
     estimate, error = mean_and_error(ratio)
     assert_within(estimate, 1.0, error, sigmas=7.4, resolution=0.2, label="evidence")
 
@@ -63,7 +50,7 @@ def given_linear(matrix, noise, y):
 
 
 def test_measurement_errors_that_are_known():
-    """Two coordinates, each with an error of its own; the third is never seen."""
+    """Two coordinates have an error of their own; the third is never observed."""
     y, errors = np.array([1.4, -1.0]), np.array([0.3, 0.8])
 
     def model(y, errors):
@@ -85,7 +72,7 @@ def test_a_linear_map():
 
 
 def test_a_censoring_bound():
-    """Of a measurement only that it lies above a limit: the moments of a truncated normal."""
+    """A measurement is only known to lie above a limit: the moments of a truncated normal."""
     limit, error = 1.2, 0.5
 
     def model(limit):
@@ -96,7 +83,7 @@ def test_a_censoring_bound():
     variance = COVARIANCE[1, 1] + error**2
     alpha = (limit - MEAN[1]) / variance**0.5
     hazard = stats.norm.pdf(alpha) / stats.norm.sf(alpha)
-    # y = x_b + noise is normal and cut at the limit; x follows y linearly, with what y leaves open.
+    # y = x_b + noise is a truncated normal, and x is linear in y plus independent noise.
     gain = COVARIANCE[:, 1] / variance
     mean = MEAN + gain * variance**0.5 * hazard
     cut = variance * (1 + alpha * hazard - hazard**2)

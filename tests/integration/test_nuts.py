@@ -1,4 +1,8 @@
-"""NUTS on a Gaussian energy inside a model, with stock `condition`, against the closed form."""
+"""NUTS on models with a Gaussian learned prior, against closed forms.
+
+First with NumPyro's `condition` on a coordinate, in both precisions; then with the prior as an
+argument of a compiled model.
+"""
 
 import os
 import subprocess
@@ -10,10 +14,12 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from helpers import three_coordinates
+from helpers.models import CHAIN_SIGMAS, KEY, chain_means, nuts
+from helpers.priors import FLIP, gaussian_prior
 from helpers.statistics import assert_within
 from numpyro.diagnostics import effective_sample_size
 from numpyro.handlers import condition
-from numpyro.infer import MCMC, NUTS
 
 import numpyro_disco as disco
 
@@ -24,14 +30,9 @@ COVARIANCE = FACTOR @ FACTOR.T
 A, NOISE = 0.3, 0.5
 
 
-def gaussian_energy(covariance=COVARIANCE):
-    precision = np.linalg.inv(covariance)
-
-    def energy(x):
-        return 0.5 * (x - MEAN) @ precision @ (x - MEAN)
-
-    reference = disco.GaussianReference(MEAN, 4 * COVARIANCE)
-    return disco.EnergyDistribution(energy, reference, names=NAMES)
+def prior_of(covariance=COVARIANCE, reference_covariance=4 * COVARIANCE):
+    reference = disco.GaussianReference(MEAN, reference_covariance)
+    return gaussian_prior(MEAN, covariance, names=NAMES, reference=reference)
 
 
 def posterior(y):
@@ -56,16 +57,8 @@ def model(prior, y, members=None):
         numpyro.sample("y", dist.Normal(x[..., 1], NOISE), obs=y)
 
 
-def draw(prior, y, members=None, **nuts):
-    mcmc = MCMC(
-        NUTS(condition(model, {"x.a": A})),
-        num_warmup=400,
-        num_samples=2500,
-        num_chains=4,
-        chain_method="vectorized",
-        progress_bar=False,
-        **nuts,
-    )
+def draw(prior, y, members=None):
+    mcmc = nuts(condition(model, {"x.a": A}), num_warmup=400, num_samples=2500, num_chains=4)
     mcmc.run(jax.random.key(0), prior, y, members)
     return mcmc.get_samples(group_by_chain=True)
 
@@ -85,7 +78,7 @@ def check(draws, mean, deviation, label):
 
 
 def test_conditioned_model_matches_closed_form():
-    draws = draw(gaussian_energy(), 0.7)
+    draws = draw(prior_of(), 0.7)
     check(draws, *posterior(0.7), f"one vector in {draws['x.b'].dtype}")
 
 
@@ -94,11 +87,11 @@ def test_conditioned_model_under_a_plate_of_five():
     truth = [posterior(value) for value in y]
     mean = np.stack([m for m, _ in truth])
     deviation = np.stack([s for _, s in truth])
-    check(draw(gaussian_energy(), y, members=5), mean, deviation, "plate of 5")
+    check(draw(prior_of(), y, members=5), mean, deviation, "plate of 5")
 
 
 def test_conditioned_model_in_double_precision():
-    """The same test in a process of its own: JAX's precision is settled when it starts."""
+    """The same test in a separate process, since precision is fixed when JAX starts."""
     test = f"{__file__}::test_conditioned_model_matches_closed_form"
     command = [
         sys.executable,
@@ -122,23 +115,13 @@ def test_conditioned_model_in_double_precision():
 
 def test_a_wrong_energy_fails_the_check():
     wrong = COVARIANCE * np.where(np.eye(3), 1, -1)
-    draws = draw(gaussian_energy(wrong), 0.7)
+    draws = draw(prior_of(wrong), 0.7)
     with pytest.raises(AssertionError):
         check(draws, *posterior(0.7), "sign of the correlations flipped")
 
 
 def test_prior_as_a_model_argument_is_not_baked_in():
     """One compiled sampler serves another prior of the same shapes."""
-
-    def precision_energy(precision, x):
-        return 0.5 * (x - MEAN) @ precision @ (x - MEAN)
-
-    def prior(scale):
-        precision = jnp.asarray(np.linalg.inv(COVARIANCE) / scale**2)
-        energy = jax.tree_util.Partial(precision_energy, precision)
-        reference = disco.GaussianReference(MEAN, 16 * COVARIANCE)
-        return disco.EnergyDistribution(energy, reference, names=NAMES)
-
     traces = 0
 
     def counted(prior):
@@ -146,15 +129,52 @@ def test_prior_as_a_model_argument_is_not_baked_in():
         traces += 1
         disco.sample("x", prior)
 
-    mcmc = MCMC(
-        NUTS(counted), num_warmup=300, num_samples=2000, progress_bar=False, jit_model_args=True
-    )
+    mcmc = nuts(counted, num_warmup=300, num_samples=2000, jit_model_args=True)
     spread = []
     for scale in (1.0, 3.0):
-        mcmc.run(jax.random.key(1), prior(scale))
+        mcmc.run(jax.random.key(1), prior_of(scale**2 * COVARIANCE, 16 * COVARIANCE))
         spread.append(np.std(mcmc.get_samples()["x.a"]))
         after = traces
-    mcmc.run(jax.random.key(2), prior(2.0))
+    mcmc.run(jax.random.key(2), prior_of(4 * COVARIANCE, 16 * COVARIANCE))
     # NumPyro reads the model afresh to start each run; the sampler itself is not traced again.
     assert traces - after <= 3
     assert 2.6 < spread[1] / spread[0] < 3.4
+
+
+# -- other weights in the same compiled sampler --------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chains():
+    """One compiled sampler; the prior is an argument of the model."""
+    return nuts(
+        three_coordinates.model,
+        num_warmup=150,
+        num_samples=500,
+        num_chains=8,
+        jit_model_args=True,
+    )
+
+
+def assert_posterior(mcmc, truth):
+    estimate, error = chain_means(mcmc, ("x.a", "x.b", "x.c"))
+    assert_within(
+        estimate, truth, error, resolution=0.8, sigmas=CHAIN_SIGMAS, label="posterior mean"
+    )
+
+
+def test_nuts_with_the_prior_as_an_argument(chains):
+    mean, covariance = three_coordinates.MEAN, three_coordinates.COVARIANCE
+    chains.run(KEY, three_coordinates.PRIOR, jnp.asarray(2.0))
+    assert set(chains.get_samples()) == {"x.a", "x.b", "x.c"}
+    assert_posterior(chains, three_coordinates.posterior(2.0)[0])
+    # Other weights and another observation, and the sampler that was compiled for the first.
+    chains.run(KEY, three_coordinates.prior_of(mean + 1.0), jnp.asarray(-1.0))
+    assert_posterior(chains, three_coordinates.posterior(-1.0, mean=mean + 1.0)[0])
+    with pytest.raises(AssertionError, match="is off"):
+        assert_posterior(chains, three_coordinates.posterior(-1.0)[0])
+    # The broken twin: the cross term of a and b with its sign flipped.
+    broken = three_coordinates.prior_of(covariance=covariance * FLIP)
+    chains.run(KEY, broken, jnp.asarray(2.0))
+    with pytest.raises(AssertionError, match="is off"):
+        assert_posterior(chains, three_coordinates.posterior(2.0)[0])

@@ -1,4 +1,4 @@
-"""TemperedSMC on problems that others published with their answers."""
+"""TemperedSMC on published problems whose answers are known."""
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ class Sampler:
         self.log_evidence, self.draws = self.run(*args)
 
     def run(self, *args, seed=0):
-        """Of each run the log evidence, (RUNS,), and the draws, each (RUNS, PARTICLES, ...)."""
+        """Log evidence of each run, (RUNS,), and draws by site, (RUNS, PARTICLES, ...)."""
         self.smc.run(jax.random.key(seed), *(np.asarray(a, np.float32) for a in args))
         draws = self.smc.get_samples(group_by_chain=True)
         draws = {name: np.asarray(value, np.float64) for name, value in draws.items()}
@@ -41,9 +41,9 @@ def check_evidence(estimates, truth, label):
 
 
 def check_moments(draws, truth, label, resolution=0.15):
-    """Of each coordinate the mean and the variance, in units of the posterior's deviation.
+    """Check the mean and variance of each coordinate, in units of the posterior's deviation.
 
-    An error of `resolution` in a deviation is one of twice that in its square.
+    An error of `resolution` in a deviation is an error of twice that in its square.
     """
     for name in truth.mean:
         u = (draws[name] - truth.mean[name]) / truth.deviation[name]
@@ -68,7 +68,7 @@ def check_moments(draws, truth, label, resolution=0.15):
 
 
 def accuracy(draws, exact, observation, label):
-    """Every other particle: neighbours in the array descend from one ancestor."""
+    """Classifier accuracy on every other particle: neighbours descend from one ancestor."""
     draws = draws["theta"][:, ::2].reshape(-1, 2)
     result = two_sample_accuracy(draws, exact(np.random.default_rng(0), observation, len(draws)))
     print(f"{label}: classifier two-sample test {result:.4f} on {len(draws)} draws of each")
@@ -78,7 +78,7 @@ def accuracy(draws, exact, observation, label):
 def check_shares(sampler, args, exact, observation, shares, label, resolution=0.03):
     """Shares of draws in some regions, against exact draws; 100 runs of the sampler.
 
-    A classifier looks at all draws at once and forgives a mode that is lighter than it should be.
+    A classifier averages over all draws and is insensitive to the mass of a mode.
     """
     runs = np.concatenate([shares(sampler.run(*args, seed=seed)[1]["theta"]) for seed in range(5)])
     mean, error = mean_and_error(runs)
@@ -137,7 +137,7 @@ def test_gaussian_mixture_with_a_narrow_component_twice_as_wide_fails(mixture):
 
 
 def near_and_far(theta):
-    """Shares of each run, (runs, 2): in the narrow component's reach, and out of it by far."""
+    """Shares of draws within reach of the narrow component and far outside it, (runs, 2)."""
     distance = np.linalg.norm(theta - models.MIXTURE_OBSERVATION, axis=-1)
     return np.stack([(distance < 0.25).mean(1), (distance > 1.5).mean(1)], axis=1)
 
@@ -185,7 +185,7 @@ def test_two_moons_with_a_radius_off_by_half_its_spread_fails(moons):
 
 
 def one_moon_and_tips(theta):
-    """Shares of each run, (runs, 2): of one moon, and of the outer quarters of both."""
+    """Shares of draws in one moon and in the outer quarters of both, (runs, 2)."""
     along, across = theta[..., 0] + theta[..., 1], theta[..., 1] - theta[..., 0]
     x = models.MOONS_OBSERVATION
     u = x[0] + np.abs(along) / 2**0.5 - models.MOONS_SHIFT
@@ -210,7 +210,7 @@ def test_two_moons_and_their_tips_have_their_shares(moons):
 
 
 def test_truth_of_a_walk_of_known_scales():
-    """One Gaussian of 30 dimensions, conditioned as plainly as possible."""
+    """The same truth from a Gaussian of 30 dimensions, conditioned directly."""
     step, noise = models.BROWNIAN_SCALES
     seen = models.BROWNIAN_SEEN
     prior = step**2 * np.minimum.outer(np.arange(1, 31), np.arange(1, 31))

@@ -8,41 +8,22 @@ import numpyro
 import numpyro.distributions as dist
 import pandas as pd
 import pytest
+from helpers.models import nuts
+from helpers.three_coordinates import NAMES, PRIOR
 from numpyro.infer import MCMC, NUTS
 
 import numpyro_disco as disco
 
-NAMES = ("a", "b", "c")
-PRECISION = np.array([[1.5, 0.4, 0.0], [0.4, 1.0, 0.2], [0.0, 0.2, 2.0]])
 TABLE = pd.DataFrame(
     [[1.0, np.nan, 0.5], [np.nan, 0.2, np.nan], [0.1, 0.2, 0.3]],
     index=["x", "y", "z"],
     columns=NAMES,
 )
-HOLES = ["x.b", "y.a", "y.c"]
+ENTRIES = ["x.b", "y.a", "y.c"]
 
 
-def energy(precision, x):
-    return 0.5 * x @ precision @ x
-
-
-PRIOR = disco.EnergyDistribution(
-    jax.tree_util.Partial(energy, jnp.asarray(PRECISION)),
-    disco.GaussianReference(np.zeros(3), 4.0 * np.eye(3)),
-    names=NAMES,
-)
-
-
-def nuts(model, *args, **kwargs):
-    mcmc = MCMC(
-        NUTS(model),
-        num_warmup=20,
-        num_samples=25,
-        num_chains=2,
-        chain_method="vectorized",
-        progress_bar=False,
-        **kwargs,
-    )
+def nuts_run(model, *args):
+    mcmc = nuts(model, num_warmup=20, num_samples=25, num_chains=2)
     mcmc.run(jax.random.key(0), *args)
     return mcmc
 
@@ -52,11 +33,13 @@ def with_table(table, padded=None):
     numpyro.sample("y", dist.Normal(x[:, 0].sum(), 1.0), obs=0.3)
 
 
-def check_holes(data, whole, labels):
+def check_entries(data, whole, labels):
     """Each label is beside the draws of that entry of the completed table."""
     posterior = data["posterior"]
     missing = posterior["rows.missing"]
-    assert missing.dims[-1] == "rows.hole" and missing.coords["rows.hole"].values.tolist() == labels
+    assert (
+        missing.dims[-1] == "rows.entry" and missing.coords["rows.entry"].values.tolist() == labels
+    )
     rows, columns = (posterior.coords[f"rows.{what}"].values for what in ("row", "column"))
     assert [f"{r}.{c}" for r, c in zip(rows, columns, strict=True)] == labels
     index = [list(TABLE.index).index(r) if r in TABLE.index else int(r) for r in rows]
@@ -64,13 +47,13 @@ def check_holes(data, whole, labels):
     np.testing.assert_array_equal(missing.values, whole[..., index, place])
 
 
-def test_holes_are_labelled_by_row_and_column():
-    mcmc = nuts(with_table, TABLE)
+def test_missing_entries_are_labelled_by_row_and_column():
+    mcmc = nuts_run(with_table, TABLE)
     data = disco.to_arviz(mcmc)
     whole = np.asarray(mcmc.get_samples(group_by_chain=True)["rows"])
-    check_holes(data, whole, HOLES)
+    check_entries(data, whole, ENTRIES)
     assert list(az.summary(data, var_names=["rows.missing"]).index) == [
-        f"rows.missing[{label}]" for label in HOLES
+        f"rows.missing[{label}]" for label in ENTRIES
     ]
 
 
@@ -78,13 +61,13 @@ def test_holes_are_labelled_by_row_and_column():
 def test_padding_is_left_out(sampler):
     table = TABLE.to_numpy()
     if sampler == "NUTS":
-        run = nuts(lambda: with_table(jnp.asarray(table), padded=True))
+        run = nuts_run(lambda: with_table(jnp.asarray(table), padded=True))
     else:
         run = disco.TemperedSMC(with_table, num_particles=64, num_chains=2, progress_bar=False)
         run.run(jax.random.key(0), table)
     whole = np.asarray(run.get_samples(group_by_chain=True)["rows"])
     assert run.get_samples()["rows.missing"].shape[1:] == (3, 3)
-    check_holes(disco.to_arviz(run), whole, ["0.b", "1.a", "1.c"])
+    check_entries(disco.to_arviz(run), whole, ["0.b", "1.a", "1.c"])
 
 
 def test_vectors_are_labelled_and_constants_left_out():
@@ -98,7 +81,7 @@ def test_vectors_are_labelled_and_constants_left_out():
             z = numpyro.sample("z", dist.Normal())
             numpyro.deterministic("twice", 2 * z)
 
-    data = disco.to_arviz(nuts(model), dims={"unknown": ["k"]})
+    data = disco.to_arviz(nuts_run(model), dims={"unknown": ["k"]})
     posterior = data["posterior"]
     assert posterior["whole"].coords["whole.coordinate"].values.tolist() == list(NAMES)
     assert posterior["part"].coords["part.coordinate"].values.tolist() == ["a", "c"]
@@ -108,7 +91,7 @@ def test_vectors_are_labelled_and_constants_left_out():
     assert not az.summary(data).isna().any(axis=None)
 
 
-def test_a_potential_function_has_no_sites():
+def test_a_potential_function_is_refused():
     mcmc = MCMC(NUTS(potential_fn=lambda x: x**2), num_warmup=5, num_samples=5, progress_bar=False)
     mcmc.run(jax.random.key(0), init_params=jnp.array(0.1))
     with pytest.raises(ValueError, match="a sampler with a `model`"):

@@ -1,0 +1,126 @@
+"""The sites of a NumPyro model, read once.
+
+`ModelStructure` records what a run of the model shows: its latent sites, its discrete sites, which
+coordinate sites belong to one learned prior, and the shapes of the unconstrained sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import numpyro.distributions as dist
+from numpyro import handlers
+from numpyro.distributions import Distribution, biject_to
+from numpyro.infer import init_to_uniform
+
+from numpyro_disco._numpyro import helpful_support_errors
+from numpyro_disco._typing import Array
+
+WRAPPERS = (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)
+
+
+@dataclass(frozen=True)
+class ModelStructure:
+    """A NumPyro model, its arguments and its sites."""
+
+    model: Callable
+    """The model, seeded for whatever it draws besides its sites."""
+    args: tuple
+    """Arguments of the model."""
+    kwargs: dict
+    """Keyword arguments of the model."""
+    sites: dict[str, dict]
+    """Its trace, with latent sites anywhere inside their supports."""
+    latent: tuple[str, ...]
+    """Names of the continuous latent sites, in the order of the model."""
+    discrete: dict[str, Array]
+    """Discrete latent sites and some value of each."""
+
+    @property
+    def fixed_model(self) -> Callable:
+        """The model with each discrete latent site held at the value in `discrete`."""
+        return handlers.substitute(self.model, data=self.discrete) if self.discrete else self.model
+
+    @property
+    def prototypes(self) -> dict[str, Array]:
+        """Unconstrained values of the continuous latent sites, for their shapes."""
+        return {name: unconstrained_value(self.sites[name]) for name in self.latent}
+
+
+def read_structure(model: Callable, args: tuple, kwargs: dict) -> ModelStructure:
+    """Run a model once and sort its sites.
+
+    Args:
+        model: a NumPyro model.
+        args: its arguments.
+        kwargs: its keyword arguments.
+
+    Returns:
+        A `ModelStructure`.
+
+    Raises:
+        ValueError: A plate subsamples, a discrete latent site cannot be enumerated, or no site is
+            latent.
+    """
+    sites = trace_sites(model, args, kwargs)
+    latent: list[str] = []
+    discrete: dict[str, Array] = {}
+    for name, site in sites.items():
+        if site["type"] == "plate":
+            _check_whole(name, site)
+        if not is_latent(site):
+            continue
+        support = site["fn"].support
+        if support is None or not support.is_discrete:
+            latent.append(name)
+            continue
+        if not site["fn"].has_enumerate_support:
+            raise ValueError(
+                f"Site {name!r} is a discrete latent without finite support, which can be "
+                "neither moved nor summed out. Sum it out of the model by hand."
+            )
+        discrete[name] = site["value"]
+    if not latent:
+        raise ValueError("The model has no latent site: nothing is left to draw.")
+    # What the model draws besides its sites is the same each time, because the key is.
+    seeded = handlers.seed(model, jax.random.key(0))
+    return ModelStructure(seeded, args, kwargs, sites, tuple(latent), discrete)
+
+
+def trace_sites(model: Callable, args: tuple, kwargs: dict) -> dict[str, dict]:
+    """Trace a model with its latent sites anywhere inside their supports."""
+    seeded = handlers.seed(model, jax.random.key(0))
+    started = handlers.substitute(seeded, substitute_fn=init_to_uniform)
+    return handlers.trace(started).get_trace(*args, **kwargs)
+
+
+def is_latent(site: dict) -> bool:
+    """Return True for a sample site that is not observed."""
+    return site["type"] == "sample" and not site["is_observed"]
+
+
+def without_wrappers(fn: Any) -> Any:
+    """Strip expansions, event axes and masks from a distribution."""
+    while isinstance(fn, WRAPPERS):
+        fn = fn.base_dist
+    return fn
+
+
+def unconstrained_value(site: dict) -> Array:
+    """Map the value of a site to unconstrained space."""
+    fn: Distribution = site["fn"]
+    with helpful_support_errors(site):
+        return biject_to(fn.support).inv(site["value"])
+
+
+def _check_whole(name: str, plate: dict) -> None:
+    size, taken = plate["args"][0], np.size(plate["value"])
+    if taken != size:
+        raise ValueError(
+            f"Plate {name!r} subsamples {taken} of {size} rows; TemperedSMC needs the whole "
+            "likelihood. Leave `subsample_size` out."
+        )
