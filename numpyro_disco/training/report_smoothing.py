@@ -44,12 +44,12 @@ def smoothing_line(evidence: FitEvidence, held_out: np.ndarray) -> ReportLine:
         verdict = WARN
         comparison += "; it is undone as far as the reference describes the rows"
     unit = "in its own unit" if evidence.supports_real else "in its own unit of unconstrained space"
-    each = ", ".join(f"{n} {s:.3g}" for n, s in zip(density.names, deviations, strict=True))
+    each = ", ".join(f"{n} by {s:.3g}" for n, s in zip(density.names, deviations, strict=True))
     return make_line(
         "smoothing",
         float(widening[widest]),
         verdict,
-        f"columns are smoothed by {each} (each {unit}), which widens {density.names[widest]} given "
+        f"smooths {each} (each {unit}), which widens {density.names[widest]} given "
         f"the others by at least {100 * widening[widest]:.2g} %" + comparison,
         "use a smaller `noise_scale`, or the contrastive objective, which does not smooth",
     )
