@@ -174,7 +174,7 @@ def near_row_posterior(
     """The posterior over training rows, estimated from nearby rows and a sample of the others.
 
     Consecutive rows form a box. All rows of the boxes nearest to a point are read; every other box
-    is represented by one random row with the weight of the whole box. This stratified sample makes the
+    is represented by one random row with the weight of the whole box. This stratified sample makes
     sums over rows (the density, and the density times the mean) unbiased for any order of the rows.
     Their variance is small if boxes are smaller than `noise_scale` and the nearest rows lie in the
     nearest boxes: rows in the order of `tree_order`, in one to three dimensions.

@@ -195,6 +195,6 @@ def check_rounding(table: Table, resolution: float) -> None:
         raise ValueError(
             f"Expected columns of `data` that {jnp.result_type(float)} can resolve; "
             f"{[table.names[i] for i in np.flatnonzero(coarse)]} lie so far from zero that "
-            f"rounding is {spacing.max():.2g} of their standard deviation. Subtract an origin from them, or "
-            "use double precision: `numpyro.enable_x64()`."
+            f"rounding is {spacing.max():.2g} of their standard deviation. Subtract an origin from "
+            "them, or use double precision: `numpyro.enable_x64()`."
         )

@@ -73,8 +73,9 @@ def test_the_order_of_observation_does_not_matter_on_a_trained_network():
     """log p(a | b) + log p(b) = log p(b | a) + log p(a), for any learned density."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 3)) + rng.exponential(size=(300, 3))
+    network = disco.MLP(width=16, num_blocks=1)
     prior = disco.fit(
-        KEY, rows, names=NAMES, num_steps=50, width=16, num_blocks=1, progress_bar=False
+        KEY, rows, names=NAMES, network=network, num_steps=50, progress_bar=False
     ).distribution
     a, b = ({name: float(rows[7, place])} for place, name in enumerate("ab"))
     settings = dict(num_particles=256, num_chains=20)

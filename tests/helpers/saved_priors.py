@@ -27,7 +27,7 @@ X = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)
 def mixture_reference():
     means = np.array([[-1.0, 0.0, 1.0], [1.0, 0.5, -1.0]])
     covariances = np.stack([np.eye(3), 0.5 * np.eye(3) + 0.2])
-    return disco.MixtureReference([0.01, 0.99], means, covariances)
+    return disco.MixtureReference(np.array([0.01, 0.99]), means, covariances)
 
 
 def quick_fit(reference=None):
@@ -39,9 +39,8 @@ def quick_fit(reference=None):
         names=NAMES,
         reference=reference,
         noise_scale=0.05,
+        network=disco.MLP(width=16, num_blocks=1),
         num_steps=50,
-        width=16,
-        num_blocks=1,
         batch_size=64,
         progress_bar=False,
     )

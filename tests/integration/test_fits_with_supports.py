@@ -9,7 +9,8 @@ from numpyro.distributions import constraints
 
 import numpyro_disco as disco
 from numpyro_disco.supports.coordinates import CoordinateSupports
-from numpyro_disco.training.preparation import check_ties, unconstrained_rows
+from numpyro_disco.training.table import Table, check_ties
+from numpyro_disco.training.units import unconstrained_rows
 
 NAMES = ("mass", "share", "shift")
 SUPPORTS = {"mass": constraints.positive, "share": constraints.unit_interval}
@@ -24,7 +25,8 @@ def points(num=50):
     return np.stack([np.exp(y[:, 0]), 1 / (1 + np.exp(-y[:, 1])), y[:, 2]], axis=-1)
 
 
-TINY = dict(num_steps=50, width=16, num_blocks=1, batch_size=64, progress_bar=False)
+NETWORK = disco.MLP(width=16, num_blocks=1)
+TINY = dict(num_steps=50, network=NETWORK, batch_size=64, progress_bar=False)
 
 
 def columns(num=300):
@@ -36,7 +38,8 @@ def columns(num=300):
 @pytest.mark.training
 def test_draws_of_a_fit_are_inside_the_supports():
     supports = SUPPORTS | {"count": constraints.nonnegative_integer}
-    fit = disco.fit(KEY, columns(), supports=supports, max_components=4, **TINY)
+    reference = disco.MixtureFit(max_components=4)
+    fit = disco.fit(KEY, columns(), supports=supports, reference=reference, **TINY)
     prior = fit.distribution
     draws = np.asarray(prior.sample(KEY, (500,)))
     assert prior.support(draws).all() and np.isfinite(prior.log_prob(draws)).all()
@@ -44,7 +47,10 @@ def test_draws_of_a_fit_are_inside_the_supports():
     assert (draws[:, 2] > -0.5).all() and (draws[:, 2] < 0).any()
     np.testing.assert_allclose(fit.score(draws[:5]), prior.score(draws[:5]), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(
-        fit._unstandardize(fit._standardize(draws[:5])), draws[:5], rtol=1e-4, atol=1e-4
+        fit.evidence.unstandardize(fit.evidence.standardize(draws[:5])),
+        draws[:5],
+        rtol=1e-4,
+        atol=1e-4,
     )
     counts = np.bincount(np.round(draws[:, 2]).astype(int), minlength=3)[:3] / len(draws)
     truth = np.bincount(columns()["count"].astype(int), minlength=3)[:3] / 300
@@ -80,10 +86,10 @@ def test_a_spike_is_warned_of_but_rounding_is_not():
     with pytest.warns(UserWarning, match="40 rows.*value 0 in 'mass'.*narrow mode"):
         spiked = rows.copy()
         spiked[:40, 0] = 0.0
-        check_ties(spiked, NAMES, real)
+        check_ties(Table(spiked, NAMES, real))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_ties(np.round(rows, 2), NAMES, real)
+        check_ties(Table(np.round(rows, 2), NAMES, real))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +102,7 @@ def test_a_spike_is_warned_of_but_rounding_is_not():
 )
 def test_whole_numbers_are_spread_around_themselves(given, found):
     column = np.random.default_rng(0).integers(1, 2, size=(100, 1)).astype(float)
-    y, supports = unconstrained_rows(KEY, column, ("k",), (given,))
+    y, supports = unconstrained_rows(KEY, Table(column, ("k",), (given,)))
     assert supports == CoordinateSupports((found,))
     x = np.asarray(supports.constrain(y))
     np.testing.assert_array_equal(np.round(x), column)
@@ -107,5 +113,5 @@ def test_whole_numbers_are_never_spread_onto_a_bound():
     """Among four million zeros, single precision draws one at the lower end of its interval."""
     table = np.zeros((4_000_000, 1))
     key = jax.random.fold_in(jax.random.key(0), 1)
-    rows, _ = unconstrained_rows(key, table, ("a",), (constraints.boolean,))
+    rows, _ = unconstrained_rows(key, Table(table, ("a",), (constraints.boolean,)))
     assert np.isfinite(rows).all()

@@ -1,4 +1,4 @@
-"""A DISCO fit against the exact score of the smoothed rows, and its conditionals by every sampler."""
+"""A DISCO fit against the exact smoothed score, and its conditionals by every sampler."""
 
 import jax
 import jax.numpy as jnp

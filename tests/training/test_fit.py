@@ -1,4 +1,4 @@
-"""`fit`: the same key gives the same result, names and units are kept, missing entries are refitted."""
+"""`fit`: same key, same result; names and units are kept; missing entries are refitted."""
 
 import jax
 import numpy as np

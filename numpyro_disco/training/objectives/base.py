@@ -153,6 +153,11 @@ class SmoothingObjective(Objective):
         return self.noise_scale
 
     @property
+    def largest_noise(self) -> float:
+        """`MAX_NOISE_SCALE`, or twice the smoothing if that is more."""
+        return max(MAX_NOISE_SCALE, 2 * self.resolution)
+
+    @property
     def smallest_resolution(self) -> float:
         """The smoothing, or the smallest scale tried if it is "auto"."""
         return TRIED_SCALES[0] if isinstance(self.noise_scale, str) else self.noise_scale
