@@ -29,13 +29,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from imputers import OURS, Drawn, Task, all_methods, make_task
+from imputers import FLOW, OURS, Drawn, Task, all_methods, make_task
 from scipy.spatial.distance import pdist
-from settings import flat_settings
+from settings import SMALL, flat_settings
 from tables import TABLES
 
-SMALL_SETTINGS = {"num_steps": 100, "width": 16, "num_blocks": 1, "max_components": 4}
-FLOW = "flow, our sampler"
 HEADER = (
     "| table | method | energy score | over the best rival's | 50 % | 90 % | training, s | "
     "drawing, s |\n|---|---|---|---|---|---|---|---|\n"
@@ -129,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     names = list(TABLES) if args.tables is None else args.tables.split(",")
     if args.small:
         names, args.rows, args.test, args.draws = ["twonorm"], 1000, 10, 50
-        args.flow_rows, args.settings = 2, SMALL_SETTINGS
+        args.flow_rows, args.settings = 2, SMALL
     table = HEADER
     for name in names:
         table += run_table(name, args)

@@ -58,11 +58,10 @@ from scores import (
     score,
     show,
 )
-from settings import flat_settings
+from settings import SMALL, flat_settings
 from tasks import TASKS, Task
 
 SMALL_TASKS = ["mixture_2", "moons", "magic"]
-SMALL_SETTINGS = {"num_steps": 100, "width": 16, "num_blocks": 1, "max_components": 4}
 
 RIVALS: dict[str, Callable[[Task, int, float], Method]] = {
     "gaussian": lambda task, seed, seconds: em_mixture(task, 1),
@@ -158,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     if args.small:
         names = names if args.tasks else SMALL_TASKS
-        args.seeds, args.rows, settings = 1, 2000, SMALL_SETTINGS
+        args.seeds, args.rows, settings = 1, 2000, SMALL
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     methods, networks, columns = HEADER, NETWORK_HEADER, COLUMN_HEADER
     for name in names:

@@ -24,6 +24,7 @@ import numpyro_disco as disco
 
 OURS = ("fit", "its mixture alone", "truth")
 """Names of the methods that are not rivals."""
+FLOW = "flow, our sampler"
 MAX_IMPUTER_ROWS = 20_000
 """Most rows that the IterativeImputer is trained on."""
 
@@ -209,7 +210,7 @@ def all_methods(
         flow_rows: number of rows that the flow fills in.
     """
     drawn = ours(task, count, seed, settings)
-    drawn["flow, our sampler"] = flow(task, count, seed, drawn["fit"].training, flow_rows)
+    drawn[FLOW] = flow(task, count, seed, drawn["fit"].training, flow_rows)
     drawn["Gaussian"] = em(task, 1, count, seed)
     for num_components in (10, 64):
         drawn[f"EM, {num_components}"] = em(task, num_components, count, seed)

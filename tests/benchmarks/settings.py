@@ -40,6 +40,8 @@ PLAIN = (
     "patience",
 )
 """Settings that are keyword arguments of `fit` themselves."""
+SMALL = {"num_steps": 100, "width": 16, "num_blocks": 1, "max_components": 4}
+"""Flat settings of a fit that takes seconds."""
 
 
 def _names(kind: type) -> tuple[str, ...]:

