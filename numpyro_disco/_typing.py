@@ -1,4 +1,4 @@
-"""Type aliases shared by the whole package."""
+"""Type aliases."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -9,5 +9,5 @@ import numpy as np
 Array: TypeAlias = jax.Array
 ArrayLike: TypeAlias = jax.Array | np.ndarray | float
 EnergyFn: TypeAlias = Callable[[Array], Array]
-"""An energy of one point: shape (D,) to shape ()."""
+"""Energy of a single point: shape (D,) to shape ()."""
 Pytree: TypeAlias = Any

@@ -1,22 +1,45 @@
 """What all tests share."""
 
+import collections
 import gc
 import os
+import subprocess
+import sys
 
 import jax
 import pytest
 
-# Most tests do little else than compile, and with XLA's newer code generation a program takes more
-# than twice as long. Other versions do not know the flag, and stop at one that they do not know.
-if jax.__version_info__[:2] == (0, 10):
-    os.environ["XLA_FLAGS"] = " ".join(
-        [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"]
-    )
+LONG = ("training", "statistics", "slow")
+
+# Most tests do little else than compile. These options of XLA make that quicker, where they exist:
+# without XLA's newer code generation, compilation takes much less time.
+QUICK_OPTIONS = ("--xla_cpu_use_fusion_emitters=false",)
 
 
+def is_known(option):
+    """Ask a fresh process, which XLA stops at an option that it does not know."""
+    environment = {**os.environ, "XLA_FLAGS": option}
+    command = [sys.executable, "-c", "import jax; jax.devices()"]
+    return subprocess.run(command, env=environment, capture_output=True).returncode == 0
+
+
+def pytest_configure():
+    """Set the options that the installed JAX knows; worker processes inherit them."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        known = filter(is_known, QUICK_OPTIONS)
+        os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *known])
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Start with the longest file: two workers share whole files, and neither should wait long."""
-    items.sort(key=lambda item: item.path.name != "test_training.py")
+    """Start with the files that hold the most long tests.
+
+    Two workers share whole files, and neither should begin a long one when the other is done.
+    """
+    num_long = collections.Counter(
+        item.path for item in items if any(map(item.get_closest_marker, LONG))
+    )
+    items.sort(key=lambda item: -num_long[item.path])
 
 
 def pytest_runtest_setup(item):

@@ -1,4 +1,4 @@
-"""Checks of arguments: what they return, and what their messages say."""
+"""Checks of arguments: the values they return and the messages they raise."""
 
 import re
 
@@ -14,14 +14,14 @@ NAMES = ("z", "u", "g")
 
 
 def refuses(*parts):
-    """Expect a ValueError whose message holds every part, in this order."""
+    """Expect a ValueError whose message contains every part, in this order."""
     return pytest.raises(ValueError, match="(?s)" + ".*".join(re.escape(p) for p in parts))
 
 
 # --- numbers
 
 
-def test_positive():
+def test_positive_accepts_positive_finite_numbers():
     for value in (2, 0.5, np.float32(0.5), jnp.float32(0.5)):
         number = checks.check_positive(value, "width")
         assert type(number) is float and number == value
@@ -30,7 +30,7 @@ def test_positive():
             checks.check_positive(value, "width")
 
 
-def test_count():
+def test_count_accepts_integers_from_the_minimum_on():
     for value in (3, np.int64(3)):
         number = checks.check_count(value, "num_rows")
         assert type(number) is int and number == 3
@@ -42,14 +42,26 @@ def test_count():
         checks.check_count(4, "num_rows", minimum=5)
 
 
-def test_fraction():
+def test_fraction_accepts_numbers_between_zero_and_one():
     assert checks.check_fraction(0.25, "decay") == 0.25
     for value in (0, 1, 1.5, -0.1, np.nan, "half"):
         with refuses("`decay`", f"got {value!r}"):
             checks.check_fraction(value, "decay")
 
 
-def test_flag():
+def test_share_accepts_numbers_below_one_half():
+    for value in (0, 0.1):
+        number = checks.check_share(value, "defensive_share")
+        assert type(number) is float and number == value
+    for value in (0.5, 0.9):
+        with refuses("share below 1/2", "`defensive_share`", f"got {value!r}"):
+            checks.check_share(value, "defensive_share")
+    for value in (1, -0.1, np.nan, "half"):
+        with refuses("`defensive_share`", f"got {value!r}"):
+            checks.check_share(value, "defensive_share")
+
+
+def test_flag_accepts_booleans_only():
     assert checks.check_flag(np.bool_(True), "whiten") is True
     for value in ("no", 1, None):
         with refuses("True or False", "`whiten`", f"got {value!r}"):
@@ -59,7 +71,7 @@ def test_flag():
 # --- keys
 
 
-def test_key():
+def test_typed_and_legacy_keys_are_accepted():
     key = jax.random.key(3)
     assert checks.check_key(key) is key
     for legacy in (jax.random.PRNGKey(3), np.asarray(jax.random.PRNGKey(3))):
@@ -83,12 +95,12 @@ def test_key():
     ],
     ids=repr,
 )
-def test_what_is_no_key(value):
+def test_other_values_are_refused_as_keys(value):
     with refuses("random key", "`rng_key`", "got"):
         checks.check_key(value)
 
 
-def test_many_keys_are_not_one():
+def test_several_keys_are_refused():
     for keys in (jax.random.split(jax.random.key(0), 3), jnp.zeros((3, 2), jnp.uint32)):
         with refuses("one random key", "`rng_key`", "shape (3,)"):
             checks.check_key(keys)
@@ -97,7 +109,7 @@ def test_many_keys_are_not_one():
 # --- names
 
 
-def test_names():
+def test_names_are_distinct_strings_without_slashes():
     assert checks.check_names(None, 3) == ("0", "1", "2")
     for names in (list(NAMES), NAMES, np.array(NAMES), pd.Index(NAMES)):
         assert checks.check_names(names, 3) == NAMES
@@ -112,7 +124,7 @@ def test_names():
         checks.check_names(["u", "z", "u"], 3)
 
 
-def test_name_index():
+def test_name_index_refuses_unknown_names():
     assert [checks.name_index(name, NAMES, "observed") for name in NAMES] == [0, 1, 2]
     for name in ("redshift", 0, None):
         with refuses("`observed` names", repr(name), "not a coordinate", str(NAMES)):
@@ -219,64 +231,3 @@ def test_rows_of_refuses_columns_that_say_nothing():
         data[:, 2] = 5.0 + sign * 3.0 * data[:, 0]
         with refuses("`data`", "[('z', 'g')]", "copies"):
             checks.rows_of(data, NAMES)
-
-
-# --- observed values
-
-
-def same(got, values, mask):
-    np.testing.assert_array_equal(got[0], values)
-    np.testing.assert_array_equal(got[1], mask)
-    assert got[1].dtype == bool
-
-
-def test_observed_mapping():
-    same(checks.observed_values({"u": 2.0}, NAMES), [0, 2, 0], [False, True, False])
-    same(checks.observed_values({}, NAMES), [0, 0, 0], [False] * 3)
-    # NaN is free, wherever it is.
-    got = checks.observed_values({"g": [1.0, np.nan], "z": 5}, NAMES)
-    same(got, [[5, 0, 1], [5, 0, 0]], [[True, False, True], [True, False, False]])
-
-
-def test_observed_array_and_frame():
-    table = np.array([[1.0, np.nan, 3.0], [np.nan, np.nan, np.nan]])
-    mask = [[True, False, True], [False] * 3]
-    same(checks.observed_values(table, NAMES), [[1, 0, 3], [0, 0, 0]], mask)
-    same(checks.observed_values(table[0], NAMES), [1, 0, 3], mask[0])
-    same(checks.observed_values([1, None, 3], NAMES), [1, 0, 3], mask[0])
-    # Columns of a frame are found by name; one that is missing is free.
-    frame = pd.DataFrame({"g": [3.0, np.nan], "z": [1.0, np.nan]})
-    same(checks.observed_values(frame, NAMES), [[1, 0, 3], [0, 0, 0]], mask)
-
-
-def test_observed_traced():
-    @jax.jit
-    def by_name(value):
-        values, mask = checks.observed_values({"u": value, "g": 3.0}, NAMES)
-        assert isinstance(mask, np.ndarray)  # which coordinates are held is known while tracing
-        np.testing.assert_array_equal(mask.reshape(-1, 3).all(0), [False, True, True])
-        return values
-
-    np.testing.assert_array_equal(by_name(2.0), [0, 2, 3])
-    np.testing.assert_array_equal(by_name(jnp.array([2.0, 4.0])), [[0, 2, 3], [0, 4, 3]])
-
-    whole = jax.jit(lambda table: checks.observed_values(table, NAMES))
-    same(whole(jnp.array([1.0, jnp.nan, 3.0])), [1, 0, 3], [True, False, True])
-
-
-def test_observed_refuses():
-    with refuses("`given` names 'redshift'", str(NAMES)):
-        checks.observed_values({"redshift": 1.0}, NAMES, "given")
-    with refuses("one batch shape in `given`", "'z': (2,)", "'u': (3,)"):
-        checks.observed_values({"z": [1, 2], "u": [1, 2, 3]}, NAMES, "given")
-    for value in (np.zeros(2), np.zeros((3, 2)), 1.0):
-        with refuses("last axis of 3 for `given`", str(NAMES), f"got shape {np.shape(value)}"):
-            checks.observed_values(value, NAMES, "given")
-    for value in ({"z": np.inf}, [np.nan, -np.inf, 0.0]):
-        with refuses("finite numbers", "`given`", "got infinity"):
-            checks.observed_values(value, NAMES, "given")
-    for value in ({"z": "low"}, ["a", "b", "c"]):
-        with refuses("Expected numbers in `given`", "got"):
-            checks.observed_values(value, NAMES, "given")
-    with refuses("last axis of 3 for `given`"):
-        jax.eval_shape(lambda x: checks.observed_values(x, NAMES, "given")[0], np.zeros(2))

@@ -1,4 +1,10 @@
-"""Can a conditional be trusted? Is what is given typical, and are the draws calibrated?"""
+"""Calibration of conditionals: ranks of hidden entries among draws of their conditionals.
+
+If an entry x_j of a row comes from the conditional p(x_j | x_observed), then its rank among draws
+of that conditional is uniform:
+
+    (#{draws < x_j} + U) / (num_samples + 1) ~ Uniform(0, 1),    U ~ Uniform(0, 1).
+"""
 
 from __future__ import annotations
 
@@ -10,35 +16,40 @@ import jax
 import numpy as np
 from scipy import stats
 
-from numpyro_disco._checks import check_count, check_key, name_index, observed_values
+from numpyro_disco._arviz import ranks_to_arviz
+from numpyro_disco._checks import check_count, check_key, name_index
 from numpyro_disco._typing import Array
-from numpyro_disco.diagnostics.verdicts import BAD, GOOD, LOOK
-from numpyro_disco.energy.conditionals import (
-    sample_conditional,
-)
+from numpyro_disco.diagnostics.plots import plot_ranks
+from numpyro_disco.diagnostics.verdicts import FAIL, PASS, WARN
+from numpyro_disco.energy.conditionals import sample_conditional
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
 
 NUM_POLYNOMIALS = 4
+"""Legendre polynomials in the smooth test of uniformity."""
+PASS_LEVEL, WARN_LEVEL = 0.05, 1e-4
+"""A column passes above the first p-value, divided by the number of columns, and fails below the
+second."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Ranks of hidden truths among draws of their conditionals.
+    """Ranks of hidden entries among draws of their conditionals.
 
     Attributes:
-        ranks: for each column that was hidden in turn, the rank of the truth among the draws, from
-            0 to 1, in every row where it was there. Uniform if the conditionals are right.
-        num_draws: draws behind each rank.
+        ranks: by hidden column, the rank of the true value among the draws, in (0, 1), for each
+            row in which the column was present, shape (rows,). Uniform if the conditionals are
+            right.
+        num_samples: number of draws behind each rank.
     """
 
     ranks: Mapping[str, np.ndarray]
-    num_draws: int
+    num_samples: int
 
     def coverage(self, level: float) -> dict[str, float]:
-        """Share of truths inside the central intervals of that probability, by column.
+        """Share of true values inside the central interval of this probability, by column.
 
         Args:
-            level: between 0 and 1, say 0.9.
+            level: probability of the interval, between 0 and 1.
         """
         return {
             name: float((np.abs(ranks - 0.5) <= level / 2).mean())
@@ -46,11 +57,11 @@ class Calibration:
         }
 
     def p_values(self) -> dict[str, float]:
-        """By column, how likely ranks as far from uniform are, if all is well.
+        """P-value of the hypothesis that the ranks are uniform, by column.
 
-        Neyman's smooth test: the means of the first four Legendre polynomials of the ranks, which
-        see a shift, too wide or too narrow, a skew, and heavy tails. The ranks of a column are
-        those of different rows, so they are independent.
+        Neyman's smooth test, which uses the means of the first four Legendre polynomials of the
+        ranks and so detects a shift, a wrong width, a skew and heavy tails. Ranks of one column
+        come from different rows, so they are independent.
 
         References:
             Neyman 1937, "Smooth" test for goodness of fit.
@@ -58,27 +69,26 @@ class Calibration:
         return {name: _smooth_test(ranks) for name, ranks in self.ranks.items()}
 
     def __str__(self) -> str:
-        """A line for each column: good, look or bad, coverage and p-value."""
+        """One line for each column: verdict, coverage and p-value."""
         width = max(map(len, self.ranks))
         half, most = self.coverage(0.5), self.coverage(0.9)
+        pass_level = PASS_LEVEL / len(self.ranks)
         lines = []
         for name, p in self.p_values().items():
-            verdict = GOOD if p >= 0.05 / len(self.ranks) else LOOK if p >= 1e-4 else BAD
+            verdict = PASS if p >= pass_level else WARN if p >= WARN_LEVEL else FAIL
             lines.append(
-                f"{verdict:5}{name:{width}}  50 % intervals hold {half[name]:.0%}, 90 % intervals "
-                f"{most[name]:.0%} of {len(self.ranks[name])} truths; ranks are uniform with "
-                f"p = {p:.2g}"
+                f"{verdict:5}{name:{width}}  50 % intervals cover {half[name]:.0%} and 90 % "
+                f"intervals {most[name]:.0%} of {len(self.ranks[name])} true values; ranks are "
+                f"uniform with p = {p:.2g}"
             )
         return "\n".join(lines)
 
     def to_arviz(self) -> Any:
-        """The ranks as an ArviZ object, one variable for each column in the group "prior_sbc"."""
-        from numpyro_disco._arviz import ranks_to_arviz
-
+        """Convert the ranks to an ArviZ object, one variable per column, in group "prior_sbc"."""
         return ranks_to_arviz(self.ranks)
 
     def plot(self, **kwargs: Any) -> Any:
-        """Draw the distribution of the ranks against uniform, with ArviZ.
+        """Draw the distribution of the ranks against the uniform distribution, with ArviZ.
 
         Needs matplotlib, the `plots` extra.
 
@@ -86,47 +96,43 @@ class Calibration:
             **kwargs: arguments of `arviz.plot_ecdf` (ArviZ 0.x) or `arviz.plot_ecdf_pit` (1.x).
 
         Returns:
-            Axes of each column (ArviZ 0.x), or ArviZ's collection of plots (1.x).
+            Array of matplotlib axes (ArviZ 0.x), or ArviZ's collection of plots (1.x).
         """
-        from numpyro_disco.diagnostics.plots import plot_ranks
-
-        return plot_ranks(self, **kwargs)
-
-
-def _smooth_test(ranks: np.ndarray) -> float:
-    # Orthonormal on [0, 1]: each mean, times the root of the count, is a standard normal.
-    polynomials = np.polynomial.legendre.legvander(2 * ranks - 1, NUM_POLYNOMIALS)[:, 1:]
-    normal = np.sqrt(2 * np.arange(1, NUM_POLYNOMIALS + 1) + 1) * polynomials.mean(axis=0)
-    return float(stats.chi2.sf(len(ranks) * (normal**2).sum(), NUM_POLYNOMIALS))
+        return plot_ranks(self.ranks, **kwargs)
 
 
 def calibration(
     rng_key: Array,
     prior: EnergyDistribution,
-    table: Any,
+    data: Any,
     *,
     columns: Sequence[str] | None = None,
-    num_draws: int = 99,
+    num_samples: int = 99,
     num_particles: int = 256,
 ) -> Calibration:
-    """Hide each column in turn, and rank the truth among draws of its conditional.
+    """Hide each column in turn, and rank the true values among draws of their conditionals.
 
-    Where a conditional is the one that rows come from, ranks are uniform; where they pile up in the
-    middle it is too wide, at both ends too narrow, at one end shifted. The rows must be new to the
-    prior: of those it was learned from, ranks are too good.
+    Ranks are uniform if the conditionals are those that the rows come from. Ranks near the middle
+    mean that a conditional is too wide, ranks at both ends that it is too narrow, and ranks at one
+    end that it is shifted. Use rows that the prior was not trained on: on training rows the ranks
+    look better than they are.
 
     Args:
         rng_key: random key.
         prior: the `EnergyDistribution`.
-        table: rows (n, D), a DataFrame or a dict of columns; NaN where missing, in which case the
-            column is hidden from nothing and the others are drawn without it.
-        columns: names of the columns to hide; all by default. Each row and column costs a run.
-        num_draws: draws of each conditional; ranks are multiples of 1 / (num_draws + 1), spread
-            evenly in between.
-        num_particles: particles of each run.
+        data: array (rows, D), a DataFrame or a dict of columns; NaN where missing. Missing entries
+            are not ranked, and the other entries of the row are drawn without them.
+        columns: names of the columns to hide; all by default. Each row and column costs one
+            tempered run.
+        num_samples: number of draws from each conditional.
+        num_particles: number of particles of each run, raised to `num_samples` if smaller.
 
     Returns:
-        A `Calibration`: print it, or look at its `plot`.
+        A `Calibration`; print it, or call its `plot`.
+
+    Raises:
+        ValueError: unknown or clamped columns, or no entry that can be hidden.
+        RuntimeError: the particles of some row did not reach its conditional.
 
     References:
         Talts et al. 2018, Validating Bayesian inference algorithms with simulation-based
@@ -142,30 +148,59 @@ def calibration(
     """
     rng_key = check_key(rng_key)
     check_prior(prior, "Give its `distribution`.")
-    check_count(num_draws, "num_draws", minimum=2)
-    values, there = observed_values(table, prior.names, "table")
+    check_count(num_samples, "num_samples", minimum=2)
+    given = prior.pattern(data, "data")
+    values, there = given.values, given.observed
     if values.ndim != 2:
-        raise ValueError(f"Expected shape (rows, D) for `table`; got {values.shape}.")
+        raise ValueError(f"Expected shape (rows, D) for `data`; got {values.shape}.")
+    places = _hidden_places(prior, columns)
+    row_of, column_of = _hidden_entries(there, list(places.values()))
+    each = np.arange(len(row_of))
+    hidden = np.where(there, values, np.nan)[row_of]
+    hidden[each, column_of] = np.nan
+    draw_key, tie_key = jax.random.split(rng_key)
+    num_particles = max(num_samples, num_particles)
+    draws = np.asarray(
+        sample_conditional(draw_key, prior, hidden, num_samples, num_particles=num_particles)
+    )
+    below = (draws[:, each, column_of] < values[row_of, column_of]).sum(axis=0)
+    # A rank is an interval between two draws; a uniform point in it makes ranks continuous.
+    ties = np.asarray(jax.random.uniform(tie_key, below.shape))
+    ranks = (below + ties) / (num_samples + 1)
+    return Calibration(
+        {name: ranks[column_of == place] for name, place in places.items()}, num_samples
+    )
+
+
+def _hidden_places(prior: EnergyDistribution, columns: Sequence[str] | None) -> dict[str, int]:
+    """Positions of the columns to hide, by name: by default all that are not clamped."""
     clamped = [name for name, held in zip(prior.names, prior.observed, strict=True) if held]
     if columns is None:
         columns = [name for name in prior.names if name not in clamped]
     places = {name: name_index(name, prior.names, "columns") for name in columns}
     if set(columns) & set(clamped):
-        raise ValueError(f"Expected free `columns`; {clamped} are clamped in this distribution.")
-    pairs = [(row, place) for place in places.values() for row in np.flatnonzero(there[:, place])]
-    if not pairs:
-        raise ValueError("Expected at least one entry in `table` that can be hidden; got none.")
-    row_of, column_of = (np.asarray(part) for part in zip(*pairs, strict=True))
-    hidden = np.where(there, values, np.nan)[row_of]
-    each = np.arange(len(pairs))
-    hidden[each, column_of] = np.nan
-    draw_key, tie_key = jax.random.split(rng_key)
-    draws = np.asarray(
-        sample_conditional(
-            draw_key, prior, hidden, num_draws, num_particles=max(num_draws, num_particles)
+        raise ValueError(
+            f"Expected free `columns`; got {tuple(columns)}, and {clamped} are clamped in this "
+            "distribution. Leave them out."
         )
-    )
-    below = (draws[:, each, column_of] < values[row_of, column_of]).sum(axis=0)
-    # A rank is an interval between two draws: somewhere in it, so that ranks are continuous.
-    ranks = (below + np.asarray(jax.random.uniform(tie_key, below.shape))) / (num_draws + 1)
-    return Calibration({n: ranks[column_of == place] for n, place in places.items()}, num_draws)
+    return places
+
+
+def _hidden_entries(there: np.ndarray, places: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of each entry to hide, column by column, shape (entries,) each."""
+    entries = [(row, place) for place in places for row in np.flatnonzero(there[:, place])]
+    if not entries:
+        raise ValueError(
+            "Expected at least one entry in `data` that can be hidden; got none. Give rows with "
+            "numbers in `columns`."
+        )
+    rows, columns = np.asarray(entries).T
+    return rows, columns
+
+
+def _smooth_test(ranks: np.ndarray) -> float:
+    """P-value of Neyman's smooth test of uniform ranks, shape (rows,)."""
+    # Orthonormal on [0, 1]: each mean, times the root of the count, is a standard normal.
+    polynomials = np.polynomial.legendre.legvander(2 * ranks - 1, NUM_POLYNOMIALS)[:, 1:]
+    normal = np.sqrt(2 * np.arange(1, NUM_POLYNOMIALS + 1) + 1) * polynomials.mean(axis=0)
+    return float(stats.chi2.sf(len(ranks) * (normal**2).sum(), NUM_POLYNOMIALS))

@@ -1,4 +1,8 @@
-"""Can a conditional be trusted? Is what is given typical, and are the draws calibrated?"""
+"""Typicality of conditioning values: are they where the learned density rests on data?
+
+The percentile of a conditioning value x_o is the share of draws X of the prior whose marginal
+density is no higher, P(p(X_o) <= p(x_o)).
+"""
 
 from __future__ import annotations
 
@@ -11,31 +15,27 @@ import numpy as np
 
 from numpyro_disco._checks import check_count, check_key, columns_of
 from numpyro_disco._typing import Array
-from numpyro_disco.energy.conditionals import (
-    given_rows,
-    log_integrals,
-    refuse_empty_rows,
-)
+from numpyro_disco.energy.conditionals import log_integrals
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
+from numpyro_disco.energy.pattern import check_some_observed
 
 RARE = 0.01
-"""Share of draws or rows below which something is called rare."""
+"""Percentile below which conditioning values are not typical."""
 MAX_ROWS = 2000
-"""Rows among which distances are compared."""
-NUM_POLYNOMIALS = 4
+"""Most rows whose distances to their neighbours are compared."""
 
 
 class ConditionalCheck(NamedTuple):
-    """How typical what is given is of what was learned, row by row."""
+    """How typical the conditioning values are, row by row."""
 
     percentile: np.ndarray
-    """Share of draws of the prior whose coordinates, the same ones, have a log density no higher
-    than the given ones, shape (rows,) or ()."""
+    """Share of draws of the prior whose marginal density of the same coordinates is no higher,
+    shape (rows,), or () for one row."""
     distance_percentile: np.ndarray | None
-    """Share of data rows that are as far from their nearest neighbour, in these coordinates, as the
-    given ones from theirs; None without `data`."""
+    """Share of data rows at least as far from their nearest neighbour, in the same coordinates, as
+    the conditioning values are from theirs, shape (rows,) or (); None without `data`."""
     typical: np.ndarray
-    """Neither is rare."""
+    """True if neither percentile is below 0.01, shape (rows,) or ()."""
 
 
 def check_conditional(
@@ -44,30 +44,36 @@ def check_conditional(
     observed: Any,
     *,
     data: Any = None,
-    num_draws: int = 200,
+    num_samples: int = 200,
     num_particles: int = 256,
 ) -> ConditionalCheck:
-    """Is what is clamped typical of what was learned? Warns where it is not.
+    """Check that conditioning values are typical of what was learned, and warn if they are not.
 
-    A learned density says little about places where no row was. Two looks at them: the marginal log
-    density of the given coordinates among that of draws of the prior (a percentile, by tempered
-    SMC, one run each); and, with `data`, the distance to the nearest row among the distances of
-    rows to their own nearest, in standardised units.
+    A learned density is an extrapolation where no training row was. This function compares the
+    conditioning values in two ways: their marginal log density with that of draws of the prior,
+    each by one run of tempered SMC; and, if `data` is given, their distance to the nearest row with
+    the distances between rows, in standardised units. The second also finds gaps between rows that
+    the learned density has bridged.
 
     Args:
         rng_key: random key.
         prior: the `EnergyDistribution`.
-        observed: as for `sample_conditional`, at least one number in every row. Each pattern of
-            what is observed costs `num_draws` runs.
-        data: the rows that were learned from, as given to `fit`; incomplete ones are left out.
-        num_draws: draws of the prior that are compared with.
-        num_particles: particles of each run.
+        observed: conditioning values, as for `sample_conditional`, at least one in every row.
+        data: the rows that the prior was trained on, as given to `fit`; incomplete rows are left
+            out.
+        num_samples: number of draws of the prior to compare with. Each pattern of observed
+            coordinates in `observed` costs as many runs.
+        num_particles: number of particles of each run.
 
     Returns:
         A `ConditionalCheck`.
 
+    Raises:
+        ValueError: a row without an observed value, or `data` without two complete rows.
+        RuntimeError: the particles of some run did not reach its conditional.
+
     Warns:
-        UserWarning: something is rarer than one in a hundred.
+        UserWarning: a percentile is below 0.01.
 
     Example:
         >>> import jax, jax.numpy as jnp, numpyro_disco as disco
@@ -78,53 +84,53 @@ def check_conditional(
     """
     rng_key = check_key(rng_key)
     check_prior(prior, "Give its `distribution`.")
-    check_count(num_draws, "num_draws", minimum=2)
-    rows, masks, single = given_rows(prior, observed, "observed")
-    seen = np.asarray(masks)
-    refuse_empty_rows(seen)
+    check_count(num_samples, "num_samples", minimum=2)
+    given = prior.with_clamped(prior.pattern(observed))
+    single, pattern_rows = given.is_single, given.as_rows("observed")
+    rows = jnp.asarray(pattern_rows.values, prior.loc.dtype)
+    seen = np.asarray(pattern_rows.observed)
+    check_some_observed(seen)
     draw_key, run_key = jax.random.split(rng_key)
-    draws = prior.sample(draw_key, (num_draws,)).reshape(num_draws, -1, len(prior.names))[:, 0]
-    percentile = np.empty(len(rows))
-    distance = None if data is None else np.empty(len(rows))
+    draws = prior.sample(draw_key, (num_samples,)).reshape(num_samples, -1, len(prior.names))[:, 0]
     table = None if data is None else _complete_rows(data, prior)
+    percentile, distance = np.empty(len(rows)), np.ones(len(rows))
     for index, pattern in enumerate(np.unique(seen, axis=0)):
         which = np.flatnonzero((seen == pattern).all(axis=1))
-        points = jnp.concatenate([rows[which], draws])
-        marginal, _ = log_integrals(
-            jax.random.fold_in(run_key, index),
-            prior,
-            points,
-            jnp.broadcast_to(pattern, points.shape),
-            num_particles,
-            num_runs=1,
-        )
-        log_density = np.asarray(marginal - prior.log_dets(points, pattern))
-        of_rows, of_draws = np.split(log_density, [len(which)])
-        percentile[which] = (of_draws <= of_rows[:, None]).mean(axis=1)
-        if table is not None and distance is not None:
-            standard = _standardized(prior, np.asarray(rows)[np.ix_(which, pattern)], pattern)
-            distance[which] = _distance_percentile(
-                standard, _standardized(prior, table[:, pattern], pattern)
-            )
-    typical = percentile >= RARE
-    if distance is not None:
-        typical &= distance >= RARE
-    odd = np.flatnonzero(~typical)
-    if len(odd):
-        warnings.warn(
-            f"What is given in {len(odd)} of {len(rows)} rows of `observed` (rows "
-            f"{odd[:5].tolist()}{'...' if len(odd) > 5 else ''}) is rarer than one in "
-            f"{1 / RARE:.0f} among what was learned: there the conditional rests on hardly any "
-            "data. Check units and typing errors, or widen what is known by a likelihood.",
-            stacklevel=2,
-        )
+        key = jax.random.fold_in(run_key, index)
+        percentile[which] = _percentiles(key, prior, rows[which], draws, pattern, num_particles)
+        if table is not None:
+            points = np.asarray(rows)[np.ix_(which, pattern)]
+            distance[which] = _distance_percentiles(prior, points, table[:, pattern], pattern)
+    typical = (percentile >= RARE) & (distance >= RARE)
+    _warn_of_rare(typical)
     if single:
-        distance = None if distance is None else distance[0]
-        return ConditionalCheck(percentile[0], distance, typical[0])
-    return ConditionalCheck(percentile, distance, typical)
+        percentile, distance, typical = percentile[0], distance[0], typical[0]
+    return ConditionalCheck(percentile, None if table is None else distance, typical)
+
+
+def _percentiles(
+    rng_key: Array,
+    prior: EnergyDistribution,
+    rows: Array,
+    draws: Array,
+    pattern: np.ndarray,
+    num_particles: int,
+) -> np.ndarray:
+    """Share of draws with a marginal density no higher than that of each row, shape (rows,).
+
+    Up to log Z, which all share, the marginal density is the integral of exp(-E) over the
+    coordinates that are free, in the user's units of those that are observed.
+    """
+    points = jnp.concatenate([rows, draws])
+    given = prior.pattern_at(points, np.broadcast_to(pattern, points.shape))
+    integral, _ = log_integrals(rng_key, prior, given, num_particles, num_chains=1)
+    log_density = np.asarray(integral - prior.log_dets(points, pattern))
+    at_rows, at_draws = np.split(log_density, [len(rows)])
+    return (at_draws <= at_rows[:, None]).mean(axis=1)
 
 
 def _complete_rows(data: Any, prior: EnergyDistribution) -> np.ndarray:
+    """The complete rows of `data`, columns in the order of the prior's names, shape (n, D)."""
     table, names = columns_of(data)
     if names is not None and set(names) >= set(prior.names):
         table = table[:, [names.index(name) for name in prior.names]]
@@ -134,22 +140,45 @@ def _complete_rows(data: Any, prior: EnergyDistribution) -> np.ndarray:
         )
     table = table[~np.isnan(table).any(axis=1)]
     if len(table) < 2:
-        raise ValueError(f"Expected complete rows in `data`; got {len(table)}.")
+        raise ValueError(
+            f"Expected at least 2 complete rows in `data`; got {len(table)}. Give the rows that "
+            "the prior was trained on, or leave `data` out."
+        )
     return table
 
 
+def _distance_percentiles(
+    prior: EnergyDistribution, points: np.ndarray, table: np.ndarray, pattern: np.ndarray
+) -> np.ndarray:
+    """Share of rows at least as far from their neighbour as each point from its, shape (points,).
+
+    Points and rows hold the coordinates of `pattern` only, in the user's units.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    rows = _standardized(prior, table, pattern)
+    neighbours = NearestNeighbors(n_neighbors=2).fit(rows)
+    # The first neighbour of a row is the row itself.
+    between_rows = neighbours.kneighbors(rows[:: -(-len(rows) // MAX_ROWS)])[0][:, 1]
+    to_rows = neighbours.kneighbors(_standardized(prior, points, pattern), n_neighbors=1)[0]
+    return (between_rows >= to_rows).mean(axis=1)
+
+
 def _standardized(prior: EnergyDistribution, x: np.ndarray, pattern: np.ndarray) -> np.ndarray:
-    """Some coordinates in unconstrained, standardised units."""
+    """The coordinates of `pattern`, unconstrained and standardised, shape (n, coordinates)."""
     places = np.flatnonzero(pattern)
     y = np.asarray(prior.coordinate_supports.select(places).unconstrain(jnp.asarray(x)), np.float64)
     return (y - np.asarray(prior.loc)[places]) / np.asarray(prior.scale)[places]
 
 
-def _distance_percentile(points: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    from sklearn.neighbors import NearestNeighbors
-
-    neighbours = NearestNeighbors(n_neighbors=2).fit(rows)
-    # The nearest row to a row is itself.
-    own = neighbours.kneighbors(rows[:: -(-len(rows) // MAX_ROWS)])[0][:, 1]
-    distance = neighbours.kneighbors(points, n_neighbors=1)[0]
-    return (own >= distance).mean(axis=1)
+def _warn_of_rare(typical: np.ndarray) -> None:
+    """Warn of the rows that are not typical."""
+    rare = np.flatnonzero(~typical)
+    if len(rare):
+        warnings.warn(
+            f"The values in {len(rare)} of {len(typical)} rows of `observed` (rows "
+            f"{rare[:5].tolist()}{'...' if len(rare) > 5 else ''}) are rarer than one in "
+            f"{1 / RARE:.0f} under what was learned: the conditional rests on hardly any data "
+            "there. Check units and typing errors, or replace exact values by a likelihood.",
+            stacklevel=3,
+        )

@@ -1,4 +1,4 @@
-"""Draws of conditionals, without a model around them."""
+"""Conditional draws and marginal densities of a learned prior, without a model around it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_disco._checks import check_count, check_key, observed_values, row_labels
+from numpyro_disco._checks import check_count, check_key
 from numpyro_disco._statistics import log_mean
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
-from numpyro_disco.energy.sampling import MIN_PARTICLES, poisoned
+from numpyro_disco.energy.pattern import Pattern, check_some_observed
+from numpyro_disco.energy.sampling import MIN_PARTICLES, require_convergence
 from numpyro_disco.tempering.settings import TemperingSettings
-
-MIN_IMPUTE_PARTICLES = 256
-"""Particles for a row of which fewer imputations are asked for."""
 
 
 def sample_conditional(
@@ -26,13 +24,14 @@ def sample_conditional(
     num_samples: int = 1000,
     *,
     num_particles: int | None = None,
-    batch_size: int = 64,
+    rows_at_once: int = 64,
 ) -> Array:
-    """Draws of a learned density given some coordinates, by tempered SMC.
+    """Draw from a learned density given some of its coordinates, by tempered SMC.
 
-    Each row has a run of its own, from the reference given the same coordinates, and finds its own
-    path; all rows are one compiled program, which other values and other holes do not compile
-    again. Asymptotically exact for the density of `prior` as `num_particles` grows.
+    Each row has a run of its own, which starts from the reference given the same coordinates and
+    chooses its own temperatures. All rows are one compiled program, which new values and other
+    patterns of missing entries do not compile again. Asymptotically exact for the density of
+    `prior` as `num_particles` grows.
 
     Args:
         rng_key: random key.
@@ -41,14 +40,14 @@ def sample_conditional(
             array (D,) or (rows, D), or a DataFrame, with NaN for what is free.
         num_samples: draws for each row.
         num_particles: particles of each run; by default `num_samples`, and at least 1024.
-        batch_size: rows that are run side by side; bounds memory.
+        rows_at_once: number of rows that run side by side; bounds memory.
 
     Returns:
-        Array (num_samples, D), or (num_samples, rows, D): whole vectors, observed coordinates at
-        their values.
+        Array (num_samples, D), or (num_samples, rows, D), of whole vectors, with observed
+        coordinates at their values.
 
     Raises:
-        ValueError: unknown names or shapes that do not fit.
+        ValueError: unknown names, shapes that do not fit, or values outside their supports.
         RuntimeError: the particles of some row did not reach its conditional.
 
     Example:
@@ -63,63 +62,57 @@ def sample_conditional(
     num_samples = check_count(num_samples, "num_samples")
     if num_particles is None:
         num_particles = max(num_samples, MIN_PARTICLES)
-    elif check_count(num_particles, "num_particles", minimum=2) < num_samples:
-        raise ValueError(
-            f"Expected at least `num_samples` = {num_samples} particles; got {num_particles}."
-        )
-    rows, masks, single = given_rows(prior, observed, "observed")
-    if len(rows) == 0:
-        return jnp.zeros((num_samples, 0, len(prior.names)), rows.dtype)
-    draws, result = prior.draw_conditionals(
-        jax.random.split(rng_key, len(rows)),
-        rows,
-        masks,
-        num_samples,
-        TemperingSettings(num_particles=num_particles),
-        check_count(batch_size, "batch_size"),
-    )
-    draws = poisoned(draws, result, axis=1)
-    return draws[:, 0] if single else draws
+    given = prior.with_clamped(prior.pattern(observed))
+    rows = given.as_rows("observed")
+    draws = conditional_draws(rng_key, prior, rows, num_samples, num_particles, rows_at_once)
+    return draws[:, 0] if given.is_single else draws
 
 
-def given_rows(
-    prior: EnergyDistribution, observed: Any, argument: str
-) -> tuple[Array, Array, bool]:
-    """Values and which are observed, (rows, D) each, and whether it was one row without an axis.
+def conditional_draws(
+    rng_key: Array,
+    prior: EnergyDistribution,
+    rows: Pattern,
+    num_samples: int,
+    num_particles: int,
+    rows_at_once: int = 64,
+) -> Array:
+    """Draw from the conditional of each row of a `Pattern`.
 
-    What `prior` has clamped is observed in every row.
+    Args:
+        rng_key: random key.
+        prior: the `EnergyDistribution`.
+        rows: what is observed, clamped coordinates included, shape (rows, D).
+        num_samples: draws for each row.
+        num_particles: particles of each run, at least `num_samples`.
+        rows_at_once: as for `sample_conditional`.
+
+    Returns:
+        Array (num_samples, rows, D).
     """
-    values, mask = observed_values(observed, prior.names, argument)
-    prior.check_inside(values, mask, argument)
-    values = jnp.asarray(values, prior.loc.dtype)
-    if prior.values is not None:
-        clamped = np.asarray(prior.observed)
-        values, mask = jnp.where(clamped & ~mask, prior.values, values), mask | clamped
-    values, mask = jnp.broadcast_arrays(values, mask)
-    if values.ndim > 2:
-        raise ValueError(f"Expected (D,) or (rows, D) for `{argument}`; got shape {values.shape}.")
-    return jnp.atleast_2d(values), jnp.atleast_2d(mask), values.ndim == 1
-
-
-def refuse_empty_rows(seen: np.ndarray) -> None:
-    """Refuse rows (rows, D) of which nothing is observed."""
-    some = seen.any(axis=1)
-    if not some.all():
+    check_count(rows_at_once, "rows_at_once")
+    if check_count(num_particles, "num_particles", minimum=2) < num_samples:
         raise ValueError(
-            "Expected at least one number in every row of `observed`; row "
-            f"{int(np.argmin(some))} has none."
+            f"Expected at least as many `num_particles` as draws, which are {num_samples}; got "
+            f"{num_particles}."
         )
+    num_rows, dimension = rows.values.shape
+    if num_rows == 0:
+        return jnp.zeros((num_samples, 0, dimension), prior.loc.dtype)
+    keys = jax.random.split(rng_key, num_rows)
+    settings = TemperingSettings(num_particles=num_particles)
+    draws, result = prior.draw_conditionals(keys, rows, num_samples, settings, rows_at_once)
+    return require_convergence(draws, result, axis=1)
 
 
 class LogMarginal(NamedTuple):
-    """Log densities of what is observed in each row, the rest integrated out."""
+    """Log density of the observed part of each row, with the free coordinates integrated out."""
 
     log_density: Array
-    """Nats, in the user's units, shape (rows,), or () for one row."""
+    """Log density in nats, in the user's units, shape (rows,), or () for one row."""
     error: Array
-    """Standard error, that of the shared log Z included."""
+    """Standard error of `log_density`, including that of the shared log Z."""
     shared_error: Array
-    """That of log Z, shape (): the same for all rows, it cancels in their differences."""
+    """Standard error of log Z, shape (). All rows share it, so it cancels in their differences."""
 
 
 def log_marginal(
@@ -128,30 +121,34 @@ def log_marginal(
     observed: Any,
     *,
     num_particles: int = 512,
-    num_runs: int = 8,
-    batch_size: int = 64,
+    num_chains: int = 8,
+    rows_at_once: int = 64,
 ) -> LogMarginal:
     r"""Log density of the observed part of each row, by tempered SMC.
 
-    log p(x_o) = log \int exp(-E(x_o, x_f)) dx_f - log Z, both by independent tempered runs from
-    the reference, whose own integral is known. Consistent as particles grow; the error comes from
-    the spread of the runs. Differences between rows compare them (outliers, Bayes factors); with
-    one row, twice, log p(a | b) = log p(a, b) - log p(b).
+    .. math:: \log p(x_o) = \log \int \exp(-E(x_o, x_f)) \, dx_f - \log Z
+
+    with x_o the observed and x_f the free coordinates. Both terms are estimated by independent
+    tempered runs from the reference, whose own integral is known. Consistent as the number of
+    particles grows; the standard error comes from the spread between runs. Differences between rows
+    compare them (outliers, Bayes factors), and two calls with one row give
+    log p(a | b) = log p(a, b) - log p(b).
 
     Args:
         rng_key: random key.
-        prior: the `EnergyDistribution`. Once normalised, its log Z is taken; otherwise it is
-            estimated here. Of a clamped one, the density given what is clamped.
-        observed: as for `sample_conditional`, at least one number in every row.
+        prior: the `EnergyDistribution`. Its log Z is used if it is normalised, and estimated here
+            otherwise. For a clamped prior, the result is the density given what is clamped.
+        observed: as for `sample_conditional`, with at least one number in every row.
         num_particles: particles of each run.
-        num_runs: independent runs for each row, at least 2.
-        batch_size: as for `sample_conditional`.
+        num_chains: independent runs for each row, at least 2.
+        rows_at_once: as for `sample_conditional`.
 
     Returns:
         A `LogMarginal`.
 
     Raises:
-        ValueError: unknown names, shapes that do not fit, or a row without an observation.
+        ValueError: unknown names, shapes that do not fit, values outside their supports, or a row
+            without an observation.
         RuntimeError: the particles of some row did not reach its conditional.
 
     Example:
@@ -163,136 +160,57 @@ def log_marginal(
     """
     rng_key = check_key(rng_key)
     check_prior(prior, "Give its `distribution`.")
-    check_count(num_runs, "num_runs", minimum=2)
-    rows, masks, single = given_rows(prior, observed, "observed")
+    check_count(num_chains, "num_chains", minimum=2)
+    check_count(rows_at_once, "rows_at_once")
+    given = prior.with_clamped(prior.pattern(observed))
+    rows = given.as_rows("observed")
     if prior.batch_shape != ():
         raise ValueError(
-            f"Expected a `prior` of one vector; got one clamped to a batch of {prior.batch_shape}. "
-            "Give all that is known in `observed`."
+            f"Expected a `prior` over one vector; got one clamped to a batch of shape "
+            f"{prior.batch_shape}. Give all that is known in `observed`."
         )
-    new = np.asarray(masks) & ~np.asarray(prior.observed)
-    refuse_empty_rows(new)
+    new = np.asarray(rows.observed) & ~np.asarray(prior.observed)
+    check_some_observed(new)
     row_key, normalizer_key = jax.random.split(rng_key)
     if prior.log_normalizer is None:
         prior = prior.normalize(normalizer_key, num_particles=max(num_particles, MIN_PARTICLES))
     assert prior.log_normalizer is not None and prior.log_normalizer_error is not None
-    integral, error = log_integrals(
-        row_key, prior, rows, masks, num_particles, num_runs, check_count(batch_size, "batch_size")
-    )
-    # The integral is over unconstrained coordinates, and a density of those observed in them.
-    shared = prior.log_normalizer_error
-    log_density = integral - prior.log_dets(rows, new) - prior.log_normalizer
-    result = LogMarginal(log_density, jnp.hypot(error, shared), shared)
-    return LogMarginal(result[0][0], result[1][0], shared) if single else result
+    integral, error = log_integrals(row_key, prior, rows, num_particles, num_chains, rows_at_once)
+    # The integral is a density of the observed coordinates in unconstrained space.
+    values = jnp.asarray(rows.values, prior.loc.dtype)
+    log_density = integral - prior.log_dets(values, new) - prior.log_normalizer
+    error = jnp.hypot(error, prior.log_normalizer_error)
+    if given.is_single:
+        log_density, error = log_density[0], error[0]
+    return LogMarginal(log_density, error, prior.log_normalizer_error)
 
 
 def log_integrals(
     rng_key: Array,
     prior: EnergyDistribution,
-    rows: Array,
-    observed: Array,
+    rows: Pattern,
     num_particles: int,
-    num_runs: int,
-    batch_size: int = 64,
+    num_chains: int,
+    rows_at_once: int = 64,
 ) -> tuple[Array, Array]:
-    """Log of the integral of exp(-E) over what is free in each row, and its standard error.
+    """Log of the integral of exp(-E) over the free coordinates of each row, and its standard error.
 
-    Over unconstrained coordinates; the error of one run is NaN.
-    """
-    rows, observed = (jnp.repeat(array, num_runs, axis=0) for array in (rows, observed))
-    settings = TemperingSettings(num_particles=num_particles)
-    keys = jax.random.split(rng_key, len(rows))
-    _, result = prior.draw_conditionals(keys, rows, observed, 1, settings, batch_size)
-    estimates = poisoned(result.log_normalizer, result, axis=0).reshape(-1, num_runs)
-    return log_mean(estimates)
-
-
-def impute(
-    rng_key: Array,
-    prior: EnergyDistribution,
-    table: Any,
-    num_imputations: int = 20,
-    *,
-    num_particles: int | None = None,
-    batch_size: int = 64,
-    like: Any = None,
-) -> Any:
-    """Completed copies of a table: holes drawn from the learned density given what is there.
-
-    Rows are independent given the prior; within a row, holes are drawn jointly. This is multiple
-    imputation: analyse each copy, and pool. To let a model's own likelihood inform the holes as
-    well, use `numpyro_disco.sample(name, prior, obs=table)` inside it.
+    The integral is over unconstrained coordinates.
 
     Args:
         rng_key: random key.
         prior: the `EnergyDistribution`.
-        table: array (rows, D) with NaN where missing, a DataFrame, or a dict of columns.
-        num_imputations: how many completed copies.
-        num_particles: particles of each row's run; by default `num_imputations`, and at least 256:
-            few draws of each row are kept.
-        batch_size: as for `sample_conditional`.
-        like: what to return: by default an array; a DataFrame for a list of DataFrames with its
-            index and its columns, those that the prior does not know left as they are; "arviz" for
-            an ArviZ object that holds the variable "table" with labelled rows and columns.
+        rows: what is observed, clamped coordinates included, shape (rows, D).
+        num_particles: particles of each run.
+        num_chains: independent runs for each row; the error of a single run is NaN.
+        rows_at_once: as for `sample_conditional`.
 
     Returns:
-        Array (num_imputations, rows, D), or as `like` says; entries that are there come back as
-        they were.
-
-    Raises:
-        ValueError: unknown names or shapes that do not fit.
-        RuntimeError: the particles of some row did not reach its conditional.
-
-    Example:
-        >>> import jax, jax.numpy as jnp, numpyro_disco as disco
-        >>> q = disco.GaussianReference(jnp.zeros(2), 9 * jnp.eye(2))
-        >>> prior = disco.EnergyDistribution(lambda x: 0.5 * (x @ x), q, names=("a", "b"))
-        >>> table = jnp.array([[0.1, jnp.nan], [jnp.nan, 2.0], [0.5, 0.7]])
-        >>> disco.impute(jax.random.key(0), prior, table, num_imputations=4).shape
-        (4, 3, 2)
+        Two arrays of shape (rows,).
     """
-    check_prior(prior, "Give its `distribution`.")
-    check_count(num_imputations, "num_imputations")
-    values, mask = observed_values(table, prior.names, "table")
-    if values.ndim != 2:
-        raise ValueError(f"Expected shape (rows, D) for `table`; got {values.shape}.")
-    if num_particles is None:
-        num_particles = max(num_imputations, MIN_IMPUTE_PARTICLES)
-    if isinstance(like, str) and like != "arviz":
-        raise ValueError(f"Expected a DataFrame or 'arviz' for `like`; got {like!r}.")
-    if like is not None and not isinstance(like, str):
-        _check_frame(like, prior, values)
-    filled = sample_conditional(
-        rng_key,
-        prior,
-        jnp.where(mask, values, jnp.nan),
-        num_imputations,
-        num_particles=num_particles,
-        batch_size=batch_size,
-    )
-    if isinstance(like, str):
-        from numpyro_disco._arviz import tables_to_arviz
-
-        return tables_to_arviz(filled, prior.names, row_labels(table))
-    if like is None:
-        return filled
-    labels, frames = {str(label): label for label in like.columns}, []
-    for one in np.asarray(filled):
-        completed = like.copy()
-        for name, column, seen, known in zip(prior.names, one.T, mask.T, values.T, strict=True):
-            # What was there comes back to the last bit, also where draws are in single precision.
-            completed[labels[name]] = np.where(seen, known, column)
-        frames.append(completed)
-    return frames
-
-
-def _check_frame(like: Any, prior: EnergyDistribution, values: np.ndarray) -> None:
-    """Refuse what is no DataFrame into which completed tables fit."""
-    if not (hasattr(like, "columns") and hasattr(like, "index")):
-        raise ValueError(f"Expected a DataFrame or 'arviz' for `like`; got {type(like).__name__}.")
-    unknown = sorted(set(prior.names) - {str(column) for column in like.columns})
-    if unknown or len(like) != len(values):
-        raise ValueError(
-            f"Expected a DataFrame `like` the table, {len(values)} rows with the columns "
-            f"{prior.names}; got {len(like)} rows" + (f", without {unknown}." if unknown else ".")
-        )
+    repeated = rows.select(np.repeat(np.arange(len(rows.values)), num_chains))
+    keys = jax.random.split(rng_key, len(repeated.values))
+    settings = TemperingSettings(num_particles=num_particles)
+    _, result = prior.draw_conditionals(keys, repeated, 1, settings, rows_at_once)
+    estimates = require_convergence(result.log_normalizer, result, axis=0)
+    return log_mean(estimates.reshape(-1, num_chains))

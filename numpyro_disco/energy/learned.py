@@ -1,11 +1,18 @@
-"""Energies as plain callables that JAX can look into.
+"""What training learns: a network beside a reference, as a plain callable that JAX can look into.
 
-An energy maps one point, shape (D,), to a number in nats, shape (). Its weights must be leaves of
-the callable, so that compiled programs take them as arguments instead of baking them in.
+Both kinds live in standardised coordinates z = W (x - m), with W the whitening matrix and m the
+mean of the training rows, and both add a network to a reference density q of z:
+
+- `LearnedEnergy`: E(z) = -log q(z) + f(z), the energy of a density;
+- `LearnedScore`: s(z) = grad log q(z) + g(z), which need not be the gradient of anything.
+
+Weights are leaves of the callable, so that compiled programs take them as arguments instead of
+holding them as constants.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from functools import partial
 from typing import Any
@@ -19,8 +26,8 @@ from numpyro_disco.references.base import Reference
 
 
 @dataclasses.dataclass(frozen=True)
-class Learned:
-    """A network over standardised points z = whitener (x - loc), with a reference beside it."""
+class Learned(abc.ABC):
+    """A network over standardised points, with a reference beside it."""
 
     weights: Pytree
     """State of the network."""
@@ -29,84 +36,98 @@ class Learned:
     loc: Array
     """Mean of the training rows, shape (D,)."""
     whitener: Array
-    """The matrix that standardises, shape (D, D)."""
+    """The matrix W that standardises, shape (D, D)."""
     log_det: Array
-    """Log of its determinant, shape ()."""
+    """Log of the determinant of W, shape ()."""
     graph: Any
     """The network without its weights."""
     smoothed: Reference | None = None
-    """While training, q smoothed like the rows: what smoothing does to both, the network need not
-    learn, and with q itself in its place afterwards most of it is undone."""
+    """Used during training only: q smoothed like the training rows, in place of q. The network then
+    need not learn what smoothing does to q, and with q back in place afterwards most of the
+    smoothing is undone. None otherwise."""
 
     def standardize(self, x: Array) -> Array:
-        """From the user's units, shape (D,) to (D,)."""
+        """Standardise one point, z = W (x - m), shape (D,) to (D,)."""
         return self.whitener @ (x - self.loc)
 
-    def score(self, z: Array) -> Array:
-        """The score at a standardised point, by standardised coordinates, shape (D,)."""
-        raise NotImplementedError
-
     def parts(self, z: Array) -> tuple[Array, Array]:
-        """Log q and what the network says at a standardised point."""
+        """The reference and the network at one standardised point.
+
+        Args:
+            z: shape (D,).
+
+        Returns:
+            log q(z), shape (), and the output of the network: the correction f(z), shape (), of an
+            energy network, or g(z), shape (D,), of a score network.
+        """
         network = nnx.merge(self.graph, self.weights)
         log_prob, local = self.reference.describe(z)
         return log_prob, network(z, local) if network.num_local else network(z)
 
+    @abc.abstractmethod
+    def score(self, z: Array) -> Array:
+        """The score at one standardised point, in standardised coordinates, shape (D,)."""
 
-_pytree = partial(
+
+register_learned = partial(
     jax.tree_util.register_dataclass,
     data_fields=["weights", "reference", "loc", "whitener", "log_det", "smoothed"],
     meta_fields=["graph"],
 )
+"""Class decorator that makes a subclass of `Learned` a JAX pytree."""
 
 
-@_pytree
+@register_learned
 @dataclasses.dataclass(frozen=True)
 class LearnedEnergy(Learned):
-    """E(x) = -log q(z) - log |dz / dx| + f(z), a density of x in the user's units."""
+    """E(x) = -log q(z) - log |dz / dx| + f(z), the energy of a density of x in the user's units."""
 
     def __call__(self, x: Array) -> Array:
-        """The energy at one point in the user's units: shape (D,) to shape ()."""
+        """The energy at one point in the user's units, shape (D,) to ()."""
         log_prob, correction = self.parts(self.standardize(x))
         return correction - log_prob - self.log_det
 
     def standardized(self, z: Array) -> Array:
-        """The energy of z itself, up to a constant the density of z: shape (D,) to ()."""
+        """The energy of z itself, shape (D,) to (); the smoothed one during training."""
         log_prob, correction = self.parts(z)
         if self.smoothed is not None:
             log_prob, _ = self.smoothed.describe(z)
         return correction - log_prob
 
     def score(self, z: Array) -> Array:
-        """Minus the gradient of the energy; of the smoothed one, while training."""
+        """Minus the gradient of `standardized`, shape (D,)."""
         return -jax.grad(self.standardized)(z)
 
 
-@_pytree
+@register_learned
 @dataclasses.dataclass(frozen=True)
 class LearnedScore(Learned):
-    """s(z) = grad log q(z) + g(z): a score that need not be the gradient of anything."""
+    """s(z) = grad log q(z) + g(z), a score that need not be the gradient of anything."""
 
     def score(self, z: Array) -> Array:
-        """The reference's score and what the network adds."""
+        """The score of the reference plus the output of the network, shape (D,)."""
         gradient = jax.grad(lambda z: self.reference.describe(z)[0])(z)
         return gradient + self.parts(z)[1]
 
 
 def as_pytree_callable(energy_fn: EnergyFn) -> EnergyFn:
-    """`energy_fn` as a pytree whose leaves are arrays.
+    """Return `energy_fn` as a pytree whose leaves are arrays.
 
-    A callable that is a pytree already (a flax or equinox module, a `jax.tree_util.Partial`)
-    stays as it is. A plain function becomes a `Partial` without arguments: arrays it has closed
-    over are constants to any compiled program.
+    Args:
+        energy_fn: a callable. One that is a pytree already (a flax or equinox module, a
+            `jax.tree_util.Partial`) is returned unchanged. A plain function becomes a `Partial`
+            without arguments; arrays in its closure are constants of any compiled program.
+
+    Raises:
+        ValueError: a leaf that is not an array.
     """
     if jax.tree_util.all_leaves([energy_fn]):
         return jax.tree_util.Partial(energy_fn)
     for leaf in jax.tree.leaves(energy_fn):
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic | float | int):
             raise ValueError(
-                f"Expected arrays as the leaves of `energy_fn`; got {leaf!r}. Keep what is no "
-                "array out of the tree: `jax.tree_util.Partial(function, weights)`, with the rest "
-                "in the function's closure."
+                f"Expected arrays as the leaves of `energy_fn`; got {leaf!r}. Keep everything else "
+                "out of the tree: `jax.tree_util.Partial(function, weights)`, with the rest in the "
+                "function's closure."
             )
     return energy_fn

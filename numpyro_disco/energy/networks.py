@@ -1,7 +1,7 @@
-"""Networks: what the data add to the reference.
+"""Residual networks: the corrections that training adds to a reference.
 
-An energy network is the correction f in E = -log q + f. It is bounded below whatever its weights,
-so that exp(-E) <= exp(-min f) q is integrable: every energy is a density by construction.
+An energy network is the correction f in E = -log q + f. It is bounded below for all weights, so
+exp(-E) <= exp(-min f) q is integrable: every energy is that of a density by construction.
 """
 
 from __future__ import annotations
@@ -18,14 +18,27 @@ from numpyro_disco._checks import check_count, check_share
 from numpyro_disco._typing import Array
 
 FLOOR = 10.0
-"""How far, in nats, a fresh network's correction may fall below its value of zero."""
+"""How far below zero, in nats, the correction of a new network can fall."""
 
 WINDOW = 3.0
-"""Standard deviations from the mean at which the sine and cosine features have faded by half."""
+"""Distance from the mean, in standard deviations, at which the sine features have faded by half."""
 
 
-class _ResidualNetwork(nnx.Module):
-    """A residual network over a standardised point and its sines and cosines."""
+class ResidualNetwork(nnx.Module):
+    """A residual network whose inputs are a standardised point and its sines and cosines.
+
+    The last layer starts at zero. Subclasses say what the outputs mean.
+
+    Args:
+        dimension: D, the number of coordinates.
+        num_outputs: units of the last layer.
+        width: units of each hidden layer.
+        num_blocks: residual blocks of two layers each.
+        num_octaves: number of frequencies: pi/4 times 1, 2, 4, ... per standard deviation.
+        num_local: number of further inputs that describe the point, see `Reference.describe`.
+        linear: the matrix A, shape (D, D); zero by default.
+        rngs: flax random keys for the initial weights.
+    """
 
     def __init__(
         self,
@@ -58,7 +71,7 @@ class _ResidualNetwork(nnx.Module):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The sizes with which an equal network can be made."""
+        """Arguments that make a network of the same structure."""
         return {
             "dimension": self.dimension,
             "width": self.width,
@@ -70,8 +83,8 @@ class _ResidualNetwork(nnx.Module):
     def _outputs(self, z: Array, local: Array | None) -> Array:
         frequencies = jnp.pi / 4 * 2.0 ** jnp.arange(self.num_octaves, dtype=z.dtype)
         angles = z[:, None] * frequencies
-        # Fine structure is where rows are: a few deviations out the waves fade and leave z, on
-        # which the layers are nearly linear and the energy nearly quadratic.
+        # Fine structure is where the rows are. A few standard deviations out the waves fade and
+        # leave z, in which the layers are nearly linear and the energy is nearly quadratic.
         window = 1 / (1 + (z[:, None] / WINDOW) ** 4)
         waves = jnp.concatenate([window * jnp.sin(angles), window * jnp.cos(angles)]).ravel()
         features = [z, waves] if local is None else [z, waves, local]
@@ -81,41 +94,41 @@ class _ResidualNetwork(nnx.Module):
         return self.outlet(jax.nn.silu(h))
 
 
-class EnergyNetwork(_ResidualNetwork):
+class EnergyNetwork(ResidualNetwork):
     r"""A residual network whose squared norm is the correction to a reference energy.
 
-    With z the standardised point, h(z) the features of a residual network, and g, k linear in h,
+    With z the standardised point and g, k two linear functions of the network's last layer,
 
     .. math:: f(z) = \tfrac12 |A z + g(z)|^2 + \tfrac12 |c + k(z)|^2 - \tfrac12 |c|^2
                      \ge -\tfrac12 |c|^2 .
 
     g and k start at zero, so training starts from ``f = |A z|^2 / 2``: the energy of a Gaussian
-    when A says so, nothing when A = 0. The constant c gives the squared norm a gradient there, and
-    room to fall: a plain squared norm that starts at zero could only grow.
+    for a suitable A, and no correction for A = 0. The constant c gives the squared norm a gradient
+    at the start, and room to fall; a plain squared norm that starts at zero could only grow.
 
-    With a defensive share e, each of p = q exp(-f) and q is taken with that much of the other in
-    it, and what is said is
+    With a defensive share e, the learned density p = q exp(-f) and the reference q are each mixed
+    with a share e of the other, and the correction is
 
-    .. math:: -\log \frac{(1 - e) \, p + e \, q}{(1 - e) \, q + e \, p} ,
+    .. math:: -\log \frac{(1 - e) \, p + e \, q}{(1 - e) \, q + e \, p} .
 
-    which is between -log((1 - e) / e) and the opposite, near zero hardly other than f, and
-    zero where f is: no point is more than (1 - e) / e times likelier or less likely than in the
-    reference. So neither can a row far out be taken for impossible, nor can mass gather where
+    It lies between -log((1 - e) / e) and log((1 - e) / e), is close to f where f is small, and is
+    zero where f is zero. No point is more than (1 - e) / e times likelier or less likely than under
+    the reference. A row far out therefore never becomes impossible, and mass cannot gather where
     neither rows nor draws of the reference have been (defensive mixtures, Hesterberg 1995).
 
-    Each coordinate is also seen through sines and cosines of doubling frequency, without which a
+    Each coordinate also enters through sines and cosines of doubling frequency, without which a
     network is slow to learn structure on the scale of the smoothing (Tancik et al. 2020). They fade
     far from the data.
 
     Args:
         dimension: D, the number of coordinates.
         width: units of each hidden layer.
-        num_blocks: residual blocks of two layers each.
-        num_octaves: how many frequencies, pi/4 times 1, 2, 4, ... per standard deviation.
-        num_local: how many more numbers it is given of each point, see `Reference.describe`.
         defensive_share: e, at least 0 and less than 1/2.
-        linear: the matrix A, shape (D, D); zero by default.
-        rngs: flax random keys, for the first weights.
+        **settings: further arguments of `ResidualNetwork`.
+
+    References:
+        Hesterberg 1995, Weighted average importance sampling and defensive mixture distributions.
+        Tancik et al. 2020, Fourier features let networks learn high frequency functions.
 
     Example:
         >>> network = EnergyNetwork(2, width=16, num_blocks=1, rngs=nnx.Rngs(0))
@@ -133,7 +146,7 @@ class EnergyNetwork(_ResidualNetwork):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The sizes, and the share, with which an equal network can be made."""
+        """Arguments that make a network of the same structure."""
         return {**super().settings, "defensive_share": self.defensive_share}
 
     def __call__(self, z: Array, local: Array | None = None) -> Array:
@@ -141,12 +154,12 @@ class EnergyNetwork(_ResidualNetwork):
 
         Args:
             z: the standardised point, shape (D,).
-            local: more about it, shape (num_local,).
+            local: further inputs that describe the point, shape (num_local,).
         """
         out = self._outputs(z, local)
         g, k = out[: self.dimension], out[self.dimension :]
         offset = self.offset[...]
-        # |c + k|^2 - |c|^2 without the difference of two large numbers.
+        # k (c + k / 2) is (|c + k|^2 - |c|^2) / 2 without a difference of two large numbers.
         f = 0.5 * ((self.linear[...] @ z + g) ** 2).sum() + (k * (offset + 0.5 * k)).sum()
         if not self.defensive_share:
             return f
@@ -154,15 +167,24 @@ class EnergyNetwork(_ResidualNetwork):
         return jnp.logaddexp(own, other - f) - jnp.logaddexp(own - f, other)
 
 
-class ScoreNetwork(_ResidualNetwork):
-    """A residual network that is a score itself: A z + g(z), shape (D,), with g zero at first.
+class ScoreNetwork(ResidualNetwork):
+    """A residual network that is added to the reference's score: A z + g(z), with g zero at first.
 
-    Nothing makes it the gradient of an energy. The arguments are those of `EnergyNetwork`.
+    It need not be the gradient of an energy.
+
+    Args:
+        dimension: D, the number of coordinates.
+        **settings: further arguments of `ResidualNetwork`.
     """
 
     def __init__(self, dimension: int, **settings: Any) -> None:
         super().__init__(dimension, dimension, **settings)
 
     def __call__(self, z: Array, local: Array | None = None) -> Array:
-        """What is added to the reference's score at one point, shape (D,)."""
+        """The correction to the reference's score at one point, shape (D,).
+
+        Args:
+            z: the standardised point, shape (D,).
+            local: further inputs that describe the point, shape (num_local,).
+        """
         return self.linear[...] @ z + self._outputs(z, local)

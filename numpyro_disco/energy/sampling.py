@@ -1,7 +1,9 @@
-"""Draws of the conditionals of an energy, by tempered SMC from its reference.
+"""Draws from conditionals of an energy, by tempered SMC from its reference.
 
-Energies come in as plain functions; which coordinates are observed comes in as an array, so one
-compiled program serves every pattern of observation.
+Each conditional has a run of its own: particles are drawn from the reference's conditional and
+moved along exp(-b E) q^(1 - b), while the inverse temperature b rises from 0 to 1. Which
+coordinates are observed is an array, so one compiled program serves every pattern of missing
+entries.
 """
 
 from __future__ import annotations
@@ -16,22 +18,24 @@ import numpy as np
 from numpyro_disco._batching import in_batches
 from numpyro_disco._typing import Array, EnergyFn
 from numpyro_disco.references.base import Reference
-from numpyro_disco.tempering.program import TemperedResult, tempered_smc
-from numpyro_disco.tempering.settings import CONVERGED, TemperingSettings, status_message
+from numpyro_disco.tempering.program import tempered_smc
+from numpyro_disco.tempering.settings import TemperingSettings
+from numpyro_disco.tempering.state import TemperedResult
+from numpyro_disco.tempering.status import CONVERGED, status_message
 
 MIN_PARTICLES = 1024
-"""Particles of a tempered run that was asked for fewer draws than this."""
+"""Fewest particles of a tempered run, however few draws are asked for."""
 
 
 class ScaledEnergy(NamedTuple):
-    """An energy over D coordinates, with what sampling has to know of it."""
+    """An energy over D unconstrained coordinates, with what sampling needs to know about it."""
 
     energy_fn: EnergyFn
-    """One point (D,) to its energy (), a callable pytree."""
+    """The energy of one point, (D,) to (), a callable pytree."""
     inverse_temperature: Array
     """Factor of the energy, shape ()."""
     reference: Reference
-    """Where tempering starts: normalised, over the same coordinates."""
+    """The normalised density over the same coordinates from which tempering starts."""
     loc: Array
     """Origin of the coordinates in which particles move, shape (D,)."""
     scale: Array
@@ -50,13 +54,13 @@ def sample_one_conditional(
     Args:
         rng_key: random key.
         energy: the joint energy.
-        values: shape (D,), ignored where free.
+        values: unconstrained values, shape (D,); entries of free coordinates are ignored.
         observed: boolean array (D,), traced or not.
         settings: see `TemperingSettings`.
 
     Returns:
-        A `TemperedResult` whose positions are points in the user's units; its `log_normalizer` is
-        the log of the integral of exp(-E) over the free coordinates.
+        A `TemperedResult` whose positions are points in unconstrained space. Its `log_normalizer`
+        estimates the log of the integral of exp(-E) over the free coordinates.
     """
     reference = energy.reference.condition(values, observed)
     free = (~observed).astype(energy.loc.dtype)
@@ -64,7 +68,8 @@ def sample_one_conditional(
     def point(u: Array) -> Array:
         return jnp.where(observed, values, energy.loc + energy.scale * u)
 
-    # Both densities are over u; what is fitted to particles is, too.
+    # Particles move in u, and whatever is fitted to them is a density of u: both log densities
+    # carry the log determinant of the scale.
     log_det = free @ jnp.log(energy.scale)
 
     def draw_base(key: Array) -> Array:
@@ -79,7 +84,7 @@ def sample_one_conditional(
     return result._replace(position=jax.vmap(point)(result.position))
 
 
-@partial(jax.jit, static_argnames=("num_samples", "settings", "batch_size"))
+@partial(jax.jit, static_argnames=("num_samples", "settings", "rows_at_once"))
 def draw_conditionals(
     rng_keys: Array,
     energy: ScaledEnergy,
@@ -87,30 +92,31 @@ def draw_conditionals(
     observed: Array,
     num_samples: int,
     settings: TemperingSettings,
-    batch_size: int = 64,
+    rows_at_once: int = 64,
 ) -> tuple[Array, TemperedResult]:
-    """Draws of many conditionals of one energy, as one compiled program.
+    """Draws from many conditionals of one energy, as one compiled program.
 
     Args:
         rng_keys: one key for each row, shape (rows,).
         energy: the joint energy.
-        values: array (rows, D).
-        observed: boolean array (rows, D); other holes do not compile again.
+        values: unconstrained values, shape (rows, D).
+        observed: boolean array (rows, D). Another pattern does not compile again.
         num_samples: draws for each row, at most `settings.num_particles`.
         settings: see `TemperingSettings`.
-        batch_size: rows that are run side by side; bounds memory. A CPU is kept busy by the
-            particles of one row, and runs row after row: then none waits for the slowest.
+        rows_at_once: number of rows that run side by side; bounds memory. Ignored on a CPU, which
+            the particles of one row keep busy: rows run one after another there, so none waits for
+            the slowest.
 
     Returns:
-        Draws (num_samples, rows, D) in the user's units, and each row's `TemperedResult` without
-        its particles.
+        Draws (num_samples, rows, D) in unconstrained space, and the `TemperedResult` of each row
+        without its particles.
     """
 
     def one(row: tuple[Array, Array, Array]) -> tuple[Array, TemperedResult]:
         key, value, seen = row
         run_key, pick_key = jax.random.split(key)
         result = sample_one_conditional(run_key, energy, value, seen, settings)
-        # Any subset taken without looking is as equally weighted as the whole.
+        # A subset chosen at random is equally weighted, as the whole is.
         pick = jax.random.permutation(pick_key, settings.num_particles)[:num_samples]
         nothing = jnp.zeros(())
         summary = result._replace(position=nothing, log_base=nothing, log_target=nothing)
@@ -118,34 +124,51 @@ def draw_conditionals(
 
     if jax.default_backend() == "cpu":
         draws, results = jax.lax.map(one, (rng_keys, values, observed))
-        return jnp.swapaxes(draws, 0, 1), results
-    draws, results = in_batches(jax.vmap(one), (rng_keys, values, observed), batch_size)
+    else:
+        draws, results = in_batches(jax.vmap(one), (rng_keys, values, observed), rows_at_once)
     return jnp.swapaxes(draws, 0, 1), results
 
 
-def poisoned(array: Array, result: TemperedResult, axis: int) -> Array:
-    """`array`, if every run along `axis` converged; else an error, or NaN where it is traced."""
-    if not isinstance(result.status, jax.core.Tracer):
-        status = np.asarray(result.status)
-        failed = np.flatnonzero(status != CONVERGED)
-        if len(failed):
-            first = int(failed[0])
-            steps = int(result.num_steps[first])
-            column = np.asarray(result.history.inverse_temperature[first])
-            reached = float(column[steps - 1]) if steps else 0.0
-            raise RuntimeError(
-                f"Tempered sampling failed for {len(failed)} of {len(status)} conditionals (rows "
-                f"{failed[:5].tolist()}{'...' if len(failed) > 5 else ''}): "
-                + status_message(int(status[first]), reached, steps)
-            )
-        infinite = np.flatnonzero(~np.isfinite(np.asarray(result.log_normalizer)))
-        if len(infinite):
-            raise RuntimeError(
-                f"The integral of exp(-E) is not finite for {len(infinite)} of {len(status)} "
-                f"conditionals (rows {infinite[:5].tolist()}): the energy falls without bound "
-                "somewhere. Mend it, or give a narrower support."
-            )
-        return array
-    shape = [1] * array.ndim
-    shape[axis] = -1
-    return jnp.where((result.status == CONVERGED).reshape(shape), array, jnp.nan)
+def require_convergence(array: Array, result: TemperedResult, axis: int) -> Array:
+    """Return what tempered runs have estimated, if all of them converged.
+
+    Args:
+        array: estimates or draws, one entry for each run along `axis`.
+        result: the runs.
+        axis: axis of `array` along which the runs lie.
+
+    Returns:
+        `array`. While a program is traced, where nothing can be raised, entries of runs that failed
+        are NaN.
+
+    Raises:
+        RuntimeError: a run did not converge, or its integral of exp(-E) is not finite.
+    """
+    if isinstance(result.status, jax.core.Tracer):
+        shape = [1] * array.ndim
+        shape[axis] = -1
+        return jnp.where((result.status == CONVERGED).reshape(shape), array, jnp.nan)
+    status = np.asarray(result.status)
+    failed = np.flatnonzero(status != CONVERGED)
+    if len(failed):
+        first = int(failed[0])
+        steps = int(result.num_steps[first])
+        column = np.asarray(result.history.inverse_temperature[first])
+        reached = float(column[steps - 1]) if steps else 0.0
+        raise RuntimeError(
+            f"Tempered sampling failed for {len(failed)} of {len(status)} conditionals "
+            f"({_listed(failed)}): " + status_message(int(status[first]), reached, steps)
+        )
+    infinite = np.flatnonzero(~np.isfinite(np.asarray(result.log_normalizer)))
+    if len(infinite):
+        raise RuntimeError(
+            f"Expected a finite integral of exp(-E); got an infinite one for {len(infinite)} of "
+            f"{len(status)} conditionals ({_listed(infinite)}). The energy falls without bound "
+            "somewhere. Bound it from below relative to the reference, or give a narrower support."
+        )
+    return array
+
+
+def _listed(rows: np.ndarray) -> str:
+    """The first few row numbers, for an error message."""
+    return f"rows {rows[:5].tolist()}{'...' if len(rows) > 5 else ''}"

@@ -29,12 +29,12 @@ from numpyro_disco._numpyro import (
     unconstrain_reparam,
 )
 from numpyro_disco._typing import Array
-from numpyro_disco.energy.distribution import EnergyDistribution, NormalizerError
+from numpyro_disco.energy.distribution import EnergyDistribution
+from numpyro_disco.energy.guard import NormalizerError
 from numpyro_disco.models.missing import Holes, PaddedHoles
 from numpyro_disco.models.sites import Coordinate
 from numpyro_disco.references.base import Reference
-from numpyro_disco.tempering.kernels import LogDensities
-from numpyro_disco.tempering.program import DrawBase
+from numpyro_disco.tempering.schedule import DrawBase, LogDensities
 
 WRAPPERS = (
     numpyro.distributions.ExpandedDistribution,

@@ -26,8 +26,11 @@ from numpyro_disco.models.reading import (
     refuse_inferred_normalizers,
 )
 from numpyro_disco.tempering.checkpoints import fingerprint, load_state, save_state
-from numpyro_disco.tempering.program import Program, State, TemperedResult, make_mesh, quick_key
-from numpyro_disco.tempering.settings import RUNNING, TemperingSettings
+from numpyro_disco.tempering.devices import make_mesh
+from numpyro_disco.tempering.program import Program, quick_key
+from numpyro_disco.tempering.settings import TemperingSettings
+from numpyro_disco.tempering.state import State, TemperedResult
+from numpyro_disco.tempering.status import RUNNING
 
 
 class FinishedRuns(NamedTuple):

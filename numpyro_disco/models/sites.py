@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpyro
 from numpyro.distributions import Distribution, constraints
 
-from numpyro_disco._checks import observed_values, row_labels
 from numpyro_disco._numpyro import (
     active_handlers,
     only_handlers,
@@ -27,7 +26,8 @@ from numpyro_disco._numpyro import (
     with_batch_shape,
 )
 from numpyro_disco._typing import Array, ArrayLike
-from numpyro_disco.energy.distribution import EnergyDistribution, not_latent
+from numpyro_disco.energy.distribution import EnergyDistribution
+from numpyro_disco.energy.guard import not_latent
 from numpyro_disco.models.missing import Holes, PaddedHoles
 from numpyro_disco.supports.clamped import StandardizedReal
 
@@ -237,12 +237,12 @@ def _check_handlers(name: str, known: list[str]) -> None:
 
 
 def _sample_holes(name: str, prior: EnergyDistribution, obs: Any, padded: bool | None) -> Array:
-    values, observed = observed_values(obs, prior.names, "obs")
+    pattern = prior.pattern(obs, "obs")
+    observed = pattern.observed
     if any(prior.observed):
         raise ValueError("Expected an unclamped prior with `obs`: put the values into the table.")
-    prior.check_inside(values, observed, "obs")
     _check_handlers(name, [f"{name}.missing"])
-    values = jnp.asarray(values, prior.loc.dtype)
+    values = jnp.asarray(pattern.values, prior.loc.dtype)
     traced = isinstance(observed, jax.core.Tracer)
     subsampled = any(plate.subsample_size != plate.size for plate in _plates())
     if padded is False and (traced or subsampled):
@@ -275,7 +275,7 @@ def _sample_holes(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
         if observed.all():
             numpyro.factor(f"{name}.log_prob", prior.log_prob(values).sum())
             return values
-        fn = Holes(prior, values, observed, row_labels(obs))
+        fn = Holes(prior, values, observed, pattern.labels)
         return fn.complete(numpyro.sample(f"{name}.missing", fn))
 
 

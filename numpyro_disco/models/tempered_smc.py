@@ -22,14 +22,9 @@ from numpyro_disco._typing import Array
 from numpyro_disco.models.reading import BaseBlock, non_finite_sites, unconstrain_draws
 from numpyro_disco.models.runs import FinishedRuns, ModelRuns
 from numpyro_disco.references.fitting import fit_mixture
-from numpyro_disco.tempering.program import TemperedHistory, TemperedResult
-from numpyro_disco.tempering.settings import (
-    CONVERGED,
-    DISAGREE,
-    NON_FINITE,
-    TemperingSettings,
-    status_message,
-)
+from numpyro_disco.tempering.settings import TemperingSettings
+from numpyro_disco.tempering.state import TemperedHistory, TemperedResult
+from numpyro_disco.tempering.status import CONVERGED, DISAGREE, NON_FINITE, status_message
 
 LARGEST_R_HAT = 1.1
 """Across runs, of any coordinate, above which they have found different distributions."""
@@ -130,10 +125,10 @@ class TemperedSMC(MCMC):
         self.throw = throw
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.checkpoint_every = check_count(checkpoint_every, "checkpoint_every")
-        if devices is not None and self.settings.num_chains % len(devices):
+        if devices is not None and self.settings.num_survivors % len(devices):
             raise ValueError(
                 f"Expected a number of particles that {len(devices)} `devices` can share equally; "
-                f"got {self.settings.num_chains} (`num_particles` over `chain_length`)."
+                f"got {self.settings.num_survivors} (`num_particles` over `chain_length`)."
             )
         given, self._base_draws = _split_base(base)
         self._block: BaseBlock | None = None
@@ -262,7 +257,7 @@ class TemperedSMC(MCMC):
 
     @property
     def status(self) -> np.ndarray:
-        """One code for each run, `numpyro_disco.tempering.settings.CONVERGED` or what went wrong.
+        """One code for each run, `numpyro_disco.tempering.status.CONVERGED` or what went wrong.
 
         Runs that have all converged by themselves, but not to the same distribution (a coordinate
         whose R-hat across runs is above 1.1), are all DISAGREE.
@@ -336,7 +331,14 @@ class TemperedSMC(MCMC):
         """
         from numpyro_disco.diagnostics.plots import plot_tempering
 
-        return plot_tempering(self.history, axes)
+        path = self.history
+        return plot_tempering(
+            path.inverse_temperature,
+            path.acceptance,
+            path.unique_ancestors,
+            path.log_normalizer,
+            axes=axes,
+        )
 
     def _update(self, index: Any, inverse_temperature: Any) -> None:
         self._reached[int(index)] = float(inverse_temperature)

@@ -1,19 +1,8 @@
-"""Reference densities: normalised, sampleable, with closed-form conditionals.
-
-Every energy of this package carries a reference q. It is what makes the energy a density, where
-tempering starts, and what is drawn when coordinates are clamped. A reference must therefore be
-normalised, easy to draw, and known given *any* subset of its coordinates. Gaussians and mixtures
-of Gaussians are all three.
-
-Conditioning keeps the shape: the conditional of a reference over D coordinates is again a
-reference over D coordinates, in which the observed ones are held at their values and the density
-is taken over the free ones. Which coordinates are observed is an array, not a Python list, so one
-compiled program serves every pattern of observation.
-"""
+"""`Reference`: the interface that every reference density implements."""
 
 from __future__ import annotations
 
-from typing import Self
+from typing import NamedTuple, Self
 
 import jax.numpy as jnp
 from numpyro.distributions import Distribution, constraints
@@ -22,45 +11,63 @@ from numpyro_disco._gaussians import floating
 from numpyro_disco._typing import Array, ArrayLike
 
 
-class Reference(Distribution):
-    """A normalised, sampleable density over D coordinates, known given any of them.
+class Components(NamedTuple):
+    """The Gaussians that a reference is made of."""
 
-    The two kinds are `GaussianReference` and `MixtureReference`; both are NumPyro distributions.
+    log_weights: Array
+    """Log weights that sum to one, shape (..., K)."""
+    means: Array
+    """Shape (..., K, D)."""
+    covariances: Array
+    """Zero where a coordinate is observed, shape (..., K, D, D)."""
+    whiteners: Array
+    """Inverse Cholesky factors, the identity where a coordinate is observed, (..., K, D, D)."""
+
+
+class Reference(Distribution):
+    """A normalised density over D coordinates that can be sampled and conditioned exactly.
+
+    The implementations are `GaussianReference` and `MixtureReference`. Both are NumPyro
+    distributions with event shape (D,).
 
     Attributes:
-        observed: None, or a boolean array (..., D), true for coordinates that are held fixed.
-            `log_prob` is then a density over the other coordinates alone.
+        observed: None, or a boolean array (..., D), true for coordinates held at fixed values.
+            `log_prob` is the density of the other coordinates alone.
     """
 
     observed: Array | None
 
     @property
     def support(self) -> constraints.Constraint:
-        """All of real D-space; held coordinates are the user's to keep in place."""
+        """Real vectors. Values of observed coordinates are not checked."""
         return constraints.real_vector
 
     @property
     def free(self) -> Array:
-        if self.observed is None:
-            return jnp.ones(self.event_shape, bool)
-        return ~self.observed
+        """Boolean array (..., D), true for coordinates that are not observed."""
+        return free_coordinates(self.observed, self.event_shape[0])
 
     def condition(self, values: ArrayLike, observed: ArrayLike | None = None) -> Self:
-        """The conditional given some coordinates, exactly, as a reference of the same kind.
+        """Condition on some coordinates, exactly.
 
         Args:
-            values: array (..., D); leading axes become batch axes of the result. Entries of free
-                coordinates are ignored.
-            observed: boolean array (..., D), true where `values` counts. By default, wherever
-                `values` is not NaN. It may be traced: shapes do not depend on it.
+            values: array (..., D) in the user's units. Entries of free coordinates are ignored,
+                as are new values of coordinates that are observed already. Leading axes become
+                batch axes of the result.
+            observed: boolean array (..., D), true for the entries of `values` to condition on. By
+                default, the entries that are not NaN. It may be traced: shapes do not depend on it.
 
         Returns:
-            A reference over the same D coordinates, observed ones held at their values.
+            A reference of the same kind over the same D coordinates, with the observed ones held at
+            their values.
+
+        Raises:
+            ValueError: The last axis of `values` is not D.
         """
         return self._condition(values, observed)[0]
 
     def marginal_log_prob(self, values: ArrayLike, observed: ArrayLike | None = None) -> Array:
-        """Log density of the observed coordinates alone, the free ones integrated out.
+        """Log density of the observed coordinates, with the free ones integrated out, exactly.
 
         Args:
             values: array (..., D), as for `condition`.
@@ -72,56 +79,76 @@ class Reference(Distribution):
         return self._condition(values, observed)[1]
 
     def _condition(self, values: ArrayLike, observed: ArrayLike | None) -> tuple[Self, Array]:
+        """Return the conditional and the log density of the observed values."""
+        raise NotImplementedError
+
+    def components(self) -> Components:
+        """The Gaussians of which this density is a mixture; a single Gaussian has K = 1."""
         raise NotImplementedError
 
     def describe(self, value: ArrayLike) -> tuple[Array, Array]:
-        """Log density at a point, and where the point lies in the reference's own terms.
+        """Log density at a point, and features that locate the point relative to the reference.
+
+        A network takes the features as inputs.
 
         Args:
             value: array (..., D).
 
         Returns:
-            Array (...), and array (..., L): the white residual, averaged over components by the
-            probability that the point is theirs, and for a mixture these probabilities.
+            The log density (...), and features (..., L): the white residual L^-1 (value - mean),
+            averaged over components by the probability that the point belongs to each, followed
+            for a mixture by these probabilities.
         """
         raise NotImplementedError
 
     def temper(self, inverse_temperature: ArrayLike) -> Self:
-        """A reference that bounds q^b up to a constant, b the inverse temperature.
+        """A normalised density that bounds q^b from above up to a constant.
 
-        Each component's covariance is divided by b. For a Gaussian this *is* q^b, normalised.
-        For a mixture it is a mixture of the tempered components, which bounds q^b from above up
-        to a constant, all that a starting density needs.
+        Each component's covariance is divided by b, the inverse temperature. For a Gaussian the
+        result is exactly q^b, normalised. For a mixture it is a mixture of the tempered components,
+        which bounds q^b up to a constant factor; this suffices for a density to start tempering
+        from.
+
+        Args:
+            inverse_temperature: b, positive.
+
+        Returns:
+            A reference of the same kind, with the same coordinates observed.
         """
         raise NotImplementedError
 
     def affine(self, matrix: ArrayLike, shift: ArrayLike) -> Self:
-        """The density of matrix @ x + shift, x drawn from this one.
+        """The density of matrix @ x + shift, for x drawn from this reference.
 
         Args:
-            matrix: regular array (D, D).
+            matrix: invertible array (D, D).
             shift: array (D,).
 
         Returns:
-            A reference of the same kind, over all coordinates.
+            A reference of the same kind, with all coordinates free.
         """
         raise NotImplementedError
 
     def smoothed(self, noise_scale: float) -> Self:
-        """The density of x + noise_scale * e, e standard normal.
+        """The density of x + noise_scale * e, for e standard normal.
 
         Args:
-            noise_scale: standard deviation of what is added to every coordinate.
+            noise_scale: standard deviation of the noise added to every coordinate.
 
         Returns:
-            A reference of the same kind, over all coordinates.
+            A reference of the same kind, with all coordinates free.
         """
         raise NotImplementedError
 
-    def _newly_observed(
+    def _new_observations(
         self, values: ArrayLike, observed: ArrayLike | None
     ) -> tuple[Array, Array, Array]:
-        """Clean values, which coordinates they newly hold, and which are held altogether."""
+        """Parse the arguments of `condition`.
+
+        Returns:
+            Values with zeros in place of missing entries, which coordinates are observed for the
+            first time, and which are observed altogether.
+        """
         values = floating(values)
         dimension = self.event_shape[0]
         if values.ndim == 0 or values.shape[-1] != dimension:
@@ -129,5 +156,10 @@ class Reference(Distribution):
                 f"Expected a last axis of {dimension} for `values`; got shape {values.shape}."
             )
         seen = ~jnp.isnan(values) if observed is None else jnp.asarray(observed, bool)
-        already = jnp.zeros_like(seen) if self.observed is None else self.observed
+        already = ~self.free
         return jnp.where(seen, values, 0.0), seen & ~already, seen | already
+
+
+def free_coordinates(observed: Array | None, dimension: int) -> Array:
+    """Boolean array, true for coordinates that are not observed."""
+    return jnp.ones(dimension, bool) if observed is None else ~observed

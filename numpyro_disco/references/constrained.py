@@ -1,4 +1,8 @@
-"""A reference over unconstrained coordinates, in the user's units."""
+"""`ConstrainedReference`: a reference for coordinates with bounds, in the user's units.
+
+A reference is a density over unconstrained y. The user's x = T(y), with T one bijection for each
+coordinate, has log density log q(y) - log |det dT/dy|.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,22 @@ from numpyro_disco.supports.coordinates import CoordinateSupports
 
 
 class ConstrainedReference(Distribution):
-    """The density of x = T(y), y drawn from a reference: normalised, sampleable, conditionable.
+    """The normalised density of x = T(y), for y drawn from a reference; conditioned exactly.
 
     Args:
-        reference: over the unconstrained y, perhaps conditioned.
-        supports: those of x, and T.
-        values: for coordinates that the reference holds, their values in the user's units, shape
-            (..., D); None if it holds none.
+        reference: density of the unconstrained y, possibly conditioned.
+        supports: supports of x, which define T.
+        values: values of the observed coordinates in the user's units, shape (..., D); None if
+            the reference observes none.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from numpyro.distributions import constraints
+        >>> from numpyro_disco import GaussianReference
+        >>> supports = CoordinateSupports((constraints.real, constraints.positive))
+        >>> q = ConstrainedReference(GaussianReference(jnp.zeros(2), jnp.eye(2)), supports)
+        >>> q.condition(jnp.array([jnp.nan, 2.0])).sample(jax.random.key(0), (5,)).shape
+        (5, 2)
     """
 
     arg_constraints: dict[str, Any] = {}
@@ -34,16 +47,20 @@ class ConstrainedReference(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """All of real D-space; the supports of coordinates are the user's to see to."""
+        """Real vectors. The supports of the coordinates are not checked here."""
         return constraints.real_vector
 
     def condition(self, values: ArrayLike, observed: ArrayLike | None = None) -> Distribution:
-        """The conditional given some coordinates, exactly.
+        """Condition on some coordinates, exactly.
 
         Args:
-            values: array (..., D) in the user's units; entries of free coordinates are ignored.
-            observed: boolean array (..., D), true where `values` counts; by default where it is
-                not NaN.
+            values: array (..., D) in the user's units. Entries of free coordinates are ignored,
+                as are new values of coordinates that are observed already.
+            observed: boolean array (..., D), true for the entries of `values` to condition on; by
+                default, the entries that are not NaN.
+
+        Returns:
+            The conditional over the same D coordinates.
         """
         values = jnp.asarray(values)
         seen = ~jnp.isnan(values) if observed is None else jnp.asarray(observed, bool)
@@ -58,12 +75,13 @@ class ConstrainedReference(Distribution):
         return x if self.values is None else jnp.where(self.reference.free, x, self.values)
 
     def log_prob(self, value: ArrayLike) -> Array:
-        """Log density of the free coordinates, shape (..., D) to (...)."""
+        """Log density of the free coordinates, shape value.shape[:-1]."""
         value = jnp.asarray(value)
         y = self.supports.unconstrain(value)
         log_dets = self.supports.log_dets(y, value)
         if self.values is not None:
-            # What is held has no density: its place in unconstrained space is the reference's.
+            # Observed coordinates have no density. Any finite y will do for them: the reference
+            # ignores it, and a value outside the support would otherwise give NaN.
             free = self.reference.free
             y = jnp.where(free, y, self.reference.mean)
             log_dets = jnp.where(free, log_dets, 0.0)
@@ -71,17 +89,37 @@ class ConstrainedReference(Distribution):
 
 
 def unconstrained_values(supports: CoordinateSupports, values: Array, observed: ArrayLike) -> Array:
-    """Observed values in unconstrained space, zero where free, shape (..., D)."""
+    """Observed values in unconstrained space, and zeros in place of the free ones.
+
+    Args:
+        supports: supports of the coordinates.
+        values: array (..., D) in the user's units; entries of free coordinates are ignored.
+        observed: boolean array (..., D).
+
+    Returns:
+        Array (..., D).
+    """
     if supports.real:
         return jnp.where(observed, values, 0.0)
-    # Whatever stands where nothing is observed must not reach a logarithm.
-    anywhere = supports.constrain(jnp.zeros_like(values))
-    return jnp.where(observed, supports.unconstrain(jnp.where(observed, values, anywhere)), 0.0)
+    # A value inside the support replaces the ignored entries, which may be NaN or outside of it:
+    # the derivative of `where` would otherwise be NaN.
+    inside = supports.constrain(jnp.zeros_like(values))
+    return jnp.where(observed, supports.unconstrain(jnp.where(observed, values, inside)), 0.0)
 
 
 def conditional_reference(
     reference: Reference, supports: CoordinateSupports, values: Array, observed: ArrayLike
 ) -> Distribution:
-    """The reference given some coordinates in the user's units, over the user's units."""
+    """The reference conditioned on values in the user's units, as a density in these units.
+
+    Args:
+        reference: density of unconstrained coordinates.
+        supports: supports of the coordinates.
+        values: array (..., D) in the user's units; entries of free coordinates are ignored.
+        observed: boolean array (..., D).
+
+    Returns:
+        A `Reference` if all supports are the real line, else a `ConstrainedReference`.
+    """
     given = reference.condition(unconstrained_values(supports, values, observed), observed)
     return given if supports.real else ConstrainedReference(given, supports, values)

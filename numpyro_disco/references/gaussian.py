@@ -1,4 +1,4 @@
-"""A Gaussian as a reference."""
+"""`GaussianReference`: one multivariate Gaussian."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_disco._gaussians import (
-    check_held,
-    check_mean,
+    affine_gaussian,
+    check_finite,
+    check_observed,
     condition_gaussian,
     factorize,
     floating,
-    moved,
     whiten,
 )
 from numpyro_disco._numpyro import validate_sample
 from numpyro_disco._typing import Array, ArrayLike
-from numpyro_disco.references.base import Reference
+from numpyro_disco.references.base import Components, Reference, free_coordinates
 
 
 class GaussianReference(Reference):
     """Multivariate Gaussian N(mean, covariance), with every conditional in closed form.
 
     Args:
-        mean: array (..., D), the user's units.
+        mean: array (..., D), in the user's units.
         covariance: symmetric positive definite array (..., D, D).
-        observed: None, or a boolean array (..., D): coordinates held at `mean`, whose rows and
-            columns of `covariance` are ignored. `condition` fills it.
+        observed: None, or a boolean array (..., D) of coordinates held at `mean`. Their rows and
+            columns of `covariance` are ignored. `condition` sets it.
         validate_args: NumPyro's switch for checks of values.
 
     Raises:
-        ValueError: shapes that do not fit, or a covariance that is not positive definite.
+        ValueError: The shapes do not match, the mean is not finite, or the covariance is not
+            symmetric and positive definite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -62,12 +63,14 @@ class GaussianReference(Reference):
                 f"Expected shape (..., {dimension}, {dimension}) for `covariance`, to match `mean` "
                 f"of shape {mean.shape}; got {covariance.shape}."
             )
-        self.observed = check_held(observed, dimension)
-        free = jnp.ones(dimension, bool) if self.observed is None else ~self.observed
-        check_mean(mean, "mean")
+        check_finite(mean, "mean")
+        self.observed = check_observed(observed, dimension)
         self.mean_ = mean
         self.covariance, self.scale_tril, self.whitener = factorize(
-            covariance, free, "covariance", given_by_user=observed is None
+            covariance,
+            free_coordinates(self.observed, dimension),
+            "covariance",
+            symmetric=observed is None,
         )
         batch_shape = jnp.broadcast_shapes(mean.shape[:-1], self.scale_tril.shape[:-2])
         super().__init__(batch_shape, (dimension,), validate_args=validate_args)
@@ -79,7 +82,7 @@ class GaussianReference(Reference):
 
     @property
     def variance(self) -> Array:
-        """Variance of each coordinate, shape (..., D); zero where held."""
+        """Variance of each coordinate, shape (..., D); zero where observed."""
         variance = jnp.diagonal(self.covariance, axis1=-2, axis2=-1) * self.free
         return jnp.broadcast_to(variance, self.batch_shape + self.event_shape)
 
@@ -95,28 +98,37 @@ class GaussianReference(Reference):
         return self.describe(value)[0]
 
     def describe(self, value: ArrayLike) -> tuple[Array, Array]:
-        """Log density and white residual, shapes (...) and (..., D)."""
+        """Log density (...) and white residual (..., D)."""
         return whiten(jnp.asarray(value), self.mean_, self.whitener, self.free)
+
+    def components(self) -> Components:
+        """One component of weight 1."""
+        return Components(
+            jnp.zeros((*self.batch_shape, 1), self.mean_.dtype),
+            self.mean_[..., None, :],
+            self.covariance[..., None, :, :],
+            self.whitener[..., None, :, :],
+        )
 
     def _condition(
         self, values: ArrayLike, observed: ArrayLike | None
     ) -> tuple[GaussianReference, Array]:
-        values, new, held = self._newly_observed(values, observed)
+        values, new, held = self._new_observations(values, observed)
         mean, covariance, log_density = condition_gaussian(self.mean_, self.covariance, values, new)
         return GaussianReference(mean, covariance, observed=held), log_density
 
     def affine(self, matrix: ArrayLike, shift: ArrayLike) -> GaussianReference:
         """N(matrix @ mean + shift, matrix @ covariance @ matrix.T)."""
-        mean, covariance = moved(self.mean_, self.covariance, matrix, shift)
+        mean, covariance = affine_gaussian(self.mean_, self.covariance, matrix, shift)
         return GaussianReference(mean, covariance)
 
     def smoothed(self, noise_scale: float) -> GaussianReference:
-        """A Gaussian with noise_scale^2 more variance in every direction."""
-        more = noise_scale**2 * np.eye(self.event_shape[0])
-        return GaussianReference(self.mean_, self.covariance + more)
+        """N(mean, covariance + noise_scale^2 I)."""
+        noise = noise_scale**2 * np.eye(self.event_shape[0])
+        return GaussianReference(self.mean_, self.covariance + noise)
 
     def temper(self, inverse_temperature: ArrayLike) -> GaussianReference:
-        """The normalised b-th power of this Gaussian: covariance / b."""
+        """N(mean, covariance / b), which is exactly the b-th power of this density, normalised."""
         return GaussianReference(
             self.mean_, self.covariance / inverse_temperature, observed=self.observed
         )

@@ -1,4 +1,4 @@
-"""A mixture of Gaussians as a reference."""
+"""`MixtureReference`: a mixture of multivariate Gaussians."""
 
 from __future__ import annotations
 
@@ -8,40 +8,41 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from numpyro.distributions import Distribution
 
 from numpyro_disco._gaussians import (
     LOG_2_PI,
-    check_held,
-    check_mean,
+    affine_gaussian,
+    check_finite,
+    check_observed,
     condition_gaussian,
     factorize,
     floating,
-    moved,
+    log_diagonal,
     whiten,
 )
 from numpyro_disco._numpyro import validate_sample
 from numpyro_disco._typing import Array, ArrayLike
-from numpyro_disco.references.base import Reference
+from numpyro_disco.references.base import Components, Reference, free_coordinates
 
 
 class MixtureReference(Reference):
     """Mixture of K multivariate Gaussians, with every conditional in closed form.
 
     The density is sum_k weights_k N(x; means_k, covariances_k). Given some coordinates, it is the
-    mixture of the conditionals of its components, with weights in proportion to
-    weights_k N(observed part; component k).
+    mixture of the conditionals of its components, with weights proportional to
+    weights_k N(observed coordinates; component k).
 
     Args:
-        weights: positive array (..., K); divided by its sum.
-        means: array (..., K, D), the user's units.
+        weights: non-negative array (..., K); divided by its sum.
+        means: array (..., K, D), in the user's units.
         covariances: symmetric positive definite arrays (..., K, D, D).
-        observed: None, or a boolean array (..., D): coordinates held at `means`.
+        observed: None, or a boolean array (..., D) of coordinates held at `means`. `condition`
+            sets it.
         validate_args: NumPyro's switch for checks of values.
 
     Raises:
-        ValueError: shapes that do not fit, weights that are negative or all zero, or a covariance
-            that is not positive definite.
+        ValueError: The shapes do not match, weights are negative or all zero, or a covariance is
+            not symmetric and positive definite.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -70,13 +71,28 @@ class MixtureReference(Reference):
         validate_args: bool | None = None,
     ) -> None:
         weights = floating(weights)
-        if not isinstance(weights, jax.core.Tracer):
-            concrete = np.asarray(weights)
-            if not (
-                np.isfinite(concrete).all() and (concrete >= 0).all() and concrete.any(-1).all()
-            ):
-                raise ValueError(f"Expected non-negative, finite `weights`; got {concrete}.")
+        _check_weights(weights)
         self._setup(jnp.log(weights), means, covariances, observed, validate_args)
+
+    @classmethod
+    def from_log_weights(
+        cls,
+        log_weights: Array,
+        means: ArrayLike,
+        covariances: ArrayLike,
+        observed: ArrayLike | None = None,
+    ) -> MixtureReference:
+        """A mixture with unnormalised log weights, whose exponentials may underflow.
+
+        Args:
+            log_weights: array (..., K).
+            means: array (..., K, D).
+            covariances: arrays (..., K, D, D).
+            observed: None, or a boolean array (..., D) of coordinates held at `means`.
+        """
+        self = cls.__new__(cls)
+        self._setup(log_weights, means, covariances, observed, None)
+        return self
 
     def _setup(
         self,
@@ -86,45 +102,24 @@ class MixtureReference(Reference):
         observed: ArrayLike | None,
         validate_args: bool | None,
     ) -> None:
+        """Construct the distribution; both ways of making one end here."""
         means, covariances = floating(means), floating(covariances)
-        if means.ndim < 2:
-            raise ValueError(f"Expected shape (..., K, D) for `means`; got {means.shape}.")
-        num_components, dimension = means.shape[-2:]
-        if log_weights.shape[-1:] != (num_components,):
-            raise ValueError(
-                f"Expected shape (..., {num_components}) for `weights`, one for each row of "
-                f"`means`; got {log_weights.shape}."
-            )
-        if covariances.shape[-3:] != (num_components, dimension, dimension):
-            raise ValueError(
-                f"Expected shape (..., {num_components}, {dimension}, {dimension}) for "
-                f"`covariances`, to match `means` of shape {means.shape}; got {covariances.shape}."
-            )
-        self.observed = check_held(observed, dimension)
-        check_mean(means, "means")
+        _check_shapes(log_weights, means, covariances)
+        check_finite(means, "means")
+        dimension = means.shape[-1]
+        self.observed = check_observed(observed, dimension)
         self.means = means
         self.log_weights = jax.nn.log_softmax(log_weights, axis=-1)
         self.covariances, self.scale_trils, self.whiteners = factorize(
-            covariances, self._free_of(dimension), "covariances", given_by_user=observed is None
+            covariances,
+            free_coordinates(self.observed, dimension)[..., None, :],
+            "covariances",
+            symmetric=observed is None,
         )
         batch_shape = jnp.broadcast_shapes(
             log_weights.shape[:-1], means.shape[:-2], self.scale_trils.shape[:-3]
         )
-        Distribution.__init__(self, batch_shape, (dimension,), validate_args=validate_args)
-
-    def _free_of(self, dimension: int) -> Array:
-        """Free coordinates with an axis for the components: (..., 1, D)."""
-        if self.observed is None:
-            return jnp.ones((1, dimension), bool)
-        return ~self.observed[..., None, :]
-
-    @classmethod
-    def from_log_weights(
-        cls, log_weights: Array, means: Array, covariances: Array, observed: Array | None
-    ) -> MixtureReference:
-        self = cls.__new__(cls)
-        self._setup(log_weights, means, covariances, observed, None)
-        return self
+        super().__init__(batch_shape, (dimension,), validate_args=validate_args)
 
     @property
     def weights(self) -> Array:
@@ -139,7 +134,7 @@ class MixtureReference(Reference):
 
     @property
     def variance(self) -> Array:
-        """Variance of each coordinate, shape (..., D); zero where held."""
+        """Variance of each coordinate, shape (..., D); zero where observed."""
         within = jnp.diagonal(self.covariances, axis1=-2, axis2=-1)
         spread = (self.means - self.mean[..., None, :]) ** 2
         variance = (self.weights[..., None] * (within + spread)).sum(-2) * self.free
@@ -149,20 +144,12 @@ class MixtureReference(Reference):
         """Independent draws, shape sample_shape + batch_shape + (D,)."""
         component_key, noise_key = jax.random.split(key)
         shape = self.shape(sample_shape)
-        # One uniform number a draw, not one for each component of each draw.
+        # One uniform number per draw: `categorical` takes one per component and draw.
         cumulative = jnp.cumsum(self.weights, axis=-1)
         uniform = jax.random.uniform(component_key, (*shape[:-1], 1), cumulative.dtype)
         component = (cumulative[..., :-1] < uniform * cumulative[..., -1:]).sum(-1)
-
-        def of_component(array: Array, event_ndim: int) -> Array:
-            if array.ndim == 1 + event_ndim:
-                return array[component]
-            events = array.shape[-1 - event_ndim :]
-            index = component[(..., *(None,) * (1 + event_ndim))]
-            array = jnp.broadcast_to(array, (*shape[:-1], *events))
-            return jnp.take_along_axis(array, index, axis=-1 - event_ndim).squeeze(-1 - event_ndim)
-
-        mean, factor = of_component(self.means, 1), of_component(self.scale_trils, 2)
+        mean = _pick(self.means, component, event_ndim=1)
+        factor = _pick(self.scale_trils, component, event_ndim=2)
         noise = jax.random.normal(noise_key, shape, self.means.dtype)
         noise = jnp.where(self.free, noise, 0.0)
         return mean + (factor @ noise[..., None])[..., 0]
@@ -173,49 +160,103 @@ class MixtureReference(Reference):
         return self.describe(value)[0]
 
     def describe(self, value: ArrayLike) -> tuple[Array, Array]:
-        """Log density, and mean white residual and components' probabilities, (..., D + K)."""
-        parts, white = whiten(
-            jnp.asarray(value)[..., None, :],
-            self.means,
-            self.whiteners,
-            self._free_of(self.event_shape[0]),
+        """Log density, and the mean white residual beside the components' probabilities.
+
+        Args:
+            value: array (..., D).
+
+        Returns:
+            Arrays of shapes (...) and (..., D + K).
+        """
+        free = self.free[..., None, :]
+        log_densities, white = whiten(
+            jnp.asarray(value)[..., None, :], self.means, self.whiteners, free
         )
-        log_prob = logsumexp(self.log_weights + parts, axis=-1)
-        share = jnp.exp(self.log_weights + parts - log_prob[..., None])
-        local = (share[..., None] * white).sum(-2)
-        return log_prob, jnp.concatenate([local, share], axis=-1)
+        log_prob = logsumexp(self.log_weights + log_densities, axis=-1)
+        probabilities = jnp.exp(self.log_weights + log_densities - log_prob[..., None])
+        residual = (probabilities[..., None] * white).sum(-2)
+        return log_prob, jnp.concatenate([residual, probabilities], axis=-1)
+
+    def components(self) -> Components:
+        """The K components."""
+        return Components(self.log_weights, self.means, self.covariances, self.whiteners)
 
     def _condition(
         self, values: ArrayLike, observed: ArrayLike | None
     ) -> tuple[MixtureReference, Array]:
-        values, new, held = self._newly_observed(values, observed)
-        means, covariances, log_density = condition_gaussian(
+        values, new, held = self._new_observations(values, observed)
+        means, covariances, log_densities = condition_gaussian(
             self.means, self.covariances, values[..., None, :], new[..., None, :]
         )
-        joint = self.log_weights + log_density
+        joint = self.log_weights + log_densities
         conditional = MixtureReference.from_log_weights(joint, means, covariances, held)
         return conditional, logsumexp(joint, axis=-1)
 
     def affine(self, matrix: ArrayLike, shift: ArrayLike) -> MixtureReference:
-        """The mixture of the components, each mapped alike."""
-        means, covariances = moved(self.means, self.covariances, matrix, shift)
-        return MixtureReference(np.exp(np.asarray(self.log_weights)), means, covariances)
+        """The mixture of the mapped components."""
+        means, covariances = affine_gaussian(self.means, self.covariances, matrix, shift)
+        return MixtureReference.from_log_weights(self.log_weights, means, covariances)
 
     def smoothed(self, noise_scale: float) -> MixtureReference:
-        """The mixture of the components, each with noise_scale^2 more variance."""
+        """The mixture of the components, each with covariance + noise_scale^2 I."""
         covariances = self.covariances + noise_scale**2 * np.eye(self.event_shape[0])
-        return MixtureReference(np.exp(np.asarray(self.log_weights)), self.means, covariances)
+        return MixtureReference.from_log_weights(self.log_weights, self.means, covariances)
 
     def temper(self, inverse_temperature: ArrayLike) -> MixtureReference:
-        """A mixture of the components' normalised b-th powers, which bounds q^b up to a constant.
+        """A mixture of the b-th powers of the components, which bounds q^b up to a constant.
 
-        The weight of a component is the mass of its own b-th power:
+        The weight of each component is the mass of its power,
         weights_k^b * integral of N(x; means_k, covariances_k)^b dx.
         """
         b = jnp.asarray(inverse_temperature, self.means.dtype)
-        log_det = 2 * jnp.log(jnp.diagonal(self.scale_trils, axis1=-2, axis2=-1)).sum(-1)
-        num_free = self._free_of(self.event_shape[0]).sum(-1)
+        log_det = 2 * log_diagonal(self.scale_trils).sum(-1)
+        num_free = self.free[..., None, :].sum(-1)
         log_mass = 0.5 * (1 - b) * (log_det + num_free * LOG_2_PI) - 0.5 * num_free * jnp.log(b)
         return MixtureReference.from_log_weights(
             b * self.log_weights + log_mass, self.means, self.covariances / b, self.observed
         )
+
+
+def _check_weights(weights: Array) -> None:
+    if isinstance(weights, jax.core.Tracer):
+        return
+    concrete = np.asarray(weights)
+    if not (np.isfinite(concrete).all() and (concrete >= 0).all() and concrete.any(-1).all()):
+        raise ValueError(
+            f"Expected non-negative, finite numbers, not all zero, for `weights`; got {concrete}."
+        )
+
+
+def _check_shapes(log_weights: Array, means: Array, covariances: Array) -> None:
+    if means.ndim < 2:
+        raise ValueError(f"Expected shape (..., K, D) for `means`; got {means.shape}.")
+    num_components, dimension = means.shape[-2:]
+    if log_weights.shape[-1:] != (num_components,):
+        raise ValueError(
+            f"Expected shape (..., {num_components}) for `weights`, one for each row of "
+            f"`means`; got {log_weights.shape}."
+        )
+    if covariances.shape[-3:] != (num_components, dimension, dimension):
+        raise ValueError(
+            f"Expected shape (..., {num_components}, {dimension}, {dimension}) for "
+            f"`covariances`, to match `means` of shape {means.shape}; got {covariances.shape}."
+        )
+
+
+def _pick(parameters: Array, component: Array, event_ndim: int) -> Array:
+    """The parameters of the component that each draw came from.
+
+    Args:
+        parameters: array (..., K, *event), whose leading axes broadcast with those of the draws.
+        component: indices in 0, ..., K - 1, one for each draw.
+        event_ndim: number of axes of `event`.
+
+    Returns:
+        Array of shape (*component.shape, *event).
+    """
+    if parameters.ndim == 1 + event_ndim:
+        return parameters[component]
+    axis = -1 - event_ndim
+    parameters = jnp.broadcast_to(parameters, (*component.shape, *parameters.shape[axis:]))
+    index = component[(..., *(None,) * (1 + event_ndim))]
+    return jnp.take_along_axis(parameters, index, axis=axis).squeeze(axis)

@@ -1,12 +1,11 @@
-"""Supports that carry a scale, and supports with coordinates held fixed.
+"""Supports with a location and scale, in which some coordinates may be held fixed.
 
-NumPyro's samplers move in the unconstrained space that a support names. A learned prior knows the
-location and scale of its coordinates, so its supports map standardised coordinates to the user's
-units: samplers start at the scale of the data and need not learn it. A clamped support maps the
-free coordinates alone, so a sampler moves in as many dimensions as there are unknowns.
+The support of a clamped prior is a subspace: vectors of D numbers, some of them fixed. Its
+unconstrained space has one dimension for each *free* coordinate,
 
-Three spaces follow each other: standardised u, unconstrained y = loc + scale * u, and the user's
-x = T(y), T one bijection for each coordinate.
+    x_free = T(loc_free + scale_free * u),    x_fixed = values_fixed,
+
+so a sampler moves in as many dimensions as there are unknowns, at the scale of the data.
 """
 
 from __future__ import annotations
@@ -22,7 +21,13 @@ from numpyro_disco.supports.coordinates import CoordinateSupports, all_equal
 
 
 class StandardizedReal(constraints.Constraint):
-    """One coordinate: x = T(loc + scale * u) of an unconstrained, standardised u."""
+    """One coordinate x = T(loc + scale * u), with u unconstrained and standardised.
+
+    Args:
+        loc: location in unconstrained space; any batch shape.
+        scale: positive scale in unconstrained space.
+        base: support of the single coordinate, which defines T; the real line by default.
+    """
 
     def __init__(self, loc: Array, scale: Array, base: CoordinateSupports | None = None) -> None:
         self.loc, self.scale = loc, scale
@@ -32,27 +37,27 @@ class StandardizedReal(constraints.Constraint):
         return f"StandardizedReal({self.base.supports[0]!r})"
 
     def __call__(self, x: Any) -> Any:
-        """Whether x is finite and in the support."""
+        """True where x is finite and in the support."""
         return self.base.inside(jnp.asarray(x)[..., None])[..., 0]
 
     def feasible_like(self, prototype: Any) -> Array:
-        """The location, in the shape of `prototype`."""
+        """The location in the user's units, in the shape of `prototype`."""
         centre = self.base.constrain(jnp.asarray(self.loc)[..., None])[..., 0]
         return jnp.broadcast_to(centre, jnp.shape(prototype))
 
     def eq(self, other: object, static: bool = False) -> Any:
-        """Whether `other` is the same set with the same coordinate."""
+        """True if `other` is the same set with the same location and scale."""
         if not isinstance(other, StandardizedReal) or self.base != other.base:
             return False
         return all_equal(self, other, ("loc", "scale"), static)
 
     def tree_flatten(self) -> tuple[Any, Any]:
-        """Location and scale are leaves."""
+        """Location and scale are leaves; the support is static."""
         return (self.loc, self.scale), (("loc", "scale"), {"base": self.base})
 
 
 class _Clamped:
-    """What the clamped subspace and the map onto it are made of."""
+    """The fields that the clamped subspace and the map onto it share."""
 
     def __init__(
         self,
@@ -68,7 +73,7 @@ class _Clamped:
         )
 
     def eq(self, other: object, static: bool = False) -> Any:
-        """Whether `other` is the same set with the same coordinate, or the same map."""
+        """True if `other` has the same type and the same fields."""
         if not isinstance(other, _Clamped) or type(other) is not type(self):
             return False
         if (self.observed, self.base) != (other.observed, other.base):
@@ -76,33 +81,46 @@ class _Clamped:
         return all_equal(self, other, ("loc", "scale", "values"), static)
 
     def tree_flatten(self) -> tuple[Any, Any]:
-        """Location, scale and values are leaves; which are held, and their sets, are not."""
+        """Location, scale and values are leaves; which coordinates are fixed is static."""
         names = ("loc", "scale", "values")
         static = {"observed": self.observed, "base": self.base}
         return tuple(getattr(self, n) for n in names), (names, static)
 
 
 class StandardizedVector(_Clamped, constraints.Constraint):
-    """Vectors of D numbers of which some are held at given values.
+    """Vectors of D numbers, some of which are held at given values.
 
-    The unconstrained vector holds u of the free coordinates only, x = T(loc + scale * u).
+    Args:
+        loc: location in unconstrained space, shape (..., D).
+        scale: positive scale in unconstrained space, shape (..., D).
+        values: the fixed values in the user's units, shape (..., D), ignored where free; None if
+            nothing is fixed.
+        observed: D booleans, true for fixed coordinates. They determine shapes, so they are static.
+        base: supports of the D coordinates, which define T; the real line by default.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> values = jnp.array([0.0, 5.0, 0.0])
+        >>> support = StandardizedVector(jnp.zeros(3), jnp.ones(3), values, (False, True, False))
+        >>> biject_to(support)(jnp.zeros(2)).shape
+        (3,)
     """
 
     event_dim = 1
 
     def __repr__(self) -> str:
-        held = np.flatnonzero(self.observed).tolist()
-        return f"StandardizedVector({self.base.supports!r}, held: {held})"
+        fixed = np.flatnonzero(self.observed).tolist()
+        return f"StandardizedVector({self.base.supports!r}, fixed: {fixed})"
 
     def __call__(self, x: Any) -> Any:
-        """Whether x is finite, in the supports, and holds the given values."""
+        """True where x is finite, in the supports, and equal to the fixed values."""
         inside = self.base.inside(x)
         if self.values is not None:
             inside = inside & (~np.asarray(self.observed) | (x == self.values))
         return inside.all(-1)
 
     def feasible_like(self, prototype: Any) -> Array:
-        """The location with the given values, in the shape of `prototype`."""
+        """The location in the user's units with the fixed values, in the shape of `prototype`."""
         centre = self.base.constrain(self.loc)
         if self.values is not None:
             centre = jnp.where(np.asarray(self.observed), self.values, centre)
@@ -110,16 +128,16 @@ class StandardizedVector(_Clamped, constraints.Constraint):
 
 
 class ClampedTransform(_Clamped, transforms.Transform):
-    """u of the free coordinates to x = T(loc + scale * u) there, and the held values elsewhere.
+    """The map from u to vectors: T(loc + scale * u) where free, and the fixed values elsewhere.
 
-    The Jacobian is that of the free coordinates.
+    The Jacobian is that of the free coordinates. The arguments are those of `StandardizedVector`.
     """
 
     domain = constraints.real_vector
 
     @property
     def codomain(self) -> constraints.Constraint:
-        """The vectors with these values held."""
+        """The vectors with the same coordinates fixed."""
         return StandardizedVector(self.loc, self.scale, self.values, self.observed, self.base)
 
     @property
@@ -135,7 +153,7 @@ class ClampedTransform(_Clamped, transforms.Transform):
         return self.loc[..., free] + self.scale[..., free] * x
 
     def __call__(self, x: Any) -> Array:
-        """From the free unconstrained coordinates to whole vectors."""
+        """Map the free standardised coordinates to whole vectors, (..., free) to (..., D)."""
         free = self._free
         self.forward_shape(jnp.shape(x))
         moved = self._free_base.constrain(self._unconstrained(x))
@@ -151,7 +169,7 @@ class ClampedTransform(_Clamped, transforms.Transform):
         return (y - self.loc[..., free]) / self.scale[..., free]
 
     def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> Array:
-        """Sum over the free coordinates of log scale and of T's own."""
+        """Sum of log scale + log |dT/dy| over the free coordinates."""
         free = self._free
         log_det = jnp.log(self.scale[..., free]).sum(-1)
         if not self.base.real:
@@ -161,15 +179,20 @@ class ClampedTransform(_Clamped, transforms.Transform):
         return jnp.broadcast_to(log_det, jnp.shape(y)[:-1])
 
     def forward_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """(..., free) to (..., D)."""
+        """Shape of the vectors: (..., free) to (..., D)."""
         if shape[-1:] != (len(self._free),):
-            raise ValueError(f"Expected {len(self._free)} free coordinates; got shape {shape}.")
+            raise ValueError(
+                f"Expected a last axis of {len(self._free)} for the free coordinates; got shape "
+                f"{shape}."
+            )
         return (*shape[:-1], len(self.observed))
 
     def inverse_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """(..., D) to (..., free)."""
+        """Shape of the free coordinates: (..., D) to (..., free)."""
         if shape[-1:] != (len(self.observed),):
-            raise ValueError(f"Expected {len(self.observed)} coordinates; got shape {shape}.")
+            raise ValueError(
+                f"Expected a last axis of {len(self.observed)} for the vectors; got shape {shape}."
+            )
         return (*shape[:-1], len(self._free))
 
 

@@ -1,18 +1,13 @@
-"""Supports that carry a scale, and supports with coordinates held fixed.
+"""The supports of D coordinates, and the bijection T from unconstrained space onto them.
 
-NumPyro's samplers move in the unconstrained space that a support names. A learned prior knows the
-location and scale of its coordinates, so its supports map standardised coordinates to the user's
-units: samplers start at the scale of the data and need not learn it. A clamped support maps the
-free coordinates alone, so a sampler moves in as many dimensions as there are unknowns.
-
-Three spaces follow each other: standardised u, unconstrained y = loc + scale * u, and the user's
-x = T(y), T one bijection for each coordinate.
+T acts on each coordinate by itself. Coordinates of one kind, such as all intervals, are mapped in
+one call with arrays of bounds, so the size of a compiled program does not grow with D.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,91 +17,109 @@ from numpyro.distributions import biject_to, constraints
 from numpyro_disco._checks import name_index
 from numpyro_disco._typing import Array
 
+Key = tuple[Any, ...]
+"""The type of a constraint, followed by its numbers."""
+
+
+class _Group(NamedTuple):
+    """Coordinates whose supports have one type."""
+
+    support: constraints.Constraint
+    """Their common support, or one whose numbers are arrays with an entry for each coordinate."""
+    indices: np.ndarray
+    """Where the coordinates stand, shape (n,)."""
+
 
 class CoordinateSupports:
-    """The set that each of D coordinates lives in, and the maps from the real line onto them.
+    """The support of each of D coordinates, and the maps from the real line onto them.
 
-    All of it is known when a program is compiled: equal if kinds and bounds are.
+    Supports are known when a program is compiled. Two objects are equal if the types and numbers of
+    their constraints are.
 
     Args:
-        supports: D scalar NumPyro constraints, as `check_supports` returns them.
+        supports: D NumPyro constraints on one number, as `check_supports` returns them.
+
+    Attributes:
+        supports: the constraints.
+        real: true if every coordinate may be any real number, so that T is the identity.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> supports = CoordinateSupports((constraints.real, constraints.positive))
+        >>> supports.constrain(jnp.zeros((5, 2))).shape
+        (5, 2)
     """
 
     def __init__(self, supports: tuple[constraints.Constraint, ...]) -> None:
         self.supports = supports
-        # A table has a support for each of its holes, and few that differ.
-        different = {id(support): support for support in supports}
-        keys = {place: (type(s), *map(float, jax.tree.leaves(s))) for place, s in different.items()}
-        self._key = tuple(keys[id(s)] for s in supports)
-        places: dict[type, list[int]] = {}
-        for place, support in enumerate(supports):
-            places.setdefault(type(support), []).append(place)
-        # Coordinates of one kind are mapped together, however many there are: one constraint whose
-        # numbers are arrays, unless all are the same.
-        self._groups = []
-        for group in places.values():
-            together = supports[group[0]]
-            if len({self._key[place] for place in group}) > 1:
-                numbers = np.asarray([self._key[place][1:] for place in group]).T
-                together = jax.tree.unflatten(jax.tree.structure(together), list(numbers))
-            self._groups.append((together, np.asarray(group)))
-        placed = [place for group in places.values() for place in group]
-        self._order = np.argsort(np.asarray(placed, int))
-        self.real = places.keys() <= {type(constraints.real)}
-        """Whether every coordinate is any real number."""
+        # A table with many missing entries has a support for each, but few distinct ones.
+        distinct = {id(support): support for support in supports}
+        keys = {name: (type(s), *map(float, jax.tree.leaves(s))) for name, s in distinct.items()}
+        self._keys: tuple[Key, ...] = tuple(keys[id(support)] for support in supports)
+        self._groups = _group_by_type(supports, self._keys)
+        order = [index for group in self._groups for index in group.indices]
+        self._order = np.argsort(np.asarray(order, int))
+        self.real = {key[0] for key in self._keys} <= {type(constraints.real)}
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, CoordinateSupports) and self._key == other._key
+        return isinstance(other, CoordinateSupports) and self._keys == other._keys
 
     def __hash__(self) -> int:
-        return hash(self._key)
+        return hash(self._keys)
 
-    def select(self, places: Iterable[int]) -> CoordinateSupports:
-        """The supports of some coordinates, in the order of `places`."""
-        return CoordinateSupports(tuple(self.supports[place] for place in places))
+    def select(self, indices: Iterable[int]) -> CoordinateSupports:
+        """The supports of some coordinates, in the order of `indices`."""
+        return CoordinateSupports(tuple(self.supports[index] for index in indices))
 
-    def _each(self, function: Callable, *arrays: Any) -> Array:
-        """`function(support, columns, ...)` for the columns of each kind, put side by side."""
-        # Numbers that are arrays have the precision of what they meet, as single ones do.
+    def _map_groups(self, function: Callable, *arrays: Any) -> Array:
+        """Apply `function(support, columns, ...)` to the columns of each group; shape (..., D)."""
+        # The numbers of a group are arrays in double precision, which would promote the result;
+        # they take the precision of the columns, as Python numbers do.
         dtype = jnp.result_type(arrays[0], float)
         parts = [
             function(
-                jax.tree.map(lambda n: n if np.ndim(n) == 0 else n.astype(dtype), kind),
-                *(a[..., group] for a in arrays),
+                jax.tree.map(lambda n: n if np.ndim(n) == 0 else n.astype(dtype), group.support),
+                *(array[..., group.indices] for array in arrays),
             )
-            for kind, group in self._groups
+            for group in self._groups
         ]
         return jnp.concatenate(parts, axis=-1)[..., self._order]
 
     def constrain(self, y: Any) -> Array:
-        """T: unconstrained to the user's units, shape (..., D)."""
-        return jnp.asarray(y) if self.real else self._each(lambda s, y: biject_to(s)(y), y)
+        """T(y): unconstrained values in the user's units, shape (..., D)."""
+        return jnp.asarray(y) if self.real else self._map_groups(lambda s, y: biject_to(s)(y), y)
 
     def unconstrain(self, x: Any) -> Array:
-        """The inverse of T; not finite outside of the supports and on their bounds."""
-        return jnp.asarray(x) if self.real else self._each(lambda s, x: biject_to(s).inv(x), x)
+        """The inverse of T, shape (..., D); not finite outside the supports and on their bounds."""
+        if self.real:
+            return jnp.asarray(x)
+        return self._map_groups(lambda s, x: biject_to(s).inv(x), x)
 
     def log_dets(self, y: Any, x: Any) -> Array:
         """Log |dx / dy| of each coordinate, shape (..., D)."""
         if self.real:
             return jnp.zeros_like(y)
-        return self._each(lambda s, y, x: biject_to(s).log_abs_det_jacobian(y, x), y, x)
+        return self._map_groups(lambda s, y, x: biject_to(s).log_abs_det_jacobian(y, x), y, x)
 
     def inside(self, x: Any) -> Array:
-        """Which coordinates are finite and in their supports, shape (..., D)."""
+        """Boolean array (..., D), true for coordinates that are finite and in their supports."""
         x = jnp.asarray(x)
         finite = jnp.isfinite(x)
-        return finite if self.real else finite & self._each(lambda s, x: s(x), x)
+        return finite if self.real else finite & self._map_groups(lambda s, x: s(x), x)
 
 
 def check_supports(
     supports: Mapping[str, constraints.Constraint] | None, names: tuple[str, ...]
 ) -> tuple[constraints.Constraint, ...]:
-    """One constraint for each coordinate, real where nothing is given; discrete ones as they are.
+    """Return one constraint for each coordinate, the real line where none is given.
 
     Args:
-        supports: from names to scalar NumPyro constraints.
-        names: of all coordinates.
+        supports: NumPyro constraints on one number, by name; discrete ones are returned as they
+            are.
+        names: names of all coordinates.
+
+    Raises:
+        ValueError: A name is unknown, or NumPyro cannot map the real line onto a support.
     """
     if supports is not None and not isinstance(supports, Mapping):
         raise ValueError(
@@ -115,7 +128,7 @@ def check_supports(
         )
     found: list[constraints.Constraint] = [constraints.real] * len(names)
     for name, support in (supports or {}).items():
-        place = name_index(name, names, "supports")
+        index = name_index(name, names, "supports")
         if not isinstance(support, constraints.Constraint) or support.event_dim != 0:
             raise ValueError(
                 f"Expected a constraint on one number for {name!r} in `supports`, such as "
@@ -129,12 +142,19 @@ def check_supports(
                     f"Expected a constraint that NumPyro can map the real line onto for {name!r} "
                     f"in `supports`; got {support!r}. Register one with `biject_to`."
                 ) from None
-        found[place] = support
+        found[index] = support
     return tuple(found)
 
 
 def all_equal(one: Any, other: Any, fields: tuple[str, ...], static: bool) -> Any:
-    """Whether two objects have the same arrays, or None, in these fields."""
+    """True if two objects hold the same arrays, or None, in each of the fields.
+
+    Args:
+        one: any object.
+        other: an object with the same attributes.
+        fields: names of the attributes to compare.
+        static: return a bool; otherwise a boolean array (), which may be traced.
+    """
     pairs = [(getattr(one, field), getattr(other, field)) for field in fields]
     if any((a is None) != (b is None) for a, b in pairs):
         return False
@@ -142,3 +162,20 @@ def all_equal(one: Any, other: Any, fields: tuple[str, ...], static: bool) -> An
     if static:
         return all(np.array_equal(a, b) for a, b in pairs)
     return jnp.array([jnp.array_equal(a, b) for a, b in pairs]).all()
+
+
+def _group_by_type(
+    supports: tuple[constraints.Constraint, ...], keys: tuple[Key, ...]
+) -> list[_Group]:
+    """Group coordinates by the type of their support, in order of first appearance."""
+    indices_by_type: dict[type, list[int]] = {}
+    for index, support in enumerate(supports):
+        indices_by_type.setdefault(type(support), []).append(index)
+    groups = []
+    for indices in indices_by_type.values():
+        support = supports[indices[0]]
+        if len({keys[index] for index in indices}) > 1:
+            numbers = np.asarray([keys[index][1:] for index in indices]).T
+            support = jax.tree.unflatten(jax.tree.structure(support), list(numbers))
+        groups.append(_Group(support, np.asarray(indices)))
+    return groups

@@ -1,10 +1,14 @@
-"""A map of one column that takes its skew and the weight of its tails away.
+"""A support whose bijection removes the skew and heavy tails of one column.
 
-Networks and mixtures of Gaussians learn soonest what looks like a few Gaussians. A column with
-heavy tails or much skew looks so after a map of it alone, four numbers fitted to its rows.
+Networks and mixtures of Gaussians learn fastest what resembles a few Gaussians. A skewed or
+heavy-tailed column does after the inverse of
+
+    x = loc + scale sinh((arcsinh(y) + skew) / tail),
+
+a map with four numbers, fitted to the column by maximum likelihood under a standard normal y.
 
 References:
-    Jones & Pewsey 2009, for the distribution that this map makes of a normal one.
+    Jones & Pewsey 2009, for the distribution of x when y is standard normal.
 """
 
 from __future__ import annotations
@@ -21,36 +25,44 @@ from numpyro_disco.supports.coordinates import all_equal
 
 PARAMETERS = ("loc", "scale", "skew", "tail")
 MAX_ROWS = 20_000
-"""Rows of a column that are read; more say little more of four numbers."""
+"""Most rows of a column that the fit reads; four numbers need no more."""
 BOUNDS = ((-3.0, 3.0), (-6.0, 3.0), (-5.0, 5.0), (-2.5, 1.5))
-"""Of location and log scale (both in interquartile ranges), skew and log tail."""
+"""Bounds of location and log scale (both in interquartile ranges), skew and log tail."""
 
 
 class _SinhArcsinh:
-    """What the constraint and the transform are made of: four numbers or arrays of them."""
+    """The fields that the constraint and the transform share: four numbers or arrays of them."""
 
     def __init__(self, loc: Any, scale: Any, skew: Any, tail: Any) -> None:
         self.loc, self.scale, self.skew, self.tail = loc, scale, skew, tail
 
     def eq(self, other: object, static: bool = False) -> Any:
-        """Whether `other` is the same map."""
+        """True if `other` has the same type and the same four numbers."""
         if type(other) is not type(self):
             return False
         return all_equal(self, other, PARAMETERS, static)
 
     def tree_flatten(self) -> tuple[Any, Any]:
-        """All four are leaves."""
+        """All four numbers are leaves."""
         return tuple(getattr(self, name) for name in PARAMETERS), (PARAMETERS, {})
 
 
 class SinhArcsinhReal(_SinhArcsinh, constraints.Constraint):
-    """Any real number, reached from unconstrained space by a `SinhArcsinhTransform`."""
+    """All real numbers, reached from unconstrained space by a `SinhArcsinhTransform`.
+
+    The arguments are those of `SinhArcsinhTransform`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> biject_to(SinhArcsinhReal(5.0, 2.0, 0.7, 0.45))(jnp.zeros(3)).shape
+        (3,)
+    """
 
     def __repr__(self) -> str:
         return f"SinhArcsinhReal({', '.join(f'{n:.3g}' for n in jax.tree.leaves(self))})"
 
     def __call__(self, x: Any) -> Any:
-        """Whether x is finite."""
+        """True where x is finite."""
         return jnp.isfinite(x)
 
     def feasible_like(self, prototype: Any) -> Array:
@@ -59,12 +71,12 @@ class SinhArcsinhReal(_SinhArcsinh, constraints.Constraint):
 
 
 class SinhArcsinhTransform(_SinhArcsinh, transforms.Transform):
-    """x = loc + scale sinh((arcsinh(y) + skew) / tail), of which a normal y makes any x.
+    """The map x = loc + scale sinh((arcsinh(y) + skew) / tail).
 
     Args:
-        loc: in the units of x.
-        scale: positive, in the units of x.
-        skew: 0 keeps the symmetry of y; above 0 the upper tail of x is the longer one.
+        loc: location, in the units of x.
+        scale: positive scale, in the units of x.
+        skew: 0 keeps the symmetry of y; a positive number makes the upper tail of x longer.
         tail: positive; 1 keeps the tails of y, less makes those of x heavier.
     """
 
@@ -73,14 +85,14 @@ class SinhArcsinhTransform(_SinhArcsinh, transforms.Transform):
     sign = 1
 
     def __call__(self, y: Any) -> Array:
-        """From y to x."""
+        """Map y to x."""
         return self.loc + self.scale * jnp.sinh((jnp.arcsinh(y) + self.skew) / self.tail)
 
     def _inverse(self, x: Any) -> Array:
         return jnp.sinh(self.tail * jnp.arcsinh((x - self.loc) / self.scale) - self.skew)
 
     def log_abs_det_jacobian(self, y: Any, x: Any, intermediates: Any = None) -> Array:
-        """Log dx / dy."""
+        """Log dx / dy, finite also where cosh itself would overflow."""
         bent = (jnp.arcsinh(y) + self.skew) / self.tail
         log_cosh = jnp.logaddexp(bent, -bent) - np.log(2)
         return jnp.log(self.scale / self.tail) + log_cosh - jnp.log(jnp.hypot(1.0, y))
@@ -92,10 +104,16 @@ def _(constraint: SinhArcsinhReal) -> transforms.Transform:
 
 
 def fit_sinh_arcsinh(column: np.ndarray) -> SinhArcsinhReal:
-    """The map under which a column's density is likeliest to be that of a standard normal.
+    """Fit the map under which a column most resembles a standard normal.
+
+    The fit maximises the likelihood of the column, by L-BFGS in double precision.
 
     Args:
-        column: finite numbers that are not all the same, (n,).
+        column: finite numbers that are not all equal, shape (n,); at most `MAX_ROWS` of them are
+            read.
+
+    Returns:
+        The support with the fitted map.
     """
     from scipy.optimize import minimize
 
@@ -124,7 +142,7 @@ def fit_sinh_arcsinh(column: np.ndarray) -> SinhArcsinhReal:
 @jax.jit
 @jax.value_and_grad
 def _loss_and_slope(parameters: Array, x: Array) -> Array:
-    """Minus the mean log density of x, up to a constant, were y normal; and its gradient."""
+    """Negative mean log density of x for standard normal y, up to a constant, and its gradient."""
     loc, log_scale, skew, log_tail = parameters
     transform = SinhArcsinhTransform(loc, jnp.exp(log_scale), skew, jnp.exp(log_tail))
     y = transform.inv(x)

@@ -1,7 +1,8 @@
-"""Log-weight algebra and resampling of particles.
+"""Weights of particles, and resampling schemes.
 
-All schemes are unbiased: particle i is expected m W_i times among m ancestors. They differ in how
-much noise they add: systematic least in practice, multinomial most.
+Resampling draws m ancestors from n particles with normalised weights W_i. All schemes are unbiased:
+particle i is an ancestor m W_i times on average. They differ in the noise that they add:
+systematic resampling adds the least in practice, multinomial the most.
 
 References:
     Kitagawa 1996; Douc, Cappe & Moulines 2005; Chopin & Papaspiliopoulos 2020, chapter 9.
@@ -10,6 +11,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,19 +26,16 @@ def log_mean_exp(log_weights: Array) -> Array:
 
 
 def weight_ess(log_weights: Array) -> Array:
-    """Effective sample size of weights, 1 / sum W^2 with W normalised, between 0 and n.
-
-    Zero when every weight is zero.
-    """
+    """Effective sample size 1 / sum W_i^2, between 1 and n, or 0 if every weight is zero."""
     ess = jnp.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights))
     return jnp.where(jnp.isnan(ess), 0.0, ess)
 
 
 def _at_positions(weights: Array, positions: Array) -> Array:
-    """The particle at each of the increasing positions in [0, 1) of the cumulative weights."""
+    """Particle at each position of the cumulative weights; positions increase within [0, 1)."""
     cumulative = jnp.cumsum(weights)
-    # Counts from the cumulative sum's own end, so that rounding cannot reach past the last
-    # particle whose weight is positive.
+    # Positions are relative to the end of the cumulative sum itself, and clipped, so that rounding
+    # cannot reach past the last particle with a positive weight.
     last = len(weights) - 1 - jnp.argmax(weights[::-1] > 0)
     return jnp.searchsorted(cumulative, positions * cumulative[-1], side="right").clip(max=last)
 
@@ -47,35 +46,39 @@ def _normalized(log_weights: Array) -> Array:
 
 
 def _on_grid(log_weights: Array, num_draws: int, shift: Array) -> Array:
-    """The particle at each point of a regular grid, moved up by `shift` of its spacing."""
+    """Particle at each point of a regular grid, moved up by `shift`, a share of its spacing."""
     return _at_positions(_normalized(log_weights), (jnp.arange(num_draws) + shift) / num_draws)
 
 
 def systematic(rng_key: Array, log_weights: Array, num_draws: int | None = None) -> Array:
     """Systematic resampling: particle i is taken floor(m W_i) or ceil(m W_i) times.
 
-    One uniform shifts a regular grid. Copies of one particle come out next to each other, so that
-    diagnostics which read draws in order see them as the repeats they are.
+    One uniform number shifts a regular grid. Copies of one particle are adjacent, so that
+    diagnostics that read draws in order recognise them as repeats.
 
     Args:
         rng_key: random key.
         log_weights: unnormalised log weights, shape (n,); -inf is weight zero.
-        num_draws: m, how many ancestors; n by default.
+        num_draws: number of ancestors, m; by default n.
 
     Returns:
         Ancestor of each new particle, increasing integers of shape (m,).
+
+    Example:
+        >>> systematic(jax.random.key(0), jnp.zeros(10), 4).shape
+        (4,)
     """
     num_draws = len(log_weights) if num_draws is None else num_draws
     return _on_grid(log_weights, num_draws, jax.random.uniform(rng_key, (), log_weights.dtype))
 
 
 def stratified(rng_key: Array, log_weights: Array, num_draws: int | None = None) -> Array:
-    """Stratified resampling: one uniform in each of m equal parts of the cumulative weights.
+    """Stratified resampling: one uniform number in each of m equal parts of the cumulative weights.
 
     Args:
         rng_key: random key.
         log_weights: unnormalised log weights, shape (n,); -inf is weight zero.
-        num_draws: m, how many ancestors; n by default.
+        num_draws: number of ancestors, m; by default n.
 
     Returns:
         Ancestor of each new particle, increasing integers of shape (m,).
@@ -91,14 +94,14 @@ def multinomial(rng_key: Array, log_weights: Array, num_draws: int | None = None
     Args:
         rng_key: random key.
         log_weights: unnormalised log weights, shape (n,); -inf is weight zero.
-        num_draws: m, how many ancestors; n by default.
+        num_draws: number of ancestors, m; by default n.
 
     Returns:
         Ancestor of each new particle, increasing integers of shape (m,).
     """
     num_draws = len(log_weights) if num_draws is None else num_draws
     weights = _normalized(log_weights)
-    # Ratios of sums of exponentials are the order statistics of uniforms.
+    # Ratios of partial sums of exponentials are distributed as sorted uniforms.
     gaps = jax.random.exponential(rng_key, (num_draws + 1,), weights.dtype)
     sums = jnp.cumsum(gaps)
     return _at_positions(weights, sums[:-1] / sums[-1])
@@ -110,28 +113,30 @@ def residual(rng_key: Array, log_weights: Array, num_draws: int | None = None) -
     Args:
         rng_key: random key.
         log_weights: unnormalised log weights, shape (n,); -inf is weight zero.
-        num_draws: m, how many ancestors; n by default.
+        num_draws: number of ancestors, m; by default n.
 
     Returns:
         Ancestor of each new particle, increasing integers of shape (m,).
     """
+    draw_key, shuffle_key = rng_key, jax.random.fold_in(rng_key, 1)
     num_draws = len(log_weights) if num_draws is None else num_draws
     expected = num_draws * _normalized(log_weights)
     copies = jnp.floor(expected)
     certain = copies.sum().astype(int)
     left = expected - copies
-    # Weights that are all whole numbers leave nothing to draw, and rounding nothing to divide by.
+    # If all expected counts are whole numbers, nothing is left to draw and to divide by.
     left = jnp.where(left.sum() > 0, left, expected)
-    drawn = multinomial(rng_key, jnp.log(left), num_draws)
-    # The independent draws are sorted, so which of them are used has to be random: every
-    # num_draws-th part of the cumulative weights must stay as likely.
-    drawn = jax.random.permutation(jax.random.fold_in(rng_key, 1), drawn)
+    drawn = multinomial(draw_key, jnp.log(left), num_draws)
+    # The independent draws are sorted, so those that are used have to be chosen at random: the
+    # first of them alone would favour the particles that come first.
+    drawn = jax.random.permutation(shuffle_key, drawn)
     place = jnp.arange(num_draws)
     kept = jnp.searchsorted(jnp.cumsum(copies), place, side="right").clip(max=len(expected) - 1)
     return jnp.sort(jnp.where(place < certain, kept, drawn))
 
 
-Resampler = Callable[[Array, Array, int | None], Array]
+Resampler: TypeAlias = Callable[[Array, Array, int | None], Array]
+"""Maps (rng_key, log_weights, num_draws) to ancestors."""
 
 SCHEMES: dict[str, Resampler] = {
     "systematic": systematic,
@@ -139,4 +144,4 @@ SCHEMES: dict[str, Resampler] = {
     "residual": residual,
     "multinomial": multinomial,
 }
-"""Resampling schemes by name: (rng_key, log_weights, num_draws) to ancestors."""
+"""Resampling schemes by name."""

@@ -1,4 +1,4 @@
-"""`FitEvidence`: everything a report reads about a fit."""
+"""The record that a report and its figures are made from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
-from numpyro_disco.energy.learned import Learned
+from numpyro_disco.energy.learned import Learned, LearnedEnergy
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.training.loop import History
 from numpyro_disco.training.objectives import Objective
@@ -18,34 +18,73 @@ from numpyro_disco.training.objectives import Objective
 
 @dataclasses.dataclass(frozen=True)
 class FitEvidence:
-    """The learned density, its rows in standardised units, and the training history."""
+    """Everything a report reads: the learned density, its rows, and the training history.
+
+    Rows are in standardised units z = W (y - loc), where y are the unconstrained coordinates, W is
+    `model.whitener` and loc is `model.loc`.
+    """
 
     distribution: EnergyDistribution | None
-    """The learned density in the user's units; None for a score network."""
+    """The learned density in the user's units; None for a score network, which has no density."""
     model: Learned
-    """The learned energy or score over standardised coordinates."""
+    """The trained network over standardised rows, with its reference."""
     coordinate_supports: CoordinateSupports
-    """Maps between unconstrained space and the user's units."""
+    """Maps between unconstrained coordinates and the user's units."""
     rows: np.ndarray
-    """Standardised rows that were trained on, shape (N, D)."""
+    """Standardised training rows, shape (N, D)."""
     held_out: np.ndarray
-    """Standardised rows that were not trained on, shape (M, D)."""
+    """Standardised held-out rows, shape (M, D)."""
     history: History
-    """Losses by step."""
+    """Losses by training step."""
     best_step: int
-    """The step whose weights were kept."""
+    """The step whose weights `model` holds; 0 if no step improved on the initial weights."""
     objective: Objective
     """The training objective, every default resolved."""
     noise_scales: Mapping[float, float]
-    """Mean held-out log density by noise scale tried; empty if the scale was given."""
+    """Mean held-out log density of the smoothed rows by noise scale tried; empty if the scale was
+    given."""
+
+    @property
+    def density(self) -> EnergyDistribution:
+        """The learned density in the user's units.
+
+        Raises:
+            ValueError: the model is a score network.
+        """
+        if self.distribution is None:
+            raise ValueError(_NO_DENSITY)
+        return self.distribution
+
+    @property
+    def energy(self) -> LearnedEnergy:
+        """The learned energy.
+
+        Raises:
+            ValueError: the model is a score network.
+        """
+        if not isinstance(self.model, LearnedEnergy):
+            raise ValueError(_NO_DENSITY)
+        return self.model
+
+    @property
+    def supports_real(self) -> bool:
+        """True if every column is learned in the user's own coordinates."""
+        return self.coordinate_supports.real
 
     def standardize(self, x: ArrayLike) -> Array:
-        """Map points (..., D) from the user's units to standardised units."""
+        """Map points from the user's units to standardised units, shape (..., D) to (..., D)."""
         y = self.coordinate_supports.unconstrain(jnp.asarray(x))
         return (y - self.model.loc) @ self.model.whitener.T
 
     def unstandardize(self, z: ArrayLike) -> Array:
-        """Map points (..., D) from standardised units to the user's units."""
+        """Map points from standardised units to the user's units, shape (..., D) to (..., D)."""
+        # In double precision: a column far from zero would lose digits otherwise.
         basis = np.linalg.inv(np.asarray(self.model.whitener, np.float64))
         y = np.asarray(z, np.float64) @ basis.T + np.asarray(self.model.loc)
         return self.coordinate_supports.constrain(jnp.asarray(y, self.model.loc.dtype))
+
+
+_NO_DENSITY = (
+    "Expected a fit with a density to report on; got a score network, which learns a score only. "
+    "Train with another `objective`."
+)

@@ -21,8 +21,8 @@ from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_key
 from numpyro_disco._typing import Array
-from numpyro_disco.energy.conditionals import impute
 from numpyro_disco.energy.distribution import EnergyDistribution
+from numpyro_disco.energy.imputation import impute
 from numpyro_disco.energy.learned import Learned, LearnedEnergy
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit, fit_reference
@@ -380,7 +380,7 @@ def _make_references(
         mixture, components = fit_reference(
             rows, held_out, settings=given, basis=units.basis, progress_bar=progress_bar
         )
-        moved = mixture.moved(units.basis, units.loc)
+        moved = mixture.affine(units.basis, units.loc)
         return _References(MixtureReference(*mixture), MixtureReference(*moved), None, components)
     gaussian, linear = gaussian_start(rows, settings.objective.resolution)
     return _References(gaussian, gaussian.affine(units.basis, units.loc), linear, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 
 from numpyro_disco._checks import check_key
 from numpyro_disco._typing import Array, ArrayLike
+from numpyro_disco.diagnostics.plots import plot_history, plot_report
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.supports.sinh_arcsinh import SinhArcsinhReal
 from numpyro_disco.training.evidence import FitEvidence
@@ -102,45 +104,53 @@ class FitResult:
         return jnp.vectorize(at_one, signature="(d)->(d)")(jnp.asarray(x))
 
     def report(self, rng_key: Array | None = None) -> Report:
-        """Check the fit against rows that it was not trained on; print the result.
+        """Check the fit against held-out rows; print the result.
 
-        Every line has a verdict (pass, warn or fail) and the reason:
+        Each line is one check, rated pass, warn or fail, with the reason and, unless it passes,
+        what to do:
 
-        - network: improvement of the held-out loss over the start;
-        - draws: only if none can be drawn, because particles do not reach the learned density; then
-          the lines on log density, memorisation, constant and masses are left out;
-        - log density: of held-out rows, normalised by tempered SMC, against a single Gaussian;
-        - memorisation: difference in log density between training rows and held-out rows;
-        - constant (contrastive objectives): log Z, which is zero if a normalised density was
-          learned;
-        - smoothing: the effect of the noise on each column given the others, and whether less noise
-          predicts held-out rows better;
-        - score (objectives that smooth): its error at five noise levels, against the exact score of
-          the smoothed rows, and the posterior share of the row behind each point;
-        - masses: shares of held-out rows and of draws in clusters of the rows;
-        - tails: whether the energy grows outward beyond the farthest row.
+        - network: the held-out loss against that of the untrained network.
+        - draws: why the learned density cannot be sampled. This line appears only if that happens,
+          and then log density, memorisation, constant and masses are left out.
+        - log density: the log density of held-out rows, normalised by tempered SMC, against that of
+          the Gaussian fitted to the training rows.
+        - memorisation: the log density of training rows against that of held-out rows.
+        - constant (contrastive objectives only): log Z, which is 0 for the exact minimiser.
+        - smoothing: how much smoothing widens a column given the others, in the user's units, and
+          how much the best smaller noise scale would add to held-out log density.
+        - score (smoothed densities only): its error at five noise scales against the exact score of
+          the smoothed training rows.
+        - own row (smoothed densities only): how much of the posterior over rows, given a training
+          row with noise, is on that same row.
+        - masses: shares of held-out rows and of draws in clusters of the training rows.
+        - tails: whether the energy increases beyond the farthest training row.
 
-        No check passes if there are too few held-out rows to rule out failure. The held-out rows
-        also chose the step that is kept and the number of components, which favours the fit a
-        little; rows that `fit` has never seen are a stricter test.
+        A check that depends on the number of held-out rows does not pass when there are too few to
+        rule out failure. The held-out rows also chose the training step (and the number of mixture
+        components), which flatters their log density slightly; rows that `fit` never saw are the
+        stricter judge.
 
         Args:
             rng_key: random key; a fixed one by default.
 
         Returns:
-            A `Report`: `str(report)`, `report["masses"].value`.
+            A `Report`; `report["masses"].value` is the number behind one line.
 
         Raises:
-            ValueError: a score network, which has no density.
+            ValueError: the fit is a score network, which has no density.
         """
-        self.distribution  # noqa: B018 (raises for a score network)
-        key = jax.random.key(0) if rng_key is None else check_key(rng_key)
-        return make_report(key, self.evidence)
+        if rng_key is None:
+            return self._default_report
+        return make_report(check_key(rng_key), self.evidence)
+
+    @functools.cached_property
+    def _default_report(self) -> Report:
+        return make_report(jax.random.key(0), self.evidence)
 
     def plot_report(self, report: Report | None = None) -> Any:
-        """Plot held-out rows and draws in pairs, the history, and the score's error by noise level.
+        """Draw held-out rows and draws in pairs of columns, the losses, and the score's error.
 
-        Needs matplotlib (the `plots` extra).
+        Needs matplotlib, the `plots` extra.
 
         Args:
             report: a report of this fit; made by default.
@@ -148,22 +158,30 @@ class FitResult:
         Returns:
             The matplotlib figure.
         """
-        from numpyro_disco.diagnostics.plots import plot_report
-
-        return plot_report(self, self.report() if report is None else report)
+        report, evidence = self.report() if report is None else report, self.evidence
+        return plot_report(
+            evidence.density.names,
+            np.asarray(evidence.unstandardize(evidence.held_out)),
+            report.draws,
+            self._plotted_history(),
+            report.noise_scales,
+            report.score_errors,
+        )
 
     def plot_history(self, axes: Any = None) -> Any:
-        """Plot the losses by step. Needs matplotlib (the `plots` extra).
+        """Draw the training and the held-out loss by step. Needs matplotlib, the `plots` extra.
 
         Args:
-            axes: two matplotlib axes; new ones by default.
+            axes: two matplotlib axes to draw in; new ones by default.
 
         Returns:
             Array of the two axes.
         """
-        from numpyro_disco.diagnostics.plots import plot_history
+        return plot_history(**self._plotted_history(), axes=axes)
 
-        return plot_history(self, axes)
+    def _plotted_history(self) -> dict[str, Any]:
+        label = type(self.settings.objective).__name__
+        return {**self.history._asdict(), "best_step": self.best_step, "label": label}
 
 
 def history_arrays(run: Run) -> History:

@@ -1,5 +1,7 @@
 """Small fits that tests share."""
 
+from typing import Any
+
 import jax
 
 import numpyro_disco as disco
@@ -12,7 +14,12 @@ TARGET = Mixture(
 )
 """Three skewed, unequally weighted modes in the plane."""
 NETWORK = disco.MLP(width=16, num_blocks=1)
-SMALL = {"network": NETWORK, "num_steps": 150, "batch_size": 64, "progress_bar": False}
+SMALL: dict[str, Any] = {
+    "network": NETWORK,
+    "num_steps": 150,
+    "batch_size": 64,
+    "progress_bar": False,
+}
 """Settings of a fit that takes seconds."""
 
 

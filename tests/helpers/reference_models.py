@@ -1,8 +1,8 @@
-"""Models with a known answer, from packages of reference problems: the model and its truth.
+"""Reference problems: NumPyro models with their exact posterior moments and log evidence.
 
-Each model is a NumPyro model; its truth is computed in float64, in closed form or by quadrature,
-without the library. What defines a model comes as an argument where a test breaks it on purpose,
-so that the broken model runs in the program compiled for the right one.
+The truth is computed in float64 without the library, in closed form or by quadrature. Constants
+that a test breaks on purpose are arguments of the model, so that the broken model runs in the
+program compiled for the right one.
 
 References:
     Lueckmann et al. 2021, "Benchmarking simulation-based inference": the first three.
@@ -24,11 +24,13 @@ from scipy.stats import norm
 
 
 class Truth(NamedTuple):
+    """Exact results of one problem."""
+
     log_evidence: float
     mean: dict
-    """Site name to posterior means."""
+    """Posterior means by site."""
     deviation: dict
-    """Site name to posterior standard deviations."""
+    """Posterior standard deviations by site."""
 
 
 # -- a Gaussian prior and a Gaussian likelihood, both with variance 0.1, in ten dimensions ---------
@@ -52,7 +54,7 @@ def gaussian_linear_truth(x):
     return Truth(norm.logpdf(x, scale=0.2**0.5).sum(), {"theta": x / 2}, {"theta": deviation})
 
 
-# -- two Gaussians of one mean and very different spread -----------------------------------------
+# -- two Gaussians with one mean and very different spreads --------------------------------------
 
 MIXTURE_OBSERVATION = np.array([-9.472713, -1.4950509])
 MIXTURE_SCALES = np.array([1.0, 0.1])
@@ -66,13 +68,13 @@ def gaussian_mixture(x, scales):
 
 
 def gaussian_mixture_log_evidence(x):
-    """Each component's mass inside the prior's box, over the area of the box."""
+    """Mean of the components' masses inside the prior's box, divided by the area of the box."""
     inside = np.diff(norm.cdf([-10, 10], x[:, None, None], MIXTURE_SCALES[:, None]))[..., 0]
     return np.log(inside.prod(0).mean() / 400)
 
 
 def gaussian_mixture_draws(rng, x, num_draws):
-    """Exact: x plus noise of either scale, kept where the prior allows."""
+    """Exact draws: x plus noise of either scale, rejected outside the prior's box."""
     kept = np.empty((0, 2))
     while len(kept) < num_draws:
         scale = rng.choice(MIXTURE_SCALES, (num_draws, 1))
@@ -99,7 +101,7 @@ def crescent_log_density(p, radius):
 
 
 def two_moons(x, radius):
-    """x = p + (-|t0 + t1|, t1 - t0) / sqrt(2): each x has two crescents of parameters t."""
+    """The model x = p + (-|t0 + t1|, t1 - t0) / sqrt(2), whose posterior is two crescents in t."""
     theta = numpyro.sample("theta", dist.Uniform(-1.0, 1.0).expand([2]).to_event(1))
     along, across = theta[0] + theta[1], theta[1] - theta[0]
     p = x - jnp.stack([-jnp.abs(along), across]) / 2**0.5
@@ -107,7 +109,7 @@ def two_moons(x, radius):
 
 
 def two_moons_draws(rng, x, num_draws):
-    """Exact while both crescents lie in the prior's square, which is asserted."""
+    """Exact draws, as long as both crescents lie in the prior's square, which is asserted."""
     angle = rng.uniform(-np.pi / 2, np.pi / 2, num_draws)
     r = rng.normal(MOONS_RADIUS, MOONS_WIDTH, num_draws)
     along = r * np.cos(angle) + MOONS_SHIFT - x[0]
@@ -120,12 +122,12 @@ def two_moons_draws(rng, x, num_draws):
 
 
 def two_moons_log_evidence(x):
-    """Two crescents of mass 1 each, under a prior of density 1/4; asserted like the draws."""
+    """Log evidence of two crescents of mass 1 each, under a prior density of 1/4."""
     two_moons_draws(np.random.default_rng(0), x, 100_000)
     return np.log(2 / 4)
 
 
-# -- a random walk seen at its two ends ----------------------------------------------------------
+# -- a random walk observed at its two ends ------------------------------------------------------
 
 BROWNIAN_SEEN = np.r_[0:10, 20:30]
 BROWNIAN_OBSERVATION = np.array(
@@ -140,7 +142,7 @@ BROWNIAN_SCALES = 0.1, 0.15
 
 
 def brownian_motion(y, scales=None):
-    """30 steps; the scales of a step and of the noise have priors LogNormal(0, 2), or are given."""
+    """A walk of 30 steps; both scales are given, or have priors LogNormal(0, 2)."""
     if scales is None:
         prior = dist.LogNormal(0.0, 2.0)
         step, noise = numpyro.sample("step", prior), numpyro.sample("noise", prior)
@@ -151,10 +153,10 @@ def brownian_motion(y, scales=None):
 
 
 def brownian_motion_truth(y, scales=None, grid=200):
-    """The walk integrates out; two scales remain, for the trapezoidal rule on their logarithms.
+    """Integrate the walk in closed form, and the two scales by the trapezoidal rule on their logs.
 
     cov(y) = s^2 K + t^2 I with K_ij = min(i, j), so the eigenvectors of K serve all scales. Given
-    them, E[walk | y] = C Q diag(h) Q'y, h_i = s^2 / (s^2 k_i + t^2), C the columns seen of min.
+    them, E[walk | y] = C Q diag(h) Q'y, h_i = s^2 / (s^2 k_i + t^2), C the observed columns of min.
     """
     times = np.arange(1.0, 31)
     every = np.minimum.outer(times, times)
@@ -163,7 +165,7 @@ def brownian_motion_truth(y, scales=None, grid=200):
     if scales is None:
         axis = np.linspace(-12, 6, grid)
         log_step, log_noise = (a.ravel() for a in np.meshgrid(axis, axis, indexing="ij"))
-        # LogNormal(0, 2) is N(0, 2) in the logarithm.
+        # The log of a LogNormal(0, 2) variable is N(0, 2).
         log_prior = norm.logpdf(log_step, scale=2) + norm.logpdf(log_noise, scale=2)
         log_prior += 2 * np.log(axis[1] - axis[0])
     else:
@@ -177,7 +179,7 @@ def brownian_motion_truth(y, scales=None, grid=200):
 
     h = step**2 / variance
     loading = every[:, BROWNIAN_SEEN] @ vectors
-    # Of the mean given the scales, its first two moments; of the covariance, its diagonal's mean.
+    # The law of total variance: moments of the conditional mean, and the mean of the variances.
     mean = loading @ (h @ weight * rotated)
     second = np.outer(rotated, rotated) * ((h * weight) @ h.T) - np.diag((h * step**2) @ weight)
     second = np.einsum("ij,jk,ik->i", loading, second, loading) + (step**2 @ weight) * times
@@ -189,7 +191,7 @@ def brownian_motion_truth(y, scales=None, grid=200):
     return Truth(log_evidence, means, deviations)
 
 
-# -- eight schools, in the form whose prior pinches to a funnel ----------------------------------
+# -- eight schools, in the centred form whose prior is a funnel ----------------------------------
 
 SCHOOL_EFFECTS = np.array([28.0, 8, -3, 7, -1, 1, 18, 12])
 SCHOOL_ERRORS = np.array([15.0, 10, 16, 11, 9, 11, 10, 18])
@@ -204,7 +206,7 @@ def eight_schools(y, errors):
 
 
 def eight_schools_truth(y, errors, grid=200):
-    """The effects integrate out; the average and the log spread remain, on a grid."""
+    """Integrate the effects in closed form, and the average and log spread on a grid."""
     average, log_spread = np.linspace(-60, 70, grid), np.linspace(-3, 13, grid)
     log_cell = np.log((average[1] - average[0]) * (log_spread[1] - log_spread[0]))
     average, log_spread = (a.ravel() for a in np.meshgrid(average, log_spread, indexing="ij"))

@@ -1,4 +1,4 @@
-"""What statistical tests share: two gates for an estimate, and a target whose truth is known."""
+"""Statistical assertions, and a Gaussian mixture whose moments and conditionals are exact."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 
 def assert_within(estimate, truth, standard_error, *, resolution, sigmas=5, label="estimate"):
-    """Assert, for every entry, that an estimate agrees with the truth, and could have disagreed.
+    """Assert that an estimate agrees with the truth, and that the check is sharp enough to tell.
 
-    The first gate, sigmas * standard_error <= resolution, says that a test as noisy as this one
-    would still see an error of `resolution`. The second, |error| <= sigmas * standard_error, says
-    that there is none. A broken twin must fail the second: match "is off".
+    The first gate, sigmas * standard_error <= resolution, requires a test precise enough to detect
+    an error of `resolution`. The second, |error| <= sigmas * standard_error, requires that there is
+    none. Both hold for every entry. A broken twin must fail the second: match "is off".
     """
     estimate, truth, standard_error, resolution = np.broadcast_arrays(
         *(np.asarray(a, np.float64) for a in (estimate, truth, standard_error, resolution))
@@ -37,15 +37,15 @@ def assert_within(estimate, truth, standard_error, *, resolution, sigmas=5, labe
 
 
 def mean_and_error(samples):
-    """Mean over the first axis, and its standard error, of independent samples."""
+    """Mean of independent samples over the first axis, and its standard error."""
     samples = np.asarray(samples, np.float64)
     return samples.mean(0), samples.std(0, ddof=1) / math.sqrt(len(samples))
 
 
 def moments(x):
-    """First moments, products of pairs, and cubes of the coordinates, side by side: (..., M).
+    """Coordinates, products of pairs and cubes, concatenated to shape (..., M).
 
-    Cubes see a skew that means and covariances do not.
+    The cubes detect a skew that means and covariances do not.
     """
     x = np.asarray(x, np.float64)
     pairs = combinations_with_replacement(range(x.shape[-1]), 2)
@@ -54,7 +54,7 @@ def moments(x):
 
 
 class Mixture:
-    """A Gaussian mixture in float64, written as plainly as possible: what tests compare with."""
+    """A Gaussian mixture in float64, written as plainly as possible, for tests to compare with."""
 
     def __init__(self, weights, means, covariances):
         self.weights = np.asarray(weights, np.float64) / np.sum(weights, dtype=np.float64)
@@ -110,7 +110,7 @@ class Mixture:
         return Mixture(self.weights, self.means[:, kept], self.covariances[:, kept][:, :, kept])
 
     def condition(self, observed, values):
-        """The distribution of the other coordinates, in order, given those listed in `observed`."""
+        """The distribution of the other coordinates, in order, given those in `observed`."""
         observed, values = list(observed), np.asarray(values, np.float64)
         free = [i for i in range(self.dimension) if i not in observed]
         if not observed:

@@ -1,4 +1,4 @@
-"""Whether a classifier can tell two sets of draws apart."""
+"""Classifier two-sample tests: how well a classifier tells two sets of draws apart."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from sklearn.preprocessing import StandardScaler
 
 
 def neighbours():
-    """50 nearest neighbours: half a second for 2 x 10,000 draws, and it sees thin crescents."""
+    """A classifier by 50 nearest neighbours, which is fast and detects thin crescents."""
     return KNeighborsClassifier(50)
 
 
 def network(dimension):
-    """Two layers of 10 D units, after the simulation-based inference benchmark, stopped early.
+    """A network with two layers of 10 D units, as in the simulation-based inference benchmark.
 
-    On the two moons it hardly notices a radius that is off by half its spread; neighbours do.
+    On the two moons it hardly detects a radius that is off by half its spread; `neighbours` does.
     """
     width = 10 * dimension
     return MLPClassifier((width, width), early_stopping=True, max_iter=200, random_state=0)
 
 
 def two_sample_accuracy(draws, reference, classifier=None):
-    """Accuracy, by 5-fold cross-validation, of telling draws from reference draws: 0.5 if equal.
+    """Cross-validated accuracy of telling draws from reference draws; 0.5 if they agree.
 
-    Both have shape (num_draws, D), with equally many rows so that guessing scores 0.5.
+    Both have shape (num_draws, D), with equally many rows so that guessing scores 0.5. The
+    cross-validation has 5 folds.
     """
     draws, reference = np.asarray(draws, np.float64), np.asarray(reference, np.float64)
     if draws.shape != reference.shape:

@@ -17,7 +17,6 @@ from scipy.stats import norm
 import numpyro_disco as disco
 from numpyro_disco.models import runs
 from numpyro_disco.models.reading import prepare_model
-from numpyro_disco.tempering import settings as tempering_settings
 
 Y = np.array([-2.1, -1.0, 2.2, 1.5, 3.0], np.float32)
 NOISE = 0.7
@@ -154,7 +153,7 @@ class TestDiscrete:
         {"chain_length": 4},
         {"base_draws": 1},
         {"schedule": (0.1, 0.4, 1.0), "resampling": "residual"},
-        {"batch_size": 100, "dense_mass": False, "resampling": "multinomial"},
+        {"particles_at_once": 100, "dense_mass": False, "resampling": "multinomial"},
     ],
     ids=lambda s: next(iter(s)),
 )
@@ -318,8 +317,3 @@ def test_particles_over_devices(num_devices):
 def test_devices_share_particles_equally():
     with pytest.raises(ValueError, match="2 `devices` can share equally; got 15"):
         disco.TemperedSMC(conjugate, num_particles=15, devices=jax.devices() * 2)
-
-
-def test_status_messages_name_a_remedy():
-    for status in range(1, 7):
-        assert len(tempering_settings.status_message(status, 0.5, 3)) > 40

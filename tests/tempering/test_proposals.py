@@ -1,4 +1,4 @@
-"""The mixture fitted to particles: a density that is what it says, wider than the particles."""
+"""The mixture fitted to particles: its draws, its density, and the quality of the fit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SOME = np.array([1, 0, 1], np.float32)
 
 @jax.jit
 def fitted(key, position, free):
-    """The proposal, its draws, and its log density at them and at the particles."""
+    """Fit a proposal, draw from it, and compute its log density at draws and particles."""
     proposal = fit_proposal(position, free)
     draws, _ = proposal.draw(key, NUM_DRAWS)
     return proposal, draws, proposal.log_prob(draws), proposal.log_prob(position)
@@ -49,7 +49,7 @@ CLAMPED = 0.75
 
 
 def as_mixture(proposal):
-    """What the proposal says that it is, in float64, over its free coordinates."""
+    """The proposal's parameters as a float64 mixture over its free coordinates."""
     log_weights, means, factors, free = (np.asarray(leaf, np.float64) for leaf in proposal)
     covariances = factors @ factors.transpose(0, 2, 1)
     weights = np.exp(log_weights)
@@ -63,7 +63,7 @@ def as_mixture(proposal):
 
 
 def check_mass(target, draws, log_prob):
-    """Weights target / q of draws of q have mean 1."""
+    """Check that weights target / q of draws of q have mean 1."""
     weights = np.exp(target.log_prob(draws) - np.asarray(log_prob, np.float64))
     mean, error = mean_and_error(weights)
     assert_within(mean, 1.0, error, resolution=0.06, label="mass")
@@ -77,11 +77,11 @@ def test_weights_of_draws_have_mean_one(name):
     weights = check_mass(target, draws, log_prob)
     share = weights.sum() ** 2 / (weights**2).sum() / NUM_DRAWS
     if name == "gaussian":
-        # The fit is good, and the wide copies bound the weights of what it misses.
+        # The fit is good, and the wide copies bound the weights where it is not.
         assert weights.max() < 30
         assert share > 0.6
     else:
-        # As many modes as components: some share one. Each mode's own mass is right even so.
+        # With as many modes as components, some share one. The mass of each is right even so.
         assert share > 0.1
         mode = np.argmax(target._joint(draws), axis=1)
         inside = weights[:, None] * (mode[:, None] == np.arange(8))
@@ -113,7 +113,7 @@ def test_draws_and_density_are_those_of_the_mixture(name, free):
         np.testing.assert_allclose(draws[:, 1], CLAMPED, rtol=1e-6)
 
 
-def test_uniforms_beside_draws_are_uniform_and_know_nothing_of_them():
+def test_uniforms_beside_draws_are_uniform_and_independent_of_them():
     proposal, draws, log_prob, _ = fit(EIGHT)
     again, uniform = jax.jit(Proposal.draw, static_argnums=2)(
         proposal, jax.random.key(1, impl="rbg"), NUM_DRAWS
@@ -124,13 +124,13 @@ def test_uniforms_beside_draws_are_uniform_and_know_nothing_of_them():
     powers = np.concatenate([u, u**2, u < 0.01, u > 0.99], axis=1)
     mean, error = mean_and_error(powers)
     assert_within(mean, [0.5, 1 / 3, 0.01, 0.01], error, resolution=0.01, label="uniforms")
-    seen = np.concatenate([draws, draws**2, np.asarray(log_prob)[:, None]], axis=1)
-    seen = (seen - seen.mean(0)) / seen.std(0)
-    mean, error = mean_and_error(seen * (u - 0.5))
+    functions = np.concatenate([draws, draws**2, np.asarray(log_prob)[:, None]], axis=1)
+    functions = (functions - functions.mean(0)) / functions.std(0)
+    mean, error = mean_and_error(functions * (u - 0.5))
     assert_within(mean, 0.0, error, resolution=0.02, label="product with draws")
 
 
-def test_clamped_coordinates_are_no_part_of_the_density():
+def test_clamped_coordinates_do_not_change_the_density():
     proposal, draws, log_prob, _ = fit(EIGHT, SOME)
     elsewhere = draws.at[:, 1].add(1000.0)
     np.testing.assert_array_equal(jax.jit(Proposal.log_prob)(proposal, elsewhere), log_prob)
@@ -156,7 +156,7 @@ def test_a_density_without_the_normalizer_of_wide_copies_fails(name):
         check_mass(TARGETS[name], draws, wrong)
 
 
-def test_a_gaussian_is_fitted_by_its_moments():
+def test_fit_to_a_gaussian_has_its_moments():
     proposal, *_ = fit(GAUSSIAN)
     log_weights, means, factors, _ = (np.asarray(leaf, np.float64) for leaf in proposal)
     core = Mixture(np.exp(log_weights), means, factors @ factors.transpose(0, 2, 1) / INFLATION)
@@ -188,7 +188,7 @@ def test_number_of_components():
     assert components_for(10**6, 20) == 8
 
 
-def hard(kind, count, dimension):
+def nearly_singular(kind, count, dimension):
     x = np.random.default_rng(2).standard_normal((count, dimension))
     if kind == "constant columns":
         x[:, 1:] = ([0.0, 0.1, 3e4] * dimension)[: dimension - 1]
@@ -206,7 +206,7 @@ def hard(kind, count, dimension):
 
 
 @jax.jit
-def all_of_it(key, position, free):
+def fit_and_draw(key, position, free):
     proposal = fit_proposal(position, free)
     draws, _ = proposal.draw(key, 100)
     return proposal, draws, proposal.log_prob(draws), proposal.log_prob(position)
@@ -225,29 +225,29 @@ def all_of_it(key, position, free):
         ("ridge", 2000, 30),
     ],
 )
-def test_hard_particles_leave_all_finite(kind, count, dimension):
-    position = hard(kind, count, dimension)
+def test_fits_to_nearly_singular_particles_are_finite(kind, count, dimension):
+    position = nearly_singular(kind, count, dimension)
     key = jax.random.key(3, impl="rbg")
-    result = all_of_it(key, position, np.ones(dimension, np.float32))
+    result = fit_and_draw(key, position, np.ones(dimension, np.float32))
     for leaf in jax.tree.leaves(result):
         assert np.isfinite(leaf).all()
 
 
 def test_clamped_coordinates_stay_exactly_where_they_are():
-    position = hard("regular", 500, 4)
+    position = nearly_singular("regular", 500, 4)
     position[:, 1] = 0.1
     free = np.array([1, 0, 1, 1], np.float32)
-    _, draws, *_ = all_of_it(jax.random.key(3, impl="rbg"), position, free)
+    _, draws, *_ = fit_and_draw(jax.random.key(3, impl="rbg"), position, free)
     np.testing.assert_array_equal(draws[:, 1], position[:100, 1])
 
 
-def test_units_do_not_matter():
-    """A change of units moves the whole mixture with it: log density less log |scale|."""
-    position = hard("regular", 500, 4)
+def test_units_do_not_change_the_fit():
+    """A change of units maps the whole mixture: the log density changes by -log |scale|."""
+    position = nearly_singular("regular", 500, 4)
     key, every = jax.random.key(3, impl="rbg"), np.ones(4, np.float32)
     loc, scale = np.array([4.0, 0, 0, -8]), np.array([2.0, 1, 0.25, 8])
-    plain, draws, _, log_prob = all_of_it(key, position, every)
-    changed = all_of_it(key, (loc + scale * position).astype(np.float32), every)
+    plain, draws, _, log_prob = fit_and_draw(key, position, every)
+    changed = fit_and_draw(key, (loc + scale * position).astype(np.float32), every)
     np.testing.assert_allclose(changed[3], log_prob - np.log(scale).sum(), atol=0.02)
     np.testing.assert_allclose((changed[1] - loc) / scale, draws, atol=0.02)
     assert isinstance(plain, Proposal) and jnp.issubdtype(draws.dtype, jnp.float32)

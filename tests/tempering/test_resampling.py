@@ -1,4 +1,4 @@
-"""Resampling: unbiased, of known variance, exact in counts where the scheme is, safe in float32."""
+"""Resampling: unbiased counts of known variance, exact where the scheme is, safe in float32."""
 
 from functools import cache, partial
 
@@ -17,7 +17,7 @@ SIZES = (1, 7, 500)
 
 
 def weight_vectors(num_particles):
-    """Log weights (64, n) from flat to very skewed, a fifth of the skewed ones -inf."""
+    """Log weights (64, n), from equal to very skewed; a fifth of the skewed ones are -inf."""
     rng = np.random.default_rng(num_particles)
     spread = np.repeat([0.0, 0.3, 3.0, 100.0], 16)[:, None]
     log_weights = rng.normal(size=(64, num_particles)) * spread + 50 * rng.normal(size=(64, 1))
@@ -33,12 +33,12 @@ def exact_weights(log_weights):
 
 
 def counts_of(ancestors, num_particles):
-    """How often each particle is an ancestor, (R, n) from (R, m)."""
+    """Number of times that each particle is an ancestor, (R, n) from (R, m)."""
     return np.stack([np.bincount(a, minlength=num_particles) for a in np.asarray(ancestors)])
 
 
 def check_counts(ancestors, log_weights):
-    """Ancestors (R, m) from log weights (R, n): floor or ceiling of m W, up to rounding."""
+    """Check that counts of ancestors (R, m) are floor or ceiling of m W, up to rounding."""
     num_draws, num_particles = ancestors.shape[1], log_weights.shape[1]
     assert ((ancestors >= 0) & (ancestors < num_particles)).all(), "an ancestor out of range"
     expected = num_draws * exact_weights(log_weights)
@@ -48,7 +48,7 @@ def check_counts(ancestors, log_weights):
 
 
 def check_floors(ancestors, log_weights):
-    """Residual resampling: at least the whole part of m W, up to rounding."""
+    """Check that counts of residual resampling are at least floor(m W), up to rounding."""
     num_draws, num_particles = ancestors.shape[1], log_weights.shape[1]
     expected = num_draws * exact_weights(log_weights)
     least = np.floor(expected - num_draws * 2e-6)
@@ -78,7 +78,7 @@ def test_sorted_multinomial_fails_the_counts():
 
 @cache
 def repeated(scheme, num_draws):
-    """(keys, log weights (10,)) to independent resamplings (R, m); compiled once."""
+    """Compile a map from R keys and log weights to independent resamplings (R, m), once."""
     draw = partial(SCHEMES[scheme], num_draws=num_draws)
     return jax.jit(jax.vmap(draw))
 
@@ -103,7 +103,7 @@ def test_any_number_of_draws(scheme, num_draws):
     elif scheme == "residual":
         check_floors(ancestors, log_weights)
     if scheme == "multinomial":
-        # It promises neither, so these checks are worth something.
+        # This scheme guarantees neither, so the checks can fail.
         with pytest.raises(AssertionError, match="from m W"):
             check_counts(ancestors, log_weights)
         with pytest.raises(AssertionError, match="below the whole part"):
@@ -118,7 +118,7 @@ def test_one_heavy_particle_and_whole_numbers(scheme):
     for num_draws in (4, 37):
         ancestors = repeated(scheme, num_draws)(split(3, 4000), log_weights)
         np.testing.assert_array_equal(ancestors, np.repeat(place[:, None], num_draws, axis=1))
-    # Expected counts that are whole numbers leave the residual scheme nothing to draw.
+    # With expected counts that are whole numbers, the residual scheme has nothing to draw.
     copies = np.zeros((4000, 10))
     copies[:2000, [1, 2, 5, 9]], copies[2000:, [0, 7]] = 1, 2
     with np.errstate(divide="ignore"):
@@ -136,7 +136,7 @@ def test_as_many_draws_as_particles_by_default():
 
 
 def naive(rng_key, log_weights, side):
-    """Systematic resampling as it is often written: it trusts that the weights sum to one."""
+    """Systematic resampling as often written: it assumes that the weights sum to one."""
     num_particles = len(log_weights)
     cumulative = jnp.cumsum(jax.nn.softmax(log_weights))
     positions = (jnp.arange(num_particles) + jax.random.uniform(rng_key)) / num_particles
@@ -148,11 +148,11 @@ def ends(resample):
     key = jax.random.key(0)
     for num_particles in (2, 499, 4093):
         plain = np.zeros(num_particles, np.float32)
-        holes = np.where(np.arange(num_particles) % 5 == 2, 0.0, -np.inf).astype(np.float32)
+        gaps = np.where(np.arange(num_particles) % 5 == 2, 0.0, -np.inf).astype(np.float32)
         one = np.full(num_particles, -np.inf, np.float32)
         one[num_particles // 2] = 80.0
         tiny = np.where(np.arange(num_particles) == 1, 0.0, -17.0).astype(np.float32)
-        for log_weights in (plain, holes if num_particles > 2 else plain, one, tiny):
+        for log_weights in (plain, gaps if num_particles > 2 else plain, one, tiny):
             ancestors = np.asarray(resample(key, log_weights))
             inside = (ancestors >= 0) & (ancestors < num_particles)
             assert inside.all(), "an ancestor out of range"
@@ -162,13 +162,13 @@ def ends(resample):
 @pytest.mark.parametrize("u", [0.0, float(np.nextafter(np.float32(1), np.float32(0)))])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_never_a_particle_of_weight_zero(monkeypatch, scheme, u):
-    # The two ends of what `uniform` can return: at 0 a tie with leading zeros, near 1 a position
-    # that rounds past a cumulative sum which ends below one.
+    # The two ends of the range of `uniform`: at 0 a tie with leading zeros; near 1 a position that
+    # rounds past a cumulative sum that ends below one.
     def uniform(rng_key, shape=(), dtype=jnp.float32):
         return jnp.full(shape, u, dtype)
 
     def exponential(rng_key, shape, dtype=jnp.float32):
-        # All order statistics of the uniforms at one end, or as close to it as they get.
+        # All sorted uniforms at one end, or as close to it as they can be.
         return jnp.zeros(shape, dtype).at[-1 if u == 0 else 0].set(1.0)
 
     monkeypatch.setattr(jax.random, "uniform", uniform)
@@ -203,17 +203,17 @@ def exact_variance(scheme, weights, num_draws):
 
 
 def check_moments(ancestors, scheme):
-    """Mean counts m W, and their variance, of many independent resamplings of SKEWED."""
+    """Check mean and variance of the counts of many independent resamplings of SKEWED."""
     num_runs, num_draws = ancestors.shape
     weights = exact_weights(SKEWED)
     expected, variance = num_draws * weights, exact_variance(scheme, weights, num_draws)
     counts = counts_of(ancestors, len(weights))
-    # Rounding of the positions themselves, far below what is resolved.
+    # The last term is rounding of the positions, far below the resolution.
     error = np.sqrt(variance / num_runs) + 1e-6 * num_draws
     resolution = 0.03 + 0.1 * np.sqrt(variance)
     assert_within(counts.mean(0), expected, error, resolution=resolution, label="mean counts")
     squares = (counts - expected) ** 2
-    # At least that of three rare events: what has not been seen has no visible variance.
+    # At least that of three rare events: an event that never happened shows no variance.
     error = np.sqrt(np.maximum(squares.var(0), 3 / num_runs) / num_runs)
     assert_within(
         squares.mean(0), variance, error, resolution=0.1 + 0.15 * variance, label="variance"
@@ -231,8 +231,8 @@ def test_counts_are_unbiased_and_of_known_variance(scheme, num_draws):
 
 
 def test_biased_schemes_fail(monkeypatch):
-    # The middle of every step, instead of a random place, keeps each count within one of n W
-    # but favours particles by where they stand.
+    # The middle of every grid cell, instead of a random place, keeps each count within one of m W
+    # but favours particles by their position.
     positions = (np.arange(10) + 0.5) / 10
     fixed = np.searchsorted(np.cumsum(exact_weights(SKEWED)), positions, side="right")
     with pytest.raises(AssertionError, match="mean counts is off"):
@@ -240,7 +240,7 @@ def test_biased_schemes_fail(monkeypatch):
 
 
 def assert_biased(scheme):
-    broken = jax.jit(jax.vmap(partial(SCHEMES[scheme], num_draws=4)))  # compiled anew
+    broken = jax.jit(jax.vmap(partial(SCHEMES[scheme], num_draws=4)))  # compiled again
     with pytest.raises(AssertionError, match="mean counts is off"):
         check_moments(np.asarray(broken(split(1, 4000), SKEWED_RUNS)), scheme)
 
@@ -265,7 +265,7 @@ def test_one_gap_too_few_fails(monkeypatch):
     assert_biased("multinomial")
 
 
-def test_another_variance_than_a_scheme_has_fails():
+def test_the_variance_of_another_scheme_fails():
     ancestors = repeated("systematic", 4)(split(1, 4000), SKEWED_RUNS)
     with pytest.raises(AssertionError, match="variance is off"):
         check_moments(np.asarray(ancestors), "multinomial")
@@ -273,7 +273,7 @@ def test_another_variance_than_a_scheme_has_fails():
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_no_scheme_is_noisier_than_multinomial(scheme):
-    """The variance of a mean over ancestors, of values in order and of values in disorder."""
+    """Variance of a mean over ancestors, for sorted and for unsorted values."""
     weights = exact_weights(SKEWED)
     ancestors = np.asarray(repeated(scheme, 37)(split(5, 4000), SKEWED_RUNS))
     for values in (np.linspace(-1, 2, 10) ** 3, np.random.default_rng(6).normal(size=10)):
@@ -294,7 +294,7 @@ def test_log_mean_exp():
     np.testing.assert_allclose(log_mean_exp(log_weights), expected, rtol=1e-5)
     shifted = log_mean_exp(log_weights + np.float32(1000))
     np.testing.assert_allclose(shifted, expected + 1000, rtol=1e-6)
-    # Particles of weight zero still count in n.
+    # Particles of weight zero count in n.
     half = np.concatenate([log_weights, np.full(50, -np.inf, np.float32)])
     np.testing.assert_allclose(log_mean_exp(half), expected - np.log(2), rtol=1e-5)
     assert log_mean_exp(np.full(3, -np.inf, np.float32)) == -np.inf

@@ -16,7 +16,7 @@ def test_noise_scale_chosen_by_held_out_rows(few):
     assert fit.noise_scales[chosen] == max(fit.noise_scales.values())
     assert fit.distribution.noise_scale == pytest.approx(chosen)
     line = fit.report()["smoothing"]
-    assert f"of 15 scales, {chosen:.2g} deviations gave held-out rows" in line.reason
+    assert f"of 15 scales tried, {chosen:.2g} gave held-out rows" in line.reason
     given = quick_fit(few, noise_scale=chosen)
     for a, b in zip(weights_of(fit), weights_of(given), strict=True):
         np.testing.assert_array_equal(a, b)

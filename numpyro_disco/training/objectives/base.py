@@ -51,6 +51,11 @@ class Objective(abc.ABC):
         return DEFAULT_NOISE_SCALE
 
     @property
+    def largest_noise(self) -> float:
+        """The largest noise at which the learned score is checked, in standardised units."""
+        return MAX_NOISE_SCALE
+
+    @property
     def smallest_resolution(self) -> float:
         """The resolution, or the smallest that could be chosen while it is not known."""
         return self.resolution
@@ -180,6 +185,11 @@ class MultilevelObjective(SmoothingObjective):
         super().__post_init__()
         store_checked(self, check_positive, "max_noise_scale")
         check_noise_range(self.noise_scale, self.max_noise_scale)
+
+    @property
+    def largest_noise(self) -> float:
+        """The setting `max_noise_scale`."""
+        return self.max_noise_scale
 
     def levels(self, rng_key: Array, shape: tuple[int, ...]) -> Array:
         """Random noise levels between `noise_scale` and `max_noise_scale`."""

@@ -1,6 +1,8 @@
-"""References against an oracle in float64, and against what NumPyro asks of a distribution."""
+"""The laws of every reference: exact densities, draws and conditionals, and NumPyro's own.
 
-import itertools
+Each test runs with a Gaussian and with a mixture, and compares with an oracle in float64.
+"""
+
 import math
 
 import jax
@@ -9,86 +11,33 @@ import numpy as np
 import numpyro
 import pytest
 import scipy.stats
-from helpers.statistics import Mixture, assert_within, mean_and_error, moments
+from helpers.references import (
+    MASKS,
+    TRUTH,
+    VALUES,
+    check_moments,
+    log_prob_of,
+    reference_of,
+    sample_of,
+    split_of,
+)
+from helpers.statistics import Mixture
 
 from numpyro_disco import GaussianReference, MixtureReference
 
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
-# Skewed, unequally weighted, strongly correlated in different ways: nothing here is symmetric.
-TRUTH = {
-    "gaussian": Mixture(
-        [1.0], [[0.5, -1.0, 2.0]], [[[1.0, 0.7, -0.3], [0.7, 2.0, 0.4], [-0.3, 0.4, 0.8]]]
-    ),
-    "mixture": Mixture(
-        [0.62, 0.28, 0.10],
-        [[0.0, 0.0, 0.0], [2.0, -1.0, 1.5], [-1.5, 3.0, 0.5]],
-        [
-            [[0.5, 0.3, 0.0], [0.3, 0.6, -0.2], [0.0, -0.2, 0.4]],
-            [[0.3, -0.2, 0.1], [-0.2, 0.8, 0.3], [0.1, 0.3, 0.5]],
-            [[1.2, 0.0, -0.5], [0.0, 0.2, 0.0], [-0.5, 0.0, 0.9]],
-        ],
-    ),
-}
-KINDS = sorted(TRUTH)
-# Compiled once for all tests of a kind, which therefore keep to arrays of shape (8, 3).
-log_prob_of = jax.jit(lambda reference, x: reference.log_prob(x))
-sample_of = jax.jit(lambda reference, key, shape: reference.sample(key, shape), static_argnums=2)
-split_of = jax.jit(
-    lambda reference, values, mask: (
-        reference.condition(values, mask),
-        reference.marginal_log_prob(values, mask),
-    )
-)
-# One row for each subset of three coordinates, none and all included.
-MASKS = np.array(list(itertools.product([False, True], repeat=3)))
-VALUES = np.random.default_rng(0).normal(size=MASKS.shape).astype(np.float32)
 
-
-def reference_of(truth):
-    if len(truth.weights) == 1:
-        return GaussianReference(truth.means[0], truth.covariances[0])
-    return MixtureReference(truth.weights, truth.means, truth.covariances)
-
-
-@pytest.fixture(params=KINDS, scope="module")
-def kind(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def truth(kind):
-    return TRUTH[kind]
-
-
-@pytest.fixture(scope="module")
-def reference(truth):
-    return reference_of(truth)
-
-
-@pytest.fixture(scope="module")
-def given(reference):
-    """The conditional given each subset of coordinates, batch shape (8,)."""
-    return split_of(reference, VALUES, MASKS)[0]
-
-
-@pytest.fixture(scope="module")
-def draws(reference):
-    return np.asarray(sample_of(reference, jax.random.key(0), (20_000, 8)))
-
-
-def components(reference):
-    """Weights, means and covariances of either kind, with an axis for the components."""
-    if isinstance(reference, GaussianReference):
-        weights = np.ones((*reference.batch_shape, 1))
-        return weights, reference.mean_[..., None, :], reference.covariance[..., None, :, :]
-    return reference.weights, reference.means, reference.covariances
+def parameters_of(reference):
+    """Weights, means and covariances, with an axis for the components."""
+    log_weights, means, covariances, _ = reference.components()
+    return np.exp(log_weights), means, covariances
 
 
 # --- densities and draws
 
 
-def test_log_prob_against_scipy(truth, reference):
+def test_log_prob_agrees_with_scipy(truth, reference):
     x = 3 * VALUES
     parts = [
         math.log(w) + scipy.stats.multivariate_normal(m, c).logpdf(x)
@@ -96,12 +45,12 @@ def test_log_prob_against_scipy(truth, reference):
     ]
     expected = np.logaddexp.reduce(parts, axis=0)
     np.testing.assert_allclose(log_prob_of(reference, x), expected, rtol=3e-6, atol=3e-5)
-    # The oracle of every other test here is held to the same standard.
+    # The oracle of all other tests here must meet the same standard.
     np.testing.assert_allclose(truth.log_prob(x), expected, rtol=1e-12)
 
 
-def test_describe_says_where_a_point_lies(truth, reference):
-    """The mean white residual in float64, and for a mixture the components' probabilities."""
+def test_describe_returns_residuals_and_probabilities(truth, reference):
+    """Compare the mean white residual and a mixture's probabilities with float64."""
     log_prob, local = jax.jit(lambda reference, x: reference.describe(x))(reference, VALUES)
     np.testing.assert_array_equal(log_prob, log_prob_of(reference, VALUES))
     residual = VALUES[:, None] - truth.means
@@ -117,7 +66,21 @@ def test_describe_says_where_a_point_lies(truth, reference):
         np.testing.assert_allclose(local[:, 3:], share, rtol=1e-4, atol=1e-5)
 
 
-def test_double_precision(truth):
+def test_components_are_the_parameters(truth, given):
+    log_weights, means, covariances, whiteners = given.components()
+    num_components = len(truth.weights)
+    assert log_weights.shape == (8, num_components)
+    assert means.shape == (8, num_components, 3)
+    # The last row of MASKS observes every coordinate, the first none.
+    np.testing.assert_array_equal(whiteners[-1], np.broadcast_to(np.eye(3), (num_components, 3, 3)))
+    np.testing.assert_allclose(np.exp(log_weights[0]), truth.weights, rtol=1e-5)
+    np.testing.assert_allclose(means[0], truth.means, atol=1e-6)
+    np.testing.assert_allclose(covariances[0], truth.covariances, atol=1e-6)
+    whitened = whiteners[0] @ truth.covariances @ np.swapaxes(whiteners[0], 1, 2)
+    np.testing.assert_allclose(whitened, np.broadcast_to(np.eye(3), whitened.shape), atol=1e-5)
+
+
+def test_double_precision_is_kept(truth):
     x, mask = np.random.default_rng(1).normal(scale=3, size=(8, 3)), np.array([False, True, False])
 
     with enable_x64(True):
@@ -131,28 +94,20 @@ def test_double_precision(truth):
         np.testing.assert_allclose(conditional, expected, rtol=1e-11)
 
 
-def check_moments(draws, truth, resolution=0.4):
-    # In standard deviations from the true mean, so that one resolution serves every moment.
-    loc, scale = truth.mean, np.sqrt(np.diag(truth.covariance))
-    estimate, error = mean_and_error(moments((draws - loc) / scale))
-    exact = truth.standardize(loc, scale).moments
-    assert_within(estimate, exact, error, resolution=resolution, label="moments")
-
-
-def test_draws_have_the_right_moments(truth, reference, draws):
+def test_draws_have_the_exact_moments(truth, reference, draws):
     check_moments(draws.reshape(-1, 3), truth)
     np.testing.assert_allclose(reference.mean, truth.mean, atol=1e-6)
     np.testing.assert_allclose(reference.variance, np.diag(truth.covariance), rtol=1e-6)
 
 
-def test_broken_draws_fail_the_moments():
-    # Weights of the wrong components.
+def test_wrong_draws_fail_the_moment_check():
+    # Weights assigned to the wrong components.
     truth = TRUTH["mixture"]
     swapped = MixtureReference(truth.weights[::-1], truth.means, truth.covariances)
     draws = np.asarray(sample_of(swapped, jax.random.key(0), (20_000, 8)))
     with pytest.raises(AssertionError, match="is off"):
         check_moments(draws.reshape(-1, 3), truth)
-    # A transposed factor: right trace, wrong covariance.
+    # A transposed factor: the trace is right and the covariance wrong.
     truth = TRUTH["gaussian"]
     noise = np.random.default_rng(0).standard_normal((160_000, 3))
     with pytest.raises(AssertionError, match="is off"):
@@ -162,9 +117,9 @@ def test_broken_draws_fail_the_moments():
 # --- conditionals
 
 
-def test_condition_on_every_subset(truth, given):
+def test_conditionals_given_every_subset_are_exact(truth, given):
     assert given.batch_shape == (8,) and given.event_shape == (3,)
-    weights, means, covariances = (np.asarray(a) for a in components(given))
+    weights, means, covariances = (np.asarray(a) for a in parameters_of(given))
     x = VALUES[::-1]
     log_prob = log_prob_of(given, x)
     for row, (mask, values) in enumerate(zip(MASKS, VALUES, strict=True)):
@@ -186,7 +141,7 @@ def test_condition_on_every_subset(truth, given):
         np.testing.assert_allclose(log_prob[row], expected, rtol=1e-5, atol=3e-5)
 
 
-def test_marginal_on_every_subset(truth, reference):
+def test_marginals_of_every_subset_are_exact(truth, reference):
     _, log_density = split_of(reference, VALUES, MASKS)
     for row, mask in enumerate(MASKS):
         seen = np.flatnonzero(mask)
@@ -203,16 +158,16 @@ def test_joint_is_marginal_times_conditional(reference):
         np.testing.assert_allclose(split, joint, rtol=2e-5, atol=2e-4)
 
 
-def test_nan_means_free(reference, given):
+def test_nan_marks_free_coordinates(reference, given):
     single = reference.condition(np.array([VALUES[4, 0], np.nan, np.nan]))
     np.testing.assert_array_equal(single.observed, MASKS[4])
-    for one, batch in zip(components(single), components(given), strict=True):
+    for one, batch in zip(parameters_of(single), parameters_of(given), strict=True):
         np.testing.assert_allclose(one, batch[4], atol=1e-5)
     marginal = reference.marginal_log_prob(np.where(MASKS[4], VALUES[4], np.nan))
     np.testing.assert_allclose(marginal, split_of(reference, VALUES, MASKS)[1][4], rtol=1e-5)
 
 
-def test_what_free_entries_hold_does_not_matter(reference):
+def test_values_of_free_coordinates_are_ignored(reference):
     other = np.where(MASKS, VALUES, np.float32(77))
     one, two = split_of(reference, VALUES, MASKS), split_of(reference, other, MASKS)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
@@ -240,14 +195,14 @@ def test_traced_masks_compile_once(reference, given):
     assert traces == 1
 
 
-def test_conditioning_twice_is_conditioning_at_once(reference, given):
-    # First what an arbitrary half of MASKS holds, then the whole of it.
+def test_conditioning_twice_equals_conditioning_once(reference, given):
+    # Condition on a random half of each subset first, then on all of it.
     first = MASKS & (np.random.default_rng(5).random(MASKS.shape) < 0.5)
-    # The value given again for a coordinate that is held already is not listened to.
+    # New values of coordinates that are observed already are ignored.
     again = np.where(first, np.float32(99), VALUES)
     once, (step, before) = given, split_of(reference, VALUES, first)
     twice, after = split_of(step, again, MASKS)
-    for a, b in zip(components(once), components(twice), strict=True):
+    for a, b in zip(parameters_of(once), parameters_of(twice), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     np.testing.assert_array_equal(once.observed, twice.observed)
     log_prob = log_prob_of(once, VALUES), log_prob_of(twice, VALUES)
@@ -256,8 +211,8 @@ def test_conditioning_twice_is_conditioning_at_once(reference, given):
     np.testing.assert_allclose(before + after, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_covariance_of_held_coordinates_is_ignored():
-    # The constructor says so, and a further `condition` must keep the promise.
+def test_covariances_of_observed_coordinates_are_ignored():
+    # The docstring of the constructor promises it, also after a further `condition`.
     truth, held = TRUTH["gaussian"], np.array([True, False, False])
     inner = np.where(np.outer(~held, ~held), truth.covariances[0], 0.0)
     values, x = np.array([np.nan, 0.3, np.nan]), np.array([0.5, 0.3, 1.0])
@@ -275,7 +230,7 @@ def test_covariance_of_held_coordinates_is_ignored():
 
 
 def check_conditional_draws(draws, truth):
-    """Draws (n, 8, 3), one column for each of MASKS: held values, and moments of the rest."""
+    """Check draws (n, 8, 3), one for each row of MASKS: observed values and moments of the rest."""
     for row, mask in enumerate(MASKS):
         seen, free = np.flatnonzero(mask), np.flatnonzero(~mask)
         held = np.broadcast_to(VALUES[row, seen], (len(draws), len(seen)))
@@ -285,61 +240,18 @@ def check_conditional_draws(draws, truth):
             check_moments(draws[:, row, free], oracle)
 
 
-def test_conditional_draws(truth, given):
+def test_conditional_draws_have_the_exact_moments(truth, given):
     draws = sample_of(given, jax.random.key(1), (40_000,))
     check_conditional_draws(np.asarray(draws), truth)
 
 
-def test_overwriting_is_not_conditioning(truth, draws):
-    # Drawing the joint and writing the observed values over it leaves the others where they were.
+def test_overwritten_joint_draws_fail_the_check_of_conditionals(truth, draws):
+    # Joint draws with the observed values written over them are not conditional draws.
     with pytest.raises(AssertionError, match="is off"):
         check_conditional_draws(np.where(MASKS, VALUES, draws), truth)
 
 
-# --- tempering
-
-
-def test_tempered_gaussian_is_its_power():
-    truth = TRUTH["gaussian"]
-    reference = reference_of(truth)
-    x = 3 * VALUES
-    for b in (0.2, 1.0, 4.0):
-        tempered = reference.temper(b)
-        difference = np.asarray(
-            log_prob_of(tempered, x) - b * log_prob_of(reference, x), np.float64
-        )
-        size = np.abs(b * log_prob_of(reference, x)).max()
-        np.testing.assert_allclose(difference, difference[0], atol=1e-6 * size + 1e-5)
-        exact = Mixture([1.0], truth.means, truth.covariances / b).log_prob(x)
-        np.testing.assert_allclose(log_prob_of(tempered, x), exact, rtol=1e-5, atol=1e-4)
-
-
-@pytest.mark.parametrize("b", [0.1, 0.5, 3.0])
-def test_tempered_mixture_bounds_its_power(b):
-    truth = TRUTH["mixture"].marginal([0, 1])
-    reference = reference_of(truth)
-    # The mass of w_k^b N_k^b; (sum a_k)^b is at most sum a_k^b, times K^(b-1) when b > 1.
-    log_det = np.linalg.slogdet(2 * np.pi * truth.covariances)[1]
-    masses = truth.weights**b * np.exp(0.5 * (1 - b) * log_det) / b
-    bound = math.log(masses.sum()) + max(b - 1, 0) * math.log(3)
-
-    def excess(tempered, x):
-        return float((b * log_prob_of(reference, x) - log_prob_of(tempered, x)).max())
-
-    tempered = reference.temper(b)
-    axis = np.linspace(-40, 40, 321, dtype=np.float32)
-    wide = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    assert excess(tempered, wide) <= bound + 1e-3
-    np.testing.assert_allclose(tempered.weights, masses / masses.sum(), rtol=1e-5)
-    # A single Gaussian of the mixture's mean and covariance bounds no mixture's power.
-    moments_only = MixtureReference([1.0] * 3, [truth.mean] * 3, [truth.covariance / b] * 3)
-    assert excess(moments_only, wide) > bound + 1
-    # Normalised: a Riemann sum with steps of one standard deviation is as good as exact.
-    mass = np.exp(np.asarray(log_prob_of(tempered, wide), np.float64)).sum() * 0.25**2
-    assert abs(mass - 1) < 1e-5
-
-
-def test_tempering_keeps_what_is_held(truth, reference, given):
+def test_tempering_keeps_observed_coordinates(truth, reference, given):
     tempered = jax.jit(lambda given: given.temper(0.5))(given)
     assert isinstance(tempered, type(reference)) and tempered.batch_shape == (8,)
     np.testing.assert_array_equal(tempered.observed, MASKS)
@@ -355,11 +267,17 @@ def test_tempering_keeps_what_is_held(truth, reference, given):
         np.testing.assert_allclose(log_prob[row], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_values_of_another_size_are_refused(reference):
+    for values in (np.zeros(2), 0.0):
+        with pytest.raises(ValueError, match="last axis of 3 for `values`"):
+            reference.condition(values)
+
+
 # --- NumPyro's laws
 
 
 def constructor_arguments(truth):
-    """Constructor, and arguments with a batch of three different distributions."""
+    """A constructor, and its arguments for a batch of three different distributions."""
     shift = np.arange(3.0)[:, None]
     if len(truth.weights) == 1:
         covariances = truth.covariances * np.array([1.0, 2.0, 0.5])[:, None, None]
@@ -370,7 +288,7 @@ def constructor_arguments(truth):
     return MixtureReference, (weights, means, covariances)
 
 
-def test_pytree(reference, given):
+def test_flattening_and_unflattening_changes_nothing(reference, given):
     for one in (reference, given):
         leaves, tree = jax.tree.flatten(one)
         other = jax.tree.unflatten(tree, leaves)
@@ -382,7 +300,7 @@ def test_pytree(reference, given):
         np.testing.assert_array_equal(*log_prob)
 
 
-def test_jit_takes_the_distribution(reference):
+def test_jit_accepts_references_without_retracing(reference):
     traces = 0
 
     @jax.jit
@@ -420,7 +338,7 @@ def test_vmap_and_batches_agree(truth):
         check_moments(draws[:, row], oracle)
 
 
-def test_shapes(reference, given):
+def test_shapes_follow_numpyro(reference, given):
     key = jax.random.key(0)
     assert reference.batch_shape == () and reference.event_shape == (3,)
     assert given.batch_shape == (8,) and given.event_shape == (3,)
@@ -436,7 +354,7 @@ def test_shapes(reference, given):
     assert bool(reference.support(VALUES).all())
 
 
-def test_expand_mask_and_to_event(reference):
+def test_expand_mask_and_to_event_work(reference):
     kept = np.arange(8) % 2 == 0
 
     @jax.jit
@@ -454,7 +372,7 @@ def test_expand_mask_and_to_event(reference):
     np.testing.assert_allclose(joint, expected.sum(), rtol=1e-5)
 
 
-def test_inside_a_plate(reference):
+def test_plates_work(reference):
     def model(obs=None):
         with numpyro.plate("rows", 8):
             return numpyro.sample("x", reference, obs=obs)
@@ -468,93 +386,3 @@ def test_inside_a_plate(reference):
     assert drawn.shape == (8, 3) and len(np.unique(drawn, axis=0)) == 8
     expected = log_prob_of(reference, VALUES).sum()
     np.testing.assert_allclose(log_density, expected, rtol=1e-5)
-
-
-# --- bad arguments
-
-EYE = np.eye(2)
-BAD = {
-    "mean without an axis": (GaussianReference, (0.0, EYE), {}, "mean"),
-    "mean that is not finite": (GaussianReference, ([0.0, np.nan], EYE), {}, "mean"),
-    "covariance of another size": (GaussianReference, (np.zeros(3), EYE), {}, "covariance"),
-    "covariance not definite": (
-        GaussianReference,
-        (np.zeros(2), [[1, 2], [2, 1]]),
-        {},
-        "covariance",
-    ),
-    "covariance not symmetric": (
-        GaussianReference,
-        (np.zeros(2), [[1, 0.9], [0, 1]]),
-        {},
-        "covariance",
-    ),
-    "observed of another size": (
-        GaussianReference,
-        (np.zeros(2), EYE),
-        {"observed": [True]},
-        "observed",
-    ),
-    "means without components": (MixtureReference, (np.ones(2), np.zeros(2), EYE), {}, "means"),
-    "too few weights": (
-        MixtureReference,
-        (np.ones(1), np.zeros((2, 2)), [EYE, EYE]),
-        {},
-        "weights",
-    ),
-    "too few covariances": (
-        MixtureReference,
-        (np.ones(2), np.zeros((2, 2)), [EYE]),
-        {},
-        "covariances",
-    ),
-    "a covariance not definite": (
-        MixtureReference,
-        (np.ones(2), np.zeros((2, 2)), [EYE, -EYE]),
-        {},
-        "covariances",
-    ),
-    "negative weights": (
-        MixtureReference,
-        ([1.5, -0.5], np.zeros((2, 2)), [EYE, EYE]),
-        {},
-        "weights",
-    ),
-    "weights of NaN": (
-        MixtureReference,
-        ([1.5, np.nan], np.zeros((2, 2)), [EYE, EYE]),
-        {},
-        "weights",
-    ),
-    "weights all zero": (MixtureReference, ([0, 0], np.zeros((2, 2)), [EYE, EYE]), {}, "weights"),
-    "weights all zero in one of a batch": (
-        MixtureReference,
-        ([[0, 0], [1, 1]], np.zeros((2, 2)), [EYE, EYE]),
-        {},
-        "weights",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_arguments(case):
-    constructor, arguments, keywords, name = BAD[case]
-    with pytest.raises(ValueError, match=f"`{name}`"):
-        constructor(*map(np.asarray, arguments), **keywords)
-
-
-def test_bad_values(reference):
-    for values in (np.zeros(2), 0.0):
-        with pytest.raises(ValueError, match="last axis of 3 for `values`"):
-            reference.condition(values)
-
-
-def test_a_weight_of_zero_is_allowed():
-    truth = TRUTH["mixture"]
-    without = Mixture(truth.weights[:2], truth.means[:2], truth.covariances[:2])
-    reference = MixtureReference([0.62, 0.28, 0.0], truth.means, truth.covariances)
-    log_prob = log_prob_of(reference, VALUES)
-    np.testing.assert_allclose(log_prob, without.log_prob(VALUES), rtol=1e-5)
-    given, _ = split_of(reference, VALUES, MASKS)
-    assert (given.weights[:, 2] == 0).all()
-    assert np.isfinite(log_prob_of(given, VALUES)).all()

@@ -1,4 +1,4 @@
-"""Supports in the user's units, and the bijections that samplers take from them."""
+"""Supports with a location and scale, and their bijections, with coordinates held fixed or not."""
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ SCALE = np.float32([0.1, 5.0, 2.0, 40.0])
 VALUES = np.float32([7.25, -1.5, 0.0, 260.0])
 BATCH = VALUES + np.arange(5, dtype=np.float32)[:, None]
 
-# Constraint, and how many coordinates are free.
+# Constraint, and the number of free coordinates.
 VECTORS = {
-    "nothing held": (StandardizedVector(LOC, SCALE, None, (False,) * 4), 4),
-    "nothing held, with values": (StandardizedVector(LOC, SCALE, VALUES, (False,) * 4), 4),
-    "one held": (StandardizedVector(LOC, SCALE, VALUES, (False, True, False, False)), 3),
+    "nothing fixed": (StandardizedVector(LOC, SCALE, None, (False,) * 4), 4),
+    "nothing fixed, with values": (StandardizedVector(LOC, SCALE, VALUES, (False,) * 4), 4),
+    "one fixed": (StandardizedVector(LOC, SCALE, VALUES, (False, True, False, False)), 3),
     "one free": (StandardizedVector(LOC, SCALE, VALUES, (True, True, False, True)), 1),
-    "all held": (StandardizedVector(LOC, SCALE, VALUES, (True,) * 4), 0),
+    "all fixed": (StandardizedVector(LOC, SCALE, VALUES, (True,) * 4), 0),
 }
 
 
@@ -40,7 +40,7 @@ def unconstrained(num_free, shape=(5,)):
 # --- one coordinate
 
 
-def test_real_round_trip_and_log_det():
+def test_one_coordinate_has_an_exact_inverse_and_jacobian():
     constraint = StandardizedReal(LOC[1], SCALE[1])
     transform = biject_to(constraint)
     u = unconstrained(1)[:, 0]
@@ -53,7 +53,7 @@ def test_real_round_trip_and_log_det():
     np.testing.assert_allclose(log_det, np.log(np.abs(slope)), rtol=1e-6)
 
 
-def test_real_with_a_batch_of_scales():
+def test_one_coordinate_may_have_a_batch_of_scales():
     constraint = StandardizedReal(LOC, SCALE)
     transform = biject_to(constraint)
     u = unconstrained(4)
@@ -70,7 +70,7 @@ def test_real_with_a_batch_of_scales():
 # --- vectors
 
 
-def test_round_trip(vector):
+def test_vectors_have_an_exact_inverse(vector):
     constraint, num_free = vector
     transform = biject_to(constraint)
     assert isinstance(transform, ClampedTransform)
@@ -88,7 +88,7 @@ def test_round_trip(vector):
         np.testing.assert_array_equal(x[:, held], np.broadcast_to(VALUES[held], (5, 4 - num_free)))
 
 
-def test_log_det(vector):
+def test_the_jacobian_is_that_of_the_free_coordinates(vector):
     constraint, num_free = vector
     transform, free = biject_to(constraint), free_of(constraint)
     u = unconstrained(num_free)
@@ -100,25 +100,27 @@ def test_log_det(vector):
     assert (jacobian[held] == 0).all()
     expected = np.linalg.slogdet(jacobian[free])[1] if num_free else 0.0
     np.testing.assert_allclose(log_det, np.full(5, expected), rtol=1e-5)
-    # A Jacobian over all coordinates, held ones included, would be another number.
+    # The Jacobian over all coordinates, with the fixed ones, would be another number.
     if 0 < num_free < 4:
         assert abs(np.log(SCALE).sum() - expected) > 0.1
 
 
-def test_shapes(vector):
+def test_shapes_drop_the_fixed_coordinates(vector):
     constraint, num_free = vector
     transform = biject_to(constraint)
     for batch in [(), (5,), (2, 3)]:
         assert transform.forward_shape((*batch, num_free)) == (*batch, 4)
         assert transform.inverse_shape((*batch, 4)) == (*batch, num_free)
         assert jax.eval_shape(transform, unconstrained(num_free, batch)).shape == (*batch, 4)
-    with pytest.raises(ValueError, match=f"Expected {num_free} free coordinates"):
+    with pytest.raises(
+        ValueError, match=f"Expected a last axis of {num_free} for the free coordinates"
+    ):
         transform.forward_shape((num_free + 1,))
-    with pytest.raises(ValueError, match="Expected 4 coordinates"):
+    with pytest.raises(ValueError, match="Expected a last axis of 4 for the vectors"):
         transform.inverse_shape((3,))
 
 
-def test_domain_and_codomain(vector):
+def test_domain_and_codomain_are_vectors(vector):
     constraint, num_free = vector
     transform = biject_to(constraint)
     assert transform.codomain == constraint
@@ -136,23 +138,23 @@ def test_feasible_values_are_inside(vector):
         )  # the middle of the unconstrained space
 
 
-def test_what_is_outside():
-    constraint, _ = VECTORS["one held"]
+def test_points_outside_are_recognised():
+    constraint, _ = VECTORS["one fixed"]
     good = np.float32([0.0, VALUES[1], 5.0, -1e6])
     bad = np.repeat(good[None], 5, axis=0)
-    bad[0, 1] += 1e-3  # the held value, slightly off
+    bad[0, 1] += 1e-3  # slightly off the fixed value
     bad[1, 1] = np.nan
     bad[2, 0] = np.nan
     bad[3, 2] = np.inf
     bad[4, 3] = -np.inf
     assert constraint(good)
     np.testing.assert_array_equal(constraint(bad), np.zeros(5, bool))
-    # Where nothing is held, any finite vector is inside.
-    loose = VECTORS["nothing held, with values"][0]
+    # Where nothing is fixed, any finite vector is inside.
+    loose = VECTORS["nothing fixed, with values"][0]
     np.testing.assert_array_equal(loose(bad), [True, False, False, False, False])
 
 
-def test_a_batch_of_held_values():
+def test_fixed_values_may_have_a_batch():
     observed = (False, True, False, True)
     constraint = StandardizedVector(LOC, SCALE, BATCH, observed)
     transform, u = biject_to(constraint), unconstrained(2)
@@ -162,14 +164,14 @@ def test_a_batch_of_held_values():
     np.testing.assert_allclose(transform.inv(x), u, atol=2e-5)
     assert transform.log_abs_det_jacobian(u, x).shape == (5,)
     assert constraint(x).all()
-    # The middle row of five is in its own place when the rows are reversed.
+    # Reversing the five rows leaves the middle one in its place.
     np.testing.assert_array_equal(constraint(x[::-1]), np.arange(5) == 2)
     inside = constraint.feasible_like(jnp.zeros((5, 4)))
     assert constraint(inside).all()
-    # One vector of unknowns, spread over the batch of held values.
+    # One vector of free coordinates broadcasts over the batch of fixed values.
     assert transform(u[0]).shape == (5, 4)
 
-    # A batch, a map over values and a map over whole constraints are the same.
+    # A batch, vmap over values and vmap over whole constraints agree.
     def one(values, u):
         transform = biject_to(StandardizedVector(LOC, SCALE, values, observed))
         x = transform(u)
@@ -188,8 +190,8 @@ def test_a_batch_of_held_values():
 # --- pytree laws
 
 
-def laws(make, changed, argument):
-    """A roundtrip is equal, another constraint is not, and jit takes it without a new trace."""
+def check_pytree_laws(make, changed, argument):
+    """Check that a round trip is equal, a changed object is not, and jit does not retrace."""
     leaves, tree = jax.tree.flatten(make())
     again = jax.tree.unflatten(tree, leaves)
     assert type(again) is type(make()) and again == make()
@@ -210,18 +212,20 @@ def laws(make, changed, argument):
     assert traces == 1
 
 
-def test_pytree_of_a_real():
+def test_one_coordinate_keeps_the_pytree_laws():
     argument = np.float32([0.0, np.nan])
-    laws(lambda: StandardizedReal(LOC[0], SCALE[0]), StandardizedReal(LOC[1], SCALE[0]), argument)
+    check_pytree_laws(
+        lambda: StandardizedReal(LOC[0], SCALE[0]), StandardizedReal(LOC[1], SCALE[0]), argument
+    )
 
 
 @pytest.mark.parametrize("make", [StandardizedVector, ClampedTransform])
-def test_pytree_of_a_vector(make):
+def test_vectors_keep_the_pytree_laws(make):
     observed = (False, True, True, False)
     argument = unconstrained(2 if make is ClampedTransform else 4)
     if make is StandardizedVector:
         argument = argument.at[:2, 1:3].set(VALUES[1:3])
-    laws(
+    check_pytree_laws(
         lambda: make(LOC, SCALE, VALUES, observed),
         make(LOC, SCALE, VALUES + 1, observed),
         argument,
@@ -229,5 +233,5 @@ def test_pytree_of_a_vector(make):
     whole = make(LOC, SCALE, VALUES, observed)
     assert whole != make(LOC, SCALE, VALUES, (False, True, False, True))
     assert whole != make(LOC, SCALE, None, observed)
-    # Which coordinates are held decides shapes, so it is part of the structure, not a leaf.
+    # Which coordinates are fixed determines shapes, so it is part of the structure, not a leaf.
     assert len(jax.tree.leaves(whole)) == 3

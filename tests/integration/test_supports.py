@@ -1,10 +1,8 @@
-"""Priors whose coordinates live in other sets than the real line.
+"""Priors with supports: densities, conditionals, models and marginals in the user's units.
 
 The energy is that of a correlated Gaussian over unconstrained coordinates, so a coordinate in the
 positive numbers is log-normal, one in the unit interval logit-normal, and every density is known.
 """
-
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +19,6 @@ from scipy.special import logit
 
 import numpyro_disco as disco
 from numpyro_disco.supports.coordinates import CoordinateSupports
-from numpyro_disco.training.preparation import unconstrained_rows
 
 NAMES = ("mass", "share", "shift")
 SUPPORTS = {"mass": constraints.positive, "share": constraints.unit_interval}
@@ -77,13 +74,10 @@ def points(num=50):
     return np.stack([np.exp(y[:, 0]), 1 / (1 + np.exp(-y[:, 1])), y[:, 2]], axis=-1)
 
 
-# -- densities -----------------------------------------------------------------------------------
-
-
-def test_the_density_holds_the_jacobian():
+def test_the_density_includes_the_jacobian():
     x = points()
     np.testing.assert_allclose(PRIOR.log_prob(x), log_density(x) + LOG_Z, atol=2e-4)
-    # Without the Jacobian it would be the density of something else.
+    # The broken twin leaves the Jacobian out.
     assert np.abs(PRIOR.log_prob(x) - log_density(x) - LOG_Z - log_dets(x).sum(-1)).max() > 0.5
 
 
@@ -97,7 +91,7 @@ def test_the_score_is_the_gradient_in_the_users_units():
 
 
 @pytest.mark.parametrize("x", [[-1.0, 0.5, 0.0], [0.0, 0.5, 0.0], [1.0, 1.0, 0.0], [1.0, 2.0, 0.0]])
-def test_outside_there_is_no_mass(x):
+def test_the_density_is_zero_outside_the_supports(x):
     assert PRIOR.log_prob(jnp.array(x)) == -jnp.inf
     assert not np.isnan(PRIOR.score(jnp.array(x))).any()
 
@@ -105,7 +99,7 @@ def test_outside_there_is_no_mass(x):
 @pytest.mark.statistics
 def test_the_normalised_density_integrates_to_one():
     """By the midpoint rule over positive times unit interval, fine towards both bounds."""
-    prior = prior_of((0, 1)).normalize(KEY, num_runs=20)
+    prior = prior_of((0, 1)).normalize(KEY, num_chains=20)
     y = [
         np.linspace(m - 7 * s, m + 7 * s, 201) for m, s in zip(MEAN[:2], [0.71, 0.95], strict=True)
     ]
@@ -123,7 +117,7 @@ def test_the_normalised_density_integrates_to_one():
         )
 
 
-def test_the_reference_is_normalised_and_knows_its_conditionals():
+def test_the_reference_is_normalised_and_so_are_its_conditionals():
     reference = prior_of((0, 1)).reference
     normal = stats.multivariate_normal(np.zeros(2), 4.0 * np.eye(2))
     x = points()
@@ -136,9 +130,6 @@ def test_the_reference_is_normalised_and_knows_its_conditionals():
     one = stats.norm.logpdf(logit(x[:, 1]), 0, 2) - log_dets(x)[:, 1]
     at = np.stack([np.full(len(x), 2.5), x[:, 1]], axis=-1)
     np.testing.assert_allclose(given.log_prob(at), one, rtol=1e-4, atol=1e-4)
-
-
-# -- conditionals, models, marginals -------------------------------------------------------------
 
 
 def conditional(mass):
@@ -161,7 +152,7 @@ def check_conditional_draws(draws, mass, label):
 
 
 @pytest.mark.statistics
-def test_draws_of_a_conditional_stay_inside_and_are_right():
+def test_draws_of_a_conditional_are_inside_and_have_the_right_moments():
     rows = np.full((20, 3), np.nan)
     rows[:, 0] = 2.0
     draws = np.swapaxes(disco.sample_conditional(KEY, PRIOR, rows, 1000), 0, 1)
@@ -171,22 +162,22 @@ def test_draws_of_a_conditional_stay_inside_and_are_right():
         check_conditional_draws(draws, 2.6, "twin")
 
 
-def test_what_is_given_has_to_be_inside():
+def test_observed_values_must_be_inside_their_supports():
     for observed in ({"mass": -1.0}, {"mass": 0.0}, {"share": 1.5}, np.array([1.0, -0.1, np.nan])):
         for refuse in (
             lambda observed=observed: PRIOR.clamp(observed),
             lambda observed=observed: disco.sample_conditional(KEY, PRIOR, observed, 10),
         ):
-            with pytest.raises(ValueError, match="inside of the supports.*'(mass|share)'"):
+            with pytest.raises(ValueError, match="inside their supports.*'(mass|share)'"):
                 refuse()
-    with pytest.raises(ValueError, match="inside of the supports in `obs`"):
+    with pytest.raises(ValueError, match="inside their supports in `obs`"):
         disco.sample("x", PRIOR, obs=np.array([[-1.0, 0.5, np.nan]]))
     with pytest.raises(ValueError, match="inside of the support of 'x.mass'.*Positive"):
         conditioned = handlers.condition(lambda: disco.sample("x", PRIOR), {"x.mass": -1.0})
         handlers.seed(conditioned, 0)()
 
 
-def test_supports_tell_the_truth():
+def test_the_support_of_a_prior():
     clamped = PRIOR.clamp({"share": 0.25})
     assert clamped.support(jnp.array([1.0, 0.25, -3.0]))
     assert not clamped.support(jnp.array([-1.0, 0.25, -3.0]))
@@ -221,8 +212,8 @@ def padded():
 
 
 @pytest.mark.parametrize("model", [sites, one_site, table, padded])
-def test_samplers_move_without_bounds(model):
-    """Potential energy at any unconstrained point: the log density there, and the Jacobian."""
+def test_the_potential_energy_in_unconstrained_space(model):
+    """At any unconstrained point it is minus the log density there, Jacobian included."""
     info = initialize_model(KEY, model)
     z = jax.tree.map(lambda leaf: leaf + 0.4, info.param_info.z)
     constrained = info.postprocess_fn(z)
@@ -251,7 +242,7 @@ def test_samplers_move_without_bounds(model):
 
 @pytest.mark.statistics
 def test_the_evidence_is_in_the_users_units():
-    """Of a model that observes a coordinate: its marginal density, Jacobian and all."""
+    """For a model that observes a coordinate, it contains the density of that coordinate."""
 
     def model(mass):
         x = disco.sample("x", PRIOR)
@@ -279,15 +270,12 @@ def test_marginals_are_in_the_users_units(kept):
     x = points(4)
     observed = np.full_like(x, np.nan)
     observed[:, list(kept)] = x[:, list(kept)]
-    found = disco.log_marginal(KEY, PRIOR, observed, num_particles=256, num_runs=16)
+    found = disco.log_marginal(KEY, PRIOR, observed, num_particles=256, num_chains=16)
     truth = log_density(x, kept)
     assert_within(found.log_density, truth, found.error, sigmas=7.4, resolution=0.2, label="log p")
     with pytest.raises(AssertionError, match="is off"):
         twin = truth + log_dets(x)[:, list(kept)].sum(-1)
         assert_within(found.log_density, twin, found.error, sigmas=7.4, resolution=9, label="twin")
-
-
-# -- what may be given ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -300,7 +288,7 @@ def test_marginals_are_in_the_users_units(kept):
         ([constraints.positive], "a mapping from names"),
     ],
 )
-def test_supports_that_make_no_sense(supports, message):
+def test_invalid_supports(supports, message):
     with pytest.raises(ValueError, match=message):
         reference = disco.GaussianReference(np.zeros(3), np.eye(3))
         disco.EnergyDistribution(lambda y: y @ y, reference, names=NAMES, supports=supports)
@@ -338,99 +326,6 @@ def test_supports_are_equal_by_kind_and_bounds():
     other = CoordinateSupports((constraints.interval(-2.0, 5.5), *KINDS[1:]))
     assert other != again and not again.real
     assert CoordinateSupports((constraints.real,) * 2).real
-    # Equal supports are one program.
+    # Equal supports share one compiled program.
     assert jax.tree.structure(prior_of()) == jax.tree.structure(PRIOR)
     assert jax.tree.structure(prior_of(supports={})) != jax.tree.structure(PRIOR)
-
-
-# -- learning ------------------------------------------------------------------------------------
-
-TINY = dict(num_steps=50, width=16, num_blocks=1, batch_size=64, progress_bar=False)
-
-
-def columns(num=300):
-    x = points(num)
-    counts = np.random.default_rng(1).poisson(x[:, 0])
-    return {"mass": x[:, 0], "share": x[:, 1], "count": counts.astype(float)}
-
-
-@pytest.mark.training
-def test_a_fit_stays_inside():
-    supports = SUPPORTS | {"count": constraints.nonnegative_integer}
-    fit = disco.fit(KEY, columns(), supports=supports, max_components=4, **TINY)
-    prior = fit.distribution
-    draws = np.asarray(prior.sample(KEY, (500,)))
-    assert prior.support(draws).all() and np.isfinite(prior.log_prob(draws)).all()
-    # Whole numbers are spread over the interval around each, the first one included.
-    assert (draws[:, 2] > -0.5).all() and (draws[:, 2] < 0).any()
-    np.testing.assert_allclose(fit.score(draws[:5]), prior.score(draws[:5]), rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(
-        fit._unstandardize(fit._standardize(draws[:5])), draws[:5], rtol=1e-4, atol=1e-4
-    )
-    counts = np.bincount(np.round(draws[:, 2]).astype(int), minlength=3)[:3] / len(draws)
-    truth = np.bincount(columns()["count"].astype(int), minlength=3)[:3] / 300
-    assert np.abs(counts - truth).max() < 0.15
-    assert str(fit.report())
-
-
-def test_columns_that_do_not_fit_their_supports():
-    data = columns()
-    supports = SUPPORTS | {"count": constraints.nonnegative_integer}
-    with pytest.raises(ValueError, match="'share' in `data` to be in its support.*not"):
-        disco.fit(KEY, data | {"share": data["share"] + 1}, supports=supports, **TINY)
-    on_bound = data | {"share": np.where(np.arange(300) < 3, 1.0, data["share"])}
-    with pytest.raises(ValueError, match="'share'.*3 are on its bound, 1"):
-        disco.fit(KEY, on_bound, supports=supports, **TINY)
-    with pytest.raises(ValueError, match="'count' in `data` to be in its support"):
-        half = data | {"count": data["count"] + 0.25}
-        disco.fit(KEY, half, supports={"count": constraints.nonnegative_integer}, **TINY)
-
-
-def test_tied_columns_are_refused_with_the_way_out():
-    with pytest.raises(ValueError, match=r"'count'.*integer_interval\(0, \d+\).*`noise_scale`"):
-        disco.fit(KEY, columns(), supports=SUPPORTS, **TINY)
-    spiked = columns() | {"share": np.where(np.arange(300) < 50, 0.123, columns()["share"])}
-    del spiked["count"]
-    with pytest.raises(ValueError, match="17% of the rows.*0.123 in 'share'.*outside of the prior"):
-        disco.fit(KEY, spiked, **TINY)
-
-
-def test_a_spike_is_warned_of_and_rounding_is_not():
-    from numpyro_disco.training.preparation import check_ties
-
-    rows = points(2000)
-    real = (constraints.real,) * 3
-    with pytest.warns(UserWarning, match="40 rows.*value 0 in 'mass'.*narrow mode"):
-        spiked = rows.copy()
-        spiked[:40, 0] = 0.0
-        check_ties(spiked, NAMES, real)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_ties(np.round(rows, 2), NAMES, real)
-
-
-@pytest.mark.parametrize(
-    "given, found",
-    [
-        (constraints.boolean, constraints.interval(-0.5, 1.5)),
-        (constraints.integer_interval(1, 3), constraints.interval(0.5, 3.5)),
-        (constraints.positive_integer, constraints.greater_than(0.5)),
-    ],
-)
-def test_whole_numbers_are_spread_around_themselves(given, found):
-    from numpyro_disco.training.preparation import unconstrained_rows
-
-    column = np.random.default_rng(0).integers(1, 2, size=(100, 1)).astype(float)
-    y, supports = unconstrained_rows(KEY, column, ("k",), (given,))
-    assert supports == CoordinateSupports((found,))
-    x = np.asarray(supports.constrain(y))
-    np.testing.assert_array_equal(np.round(x), column)
-    assert x.std() > 0.2
-
-
-def test_whole_numbers_are_never_spread_onto_a_bound():
-    """Of four million zeros, single precision draws one at the lower end of its interval."""
-    table = np.zeros((4_000_000, 1))
-    key = jax.random.fold_in(jax.random.key(0), 1)
-    rows, _ = unconstrained_rows(key, table, ("a",), (constraints.boolean,))
-    assert np.isfinite(rows).all()

@@ -1,0 +1,234 @@
+"""The density of an energy: the part of `EnergyDistribution` that evaluates."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import Distribution, constraints
+
+from numpyro_disco._checks import check_names, check_positive
+from numpyro_disco._numpyro import validate_sample
+from numpyro_disco._typing import Array, ArrayLike, EnergyFn
+from numpyro_disco.energy.guard import guard
+from numpyro_disco.energy.learned import as_pytree_callable
+from numpyro_disco.energy.requirements import (
+    check_continuous_supports,
+    check_energy,
+    check_joint_reference,
+    check_location,
+)
+from numpyro_disco.energy.stacking import beside_batch, evaluate_stacked
+from numpyro_disco.references.base import Reference
+from numpyro_disco.references.constrained import ConstrainedReference, conditional_reference
+from numpyro_disco.supports.clamped import StandardizedVector
+from numpyro_disco.supports.coordinates import CoordinateSupports
+
+
+class EnergyDensity(Distribution):
+    """An unnormalised density exp(-E(x)), some of whose coordinates may be clamped.
+
+    `EnergyDistribution` adds conditioning, tempering and draws, and documents the arguments.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    pytree_data_fields = (
+        "energy_fn",
+        "joint_reference",
+        "loc",
+        "scale",
+        "inverse_temperature",
+        "values",
+        "log_normalizer",
+        "log_normalizer_error",
+        "noise_scale",
+    )
+    pytree_aux_fields = ("names", "observed", "coordinate_supports")
+
+    names: tuple[str, ...]
+    """Names of the coordinates."""
+    coordinate_supports: CoordinateSupports
+    """Support of each coordinate, and the maps to and from unconstrained space."""
+    observed: tuple[bool, ...]
+    """Which coordinates are clamped."""
+    log_normalizer: Array | None
+    """log Z as estimated by `normalize`, or None."""
+    log_normalizer_error: Array | None
+    """Standard error of `log_normalizer`, from independent runs."""
+
+    def __init__(
+        self,
+        energy_fn: EnergyFn,
+        reference: Reference,
+        *,
+        names: Any = None,
+        supports: Mapping[str, constraints.Constraint] | None = None,
+        loc: ArrayLike | None = None,
+        scale: ArrayLike | None = None,
+        noise_scale: float | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        check_joint_reference(reference)
+        if not callable(energy_fn):
+            raise ValueError(f"Expected a function for `energy_fn`; got {energy_fn!r}.")
+        (dimension,) = reference.event_shape
+        self.names = check_names(names, dimension)
+        self.coordinate_supports = check_continuous_supports(supports, self.names)
+        self.energy_fn = as_pytree_callable(energy_fn)
+        self.joint_reference = reference
+        loc = jnp.asarray(reference.mean if loc is None else loc)
+        scale = jnp.asarray(jnp.sqrt(reference.variance) if scale is None else scale)
+        self.loc = check_location(loc, dimension, "loc")
+        self.scale = check_location(scale, dimension, "scale")
+        self.inverse_temperature = jnp.ones((), self.loc.dtype)
+        self.values: Array | None = None
+        self.observed = (False,) * dimension
+        self.log_normalizer = self.log_normalizer_error = None
+        self.noise_scale: Array | None = None
+        if noise_scale is not None:
+            noise_scale = check_positive(noise_scale, "noise_scale")
+            self.noise_scale = jnp.asarray(noise_scale, self.loc.dtype)
+        check_energy(self.energy_fn, reference, self.loc)
+        super().__init__((), (dimension,), validate_args=validate_args)
+
+    # -- density --------------------------------------------------------------------------------
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The supports of the coordinates, restricted to the clamped values if there are any.
+
+        Its unconstrained coordinates are standardised.
+        """
+        loc, scale = (beside_batch(leaf, *self._batch_axes) for leaf in (self.loc, self.scale))
+        return StandardizedVector(loc, scale, self.values, self.observed, self.coordinate_supports)
+
+    @property
+    def reference(self) -> Reference | ConstrainedReference:
+        """The sampleable density q of the free coordinates given the clamped ones, if any."""
+        if self.values is not None:
+            return self.reference_given(self.values, np.asarray(self.observed))
+        if self.coordinate_supports.real:
+            return self.joint_reference
+        return ConstrainedReference(self.joint_reference, self.coordinate_supports)
+
+    def reference_given(
+        self, values: ArrayLike, observed: ArrayLike
+    ) -> Reference | ConstrainedReference:
+        """The reference given some coordinates, exactly, as a distribution over vectors.
+
+        Args:
+            values: array (..., D) in the user's units; entries of free coordinates are ignored.
+            observed: boolean array (..., D), traced or not.
+        """
+        values = jnp.asarray(values, self.loc.dtype)
+        return conditional_reference(
+            self.joint_reference, self.coordinate_supports, values, observed
+        )
+
+    def energy(self, x: ArrayLike) -> Array:
+        """E(x) in nats, up to a constant, shape (..., D) to (...); infinite outside the support."""
+        return self._at_points(self._energy_at, x, "()")
+
+    def score(self, x: ArrayLike) -> Array:
+        """-grad E(x), exact, shape (..., D); zero for clamped coordinates."""
+        gradient = self._at_points(jax.grad(self._energy_at, argnums=1), x, "(d)")
+        return -jnp.where(np.asarray(self.observed), 0.0, gradient)
+
+    def _energy_at(self, parameters: tuple[EnergyFn, Array, Array], x: Array) -> Array:
+        """E of one point in the user's units: minus the log density of its free coordinates."""
+        energy_fn, inverse_temperature, loc = parameters
+        if self.coordinate_supports.real:
+            return inverse_temperature * energy_fn(x)
+        # Outside the support, gradients of logarithms are NaN even where `where` discards them.
+        centre = self.coordinate_supports.constrain(loc)
+        inside = self.coordinate_supports.inside(x) & jnp.isfinite(
+            self.coordinate_supports.unconstrain(x)
+        )
+        x = jnp.where(inside, x, centre)
+        y = self.coordinate_supports.unconstrain(x)
+        log_dets = self.coordinate_supports.log_dets(y, x)
+        free = ~np.asarray(self.observed)
+        energy = inverse_temperature * energy_fn(y) + log_dets @ free.astype(y.dtype)
+        return jnp.where(inside.all(), energy, jnp.inf)
+
+    @validate_sample
+    def log_prob(self, value: ArrayLike) -> Array:
+        """-E(x), minus log Z once `normalize` has run: shape (..., D) to (...).
+
+        Up to an additive constant before `normalize`. For a clamped distribution, the log density
+        of the free coordinates.
+
+        Raises:
+            ValueError: NaN in a concrete `value`.
+        """
+        if not isinstance(value, jax.core.Tracer) and np.isnan(np.asarray(value)).any():
+            raise ValueError(
+                "Expected a `value` without NaN, where a density is not defined; got NaN. For data "
+                "with missing entries use `numpyro_disco.sample(name, prior, obs=data)`, which "
+                "makes each missing entry a latent, instead of `condition`, `substitute` or "
+                "`numpyro.sample(..., obs=)`."
+            )
+        guarded = guard(self)
+        log_prob = -guarded.energy(value)
+        log_normalizer = guarded.log_normalizer
+        return log_prob if log_normalizer is None else log_prob - log_normalizer
+
+    def points(self, x: ArrayLike) -> Array:
+        """The points x (..., D), with clamped coordinates set to their values."""
+        x = jnp.asarray(x)
+        if x.ndim == 0 or x.shape[-1] != len(self.names):
+            raise ValueError(
+                f"Expected points with a last axis of {len(self.names)}, one entry for each of "
+                f"{self.names}; got shape {x.shape}."
+            )
+        if self.values is None:
+            return x
+        return jnp.where(np.asarray(self.observed), self.values, x)
+
+    def log_dets(self, x: Array, which: ArrayLike) -> Array:
+        """Log |dx / dy| summed over some coordinates, shape (..., D) to (...).
+
+        Subtract it from a log density of these coordinates in unconstrained space to get the log
+        density in the user's units.
+
+        Args:
+            x: points (..., D) in the user's units; entries of other coordinates are ignored.
+            which: boolean array (..., D), true for the coordinates to sum over.
+        """
+        if self.coordinate_supports.real:
+            return jnp.zeros(x.shape[:-1], x.dtype)
+        x = jnp.where(which, x, self.coordinate_supports.constrain(self.loc))
+        log_dets = self.coordinate_supports.log_dets(self.coordinate_supports.unconstrain(x), x)
+        return jnp.where(which, log_dets, 0.0).sum(-1)
+
+    # -- stacked leaves: `scan` and `jax.vmap` make one distribution out of many ----------------
+
+    @property
+    def _batch_axes(self) -> tuple[tuple[int, ...], int]:
+        """Leading axes that every leaf has gained, and the number of batch axes of the values."""
+        stack = jnp.shape(self.inverse_temperature)
+        return stack, 0 if self.values is None else self.values.ndim - 1 - len(stack)
+
+    def _at_points(self, function: Callable, x: ArrayLike, output: str) -> Array:
+        """`function(parameters, point)` at points (..., D)."""
+        stack, batch_ndim = self._batch_axes
+        parameters = (self.energy_fn, self.inverse_temperature, self.loc)
+        return evaluate_stacked(
+            function,
+            parameters,
+            self.points(x),
+            stack=stack,
+            batch_ndim=batch_ndim,
+            output=output,
+        )
+
+    def replace(self, **fields: Any) -> Self:
+        """A copy with some attributes replaced, unchecked."""
+        new = copy.copy(self)
+        for name, value in fields.items():
+            setattr(new, name, value)
+        return new

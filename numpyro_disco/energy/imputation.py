@@ -1,0 +1,124 @@
+"""Multiple imputation: missing entries of a data set, drawn from a learned prior."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from numpyro_disco._arviz import tables_to_arviz
+from numpyro_disco._checks import check_count, check_key
+from numpyro_disco._typing import Array
+from numpyro_disco.energy.conditionals import conditional_draws
+from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
+from numpyro_disco.energy.pattern import Pattern
+
+MIN_PARTICLES = 256
+"""Fewest particles of each row's run, of which few draws are kept."""
+OUTPUTS = (None, "array", "arviz")
+
+
+def impute(
+    rng_key: Array,
+    prior: EnergyDistribution,
+    data: Any,
+    num_imputations: int = 20,
+    *,
+    num_particles: int | None = None,
+    rows_at_once: int = 64,
+    output: str | None = None,
+) -> Any:
+    """Fill missing entries with draws from the learned density given the entries that are there.
+
+    Rows are independent given the prior; the missing entries of one row are drawn jointly. This is
+    multiple imputation: analyse each completed copy, and pool the results. To let the likelihood of
+    a model inform the missing entries as well, use `numpyro_disco.sample(name, prior, obs=data)`
+    inside it. Asymptotically exact for the density of `prior` as `num_particles` grows.
+
+    Args:
+        rng_key: random key.
+        prior: the `EnergyDistribution`.
+        data: array (rows, D) with NaN where missing, a DataFrame, or a dict of columns. A DataFrame
+            needs a column for each coordinate and may have others.
+        num_imputations: number of completed copies.
+        num_particles: particles of each row's run; by default `num_imputations`, and at least 256.
+        rows_at_once: as for `sample_conditional`.
+        output: by default a DataFrame gives DataFrames and anything else an array. "array" asks for
+            an array, "arviz" for an ArviZ object with the variable "table", whose rows and columns
+            are labelled.
+
+    Returns:
+        A list of `num_imputations` DataFrames with the index and the columns of `data`, in which
+        only missing entries have changed; or an array (num_imputations, rows, D) in the prior's
+        precision; or an ArviZ object.
+
+    Raises:
+        ValueError: unknown names, shapes that do not fit, or values outside their supports.
+        RuntimeError: the particles of some row did not reach its conditional.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpyro_disco as disco
+        >>> q = disco.GaussianReference(jnp.zeros(2), 9 * jnp.eye(2))
+        >>> prior = disco.EnergyDistribution(lambda x: 0.5 * (x @ x), q, names=("a", "b"))
+        >>> data = jnp.array([[0.1, jnp.nan], [jnp.nan, 2.0], [0.5, 0.7]])
+        >>> disco.impute(jax.random.key(0), prior, data, num_imputations=4).shape
+        (4, 3, 2)
+    """
+    rng_key = check_key(rng_key)
+    check_prior(prior, "Give its `distribution`.")
+    check_count(num_imputations, "num_imputations")
+    if output not in OUTPUTS:
+        raise ValueError(f"Expected 'array' or 'arviz' for `output`; got {output!r}.")
+    is_frame = hasattr(data, "columns") and hasattr(data, "index")
+    given = prior.pattern(_known_columns(data, prior.names) if is_frame else data, "data")
+    if given.values.ndim != 2:
+        raise ValueError(f"Expected shape (rows, D) for `data`; got {given.values.shape}.")
+    rows = prior.with_clamped(given).as_rows("data")
+    if len(rows.values) != len(given.values):
+        raise ValueError(
+            f"Expected one row of `data` for each of the {len(rows.values)} vectors to which "
+            f"`prior` is clamped; got {len(given.values)}. Give all that is known in `data`."
+        )
+    if num_particles is None:
+        num_particles = max(num_imputations, MIN_PARTICLES)
+    draws = conditional_draws(rng_key, prior, rows, num_imputations, num_particles, rows_at_once)
+    if output == "arviz":
+        return tables_to_arviz(draws, prior.names, given.labels)
+    if is_frame and output is None:
+        return [_completed(data, prior.names, given, one) for one in np.asarray(draws)]
+    return draws
+
+
+def _known_columns(frame: Any, names: tuple[str, ...]) -> Any:
+    """The columns of a DataFrame that the prior knows."""
+    known = [column for column in frame.columns if str(column) in names]
+    missing = sorted(set(names) - {str(column) for column in known})
+    if missing:
+        raise ValueError(
+            f"Expected a DataFrame with the columns {names} for `data`; got one without {missing}. "
+            "Rename its columns, or add a column of NaN for a coordinate that is missing in every "
+            "row."
+        )
+    return frame[known]
+
+
+def _completed(frame: Any, names: tuple[str, ...], given: Pattern, draw: np.ndarray) -> Any:
+    """A copy of a DataFrame whose missing entries are those of `draw` (rows, D).
+
+    Complete columns are left alone. In the others, entries that are there keep their last bit, even
+    though draws may be in single precision.
+    """
+    completed = frame.copy()
+    for column in frame.columns:
+        if str(column) not in names:
+            continue
+        place = names.index(str(column))
+        there = given.observed[:, place]
+        if there.all():
+            continue
+        filled = np.where(there, given.values[:, place], draw[:, place])
+        dtype = frame[column].dtype
+        if isinstance(dtype, np.dtype) and dtype.kind == "f":
+            filled = filled.astype(dtype)
+        completed[column] = filled
+    return completed

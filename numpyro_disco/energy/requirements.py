@@ -1,0 +1,90 @@
+"""Checks of the parts from which an `EnergyDistribution` is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import constraints
+
+from numpyro_disco._typing import Array, EnergyFn
+from numpyro_disco.references.base import Reference
+from numpyro_disco.supports.coordinates import CoordinateSupports, check_supports
+
+NUM_TRIAL_DRAWS = 64
+"""Draws of the reference at which a new energy is evaluated."""
+
+
+def check_joint_reference(reference: Any) -> None:
+    """Require one unconditioned Gaussian or mixture reference."""
+    if not isinstance(reference, Reference):
+        raise ValueError(
+            "Expected a `GaussianReference` or a `MixtureReference` for `reference`; got "
+            f"{type(reference).__name__}."
+        )
+    if reference.observed is not None or reference.batch_shape != ():
+        raise ValueError(
+            "Expected one unconditioned `reference` over all coordinates; got one with batch "
+            f"shape {reference.batch_shape}. Condition the distribution instead, with `clamp`."
+        )
+
+
+def check_continuous_supports(
+    supports: Mapping[str, constraints.Constraint] | None, names: tuple[str, ...]
+) -> CoordinateSupports:
+    """Return one continuous support for each coordinate, the real line by default.
+
+    Args:
+        supports: from names to NumPyro constraints on one number, or None.
+        names: names of all coordinates.
+    """
+    found = check_supports(supports, names)
+    for name, support in zip(names, found, strict=True):
+        if support.is_discrete:
+            raise ValueError(
+                f"Expected continuous constraints in `supports`; got {support!r} for {name!r}. "
+                "An energy is a density over real numbers."
+            )
+    return CoordinateSupports(found)
+
+
+def check_location(value: Array, dimension: int, argument: str) -> Array:
+    """Return `value`; it must have one entry for each of `dimension` coordinates."""
+    if value.shape != (dimension,):
+        raise ValueError(f"Expected shape ({dimension},) for `{argument}`; got {value.shape}.")
+    return value
+
+
+def check_energy(energy_fn: EnergyFn, reference: Reference, loc: Array) -> None:
+    """Require one floating-point number per point, finite where the reference has its mass.
+
+    Args:
+        energy_fn: the energy of one point (D,).
+        reference: the reference, at whose mean and draws the energy is evaluated.
+        loc: a point (D,). Nothing is evaluated while the energy or the reference is traced.
+    """
+    out = jax.eval_shape(energy_fn, loc)
+    single = isinstance(out, jax.ShapeDtypeStruct) and out.shape == ()
+    if not (single and jnp.issubdtype(out.dtype, jnp.floating)):
+        raise ValueError(
+            f"Expected `energy_fn` to return one number for a point of shape {loc.shape}; got "
+            f"{out}. Sum over coordinates, and return a floating-point array of shape ()."
+        )
+    leaves = jax.tree.leaves((energy_fn, reference, loc))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return
+    draws = reference.sample(jax.random.key(0), (NUM_TRIAL_DRAWS,))
+    points = jnp.concatenate([reference.mean[None], draws])
+    energies = np.asarray(jax.vmap(energy_fn)(points))
+    bad = np.isnan(energies) | (energies == -np.inf)
+    if bad.any() or np.isinf(energies).all():
+        index = int(np.argmax(bad)) if bad.any() else 0
+        raise ValueError(
+            f"Expected a finite energy from `energy_fn` where the reference has its mass; got "
+            f"{energies[index]} at x = {np.asarray(points[index]).tolist()} "
+            f"({int(bad.sum())} of {len(bad)} trial points are NaN or -infinity). Correct the "
+            "energy there, return +infinity for points of zero density, or narrow the reference."
+        )

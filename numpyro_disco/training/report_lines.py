@@ -1,0 +1,233 @@
+"""The lines of a report that any density has: each checks it in one respect.
+
+Rows, held-out rows and points are in standardised units.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.stats import multivariate_normal
+
+from numpyro_disco._statistics import standard_error
+from numpyro_disco._typing import Array
+from numpyro_disco.diagnostics.verdicts import FAIL, PASS, WARN, verdict_of, worst
+from numpyro_disco.energy.learned import LearnedEnergy
+from numpyro_disco.training.evidence import FitEvidence
+
+MIN_HELD_OUT = 10
+"""Fewest held-out rows whose standard error means anything."""
+MAX_CLUSTERS = 10
+"""Most clusters whose masses are compared."""
+MAX_CLUSTERED_ROWS = 20_000
+"""Most training rows that are clustered."""
+MAX_CHANCE_VARIATION = 0.15
+"""Largest total variation that chance may cause for masses to be judged."""
+MAX_RAYS = 256
+"""Most rays along which the energy must increase."""
+RAY_RADII = (1.0, 1.5, 2.0, 4.0, 8.0)
+"""Points on each ray, in units of the distance of the farthest row."""
+
+
+class ReportLine(NamedTuple):
+    """The result of one check."""
+
+    name: str
+    """What was checked."""
+    value: float
+    """The number that the verdict is about."""
+    verdict: str
+    """"pass", "warn" or "fail"."""
+    reason: str
+    """What was compared, and what to do if the check did not pass."""
+
+
+def make_line(
+    name: str, value: float, verdict: str, finding: str, remedy: str, *, enough_rows: bool = True
+) -> ReportLine:
+    """A line that gives the remedy unless it passes, which needs enough held-out rows.
+
+    Args:
+        name: what was checked.
+        value: the number that the verdict is about.
+        verdict: the verdict if there are enough held-out rows.
+        finding: what was compared, and the result.
+        remedy: what to do if the check does not pass.
+        enough_rows: False if too few held-out rows were compared for the check to pass.
+    """
+    if not enough_rows:
+        verdict = worst(verdict, WARN)
+        remedy = f"there are too few held-out rows to rule out failure; {remedy}"
+    return ReportLine(name, value, verdict, finding if verdict == PASS else f"{finding}; {remedy}")
+
+
+@jax.jit
+def _energies(energy: LearnedEnergy, points: Array) -> Array:
+    # The energy is an argument, so that its weights are not constants of the compiled program.
+    return jax.vmap(energy.standardized)(points)
+
+
+def network_line(evidence: FitEvidence) -> ReportLine:
+    """Check that training lowered the held-out loss by more than two standard errors."""
+    history = evidence.history
+    kept = int(np.flatnonzero(history.step == evidence.best_step)[0])
+    gain = float(history.held_out_loss[0] - history.held_out_loss[kept])
+    error = float(history.held_out_error[kept])
+    side = "below" if gain >= 0 else "above"
+    finding = (
+        f"held-out loss {abs(gain):.3g} +- {error:.2g} {side} that of the untrained network "
+        f"(step {evidence.best_step} is kept)"
+    )
+    if evidence.best_step == 0:
+        finding = "training did not lower the held-out loss, so the untrained network is kept"
+    return make_line(
+        "network",
+        gain,
+        PASS if gain > 2 * error else WARN,
+        finding,
+        "what training starts from may describe the rows already; if not, use more rows or steps",
+        enough_rows=len(evidence.held_out) >= MIN_HELD_OUT,
+    )
+
+
+def no_draws_line(problem: RuntimeError) -> ReportLine:
+    """Report why the learned density could not be sampled."""
+    return make_line(
+        "draws",
+        0.0,
+        FAIL,
+        f"the learned density cannot be sampled: {str(problem).rstrip('.')}",
+        "use more steps, a wider reference or bounded `supports`",
+    )
+
+
+class LogDensities(NamedTuple):
+    """Normalised log densities in standardised units."""
+
+    rows: np.ndarray
+    """Log densities of training rows in nats, shape (n,)."""
+    held_out: np.ndarray
+    """Log densities of held-out rows in nats, shape (m,)."""
+    log_normalizer: float
+    """The estimate of log Z that was subtracted."""
+    log_normalizer_error: float
+    """Its standard error."""
+
+
+def log_densities(
+    energy: LearnedEnergy, rows: np.ndarray, held_out: np.ndarray, log_z: float, error: float
+) -> LogDensities:
+    """Evaluate -E(z) - log Z at training rows (n, D) and held-out rows (m, D)."""
+    at_held_out = -np.asarray(_energies(energy, held_out), np.float64) - log_z
+    at_rows = -np.asarray(_energies(energy, rows), np.float64) - log_z
+    return LogDensities(at_rows, at_held_out, log_z, error)
+
+
+def log_density_line(
+    evidence: FitEvidence, held_out: np.ndarray, densities: LogDensities
+) -> ReportLine:
+    """Compare the held-out log density with that of the Gaussian fitted to all training rows."""
+    rows = np.asarray(evidence.rows, np.float64)
+    covariance = np.cov(rows, rowvar=False).reshape(2 * rows.shape[1:])
+    gaussian = multivariate_normal.logpdf(held_out, rows.mean(0), covariance)
+    gains = densities.held_out - np.asarray(gaussian, np.float64)
+    gain, mean = float(gains.mean()), float(densities.held_out.mean())
+    error = float(np.hypot(standard_error(gains), densities.log_normalizer_error))
+    return make_line(
+        "log density",
+        mean,
+        PASS if gain > 2 * error else WARN if gain > -2 * error else FAIL,
+        f"{mean:.3f} nats per held-out row (standardised; log Z {densities.log_normalizer:.3f} +- "
+        f"{densities.log_normalizer_error:.2g}), {gain:+.3f} +- {error:.2g} relative to the "
+        "Gaussian of the training rows",
+        "use a mixture as the reference, or fewer steps",
+        enough_rows=len(held_out) >= MIN_HELD_OUT,
+    )
+
+
+def memorisation_line(densities: LogDensities, dimension: int) -> ReportLine:
+    """Compare the log density of training rows with that of held-out rows."""
+    gap = float(densities.rows.mean() - densities.held_out.mean())
+    error = float(np.hypot(standard_error(densities.rows), standard_error(densities.held_out)))
+    return make_line(
+        "memorisation",
+        gap,
+        verdict_of(gap, 0.02 * dimension, 0.1 * dimension, error),
+        f"log density of training rows {gap:+.3f} +- {error:.2g} nats relative to held-out rows",
+        "if it is much higher, rows are memorised: use fewer steps, more smoothing or a smaller "
+        "network",
+        enough_rows=2 * error <= 0.1 * dimension,
+    )
+
+
+def constant_line(densities: LogDensities) -> ReportLine:
+    """Check that log Z is 0, as it is for the exact minimiser of a contrastive objective."""
+    log_z, error = densities.log_normalizer, densities.log_normalizer_error
+    remedy = (
+        "there may be mass where neither rows nor draws of the reference reach: use more rows, a "
+        "`defensive_share` or fewer steps (`normalize` corrects the constant, not the shape)"
+        if log_z > 0
+        else "the constant was not learned: correct it by `normalize`, or use more rows"
+    )
+    return make_line(
+        "constant",
+        log_z,
+        verdict_of(abs(log_z), 0.1, 1, error),
+        f"log Z {log_z:+.3f} +- {error:.2g}, where the exact density has 0",
+        remedy,
+    )
+
+
+def masses_line(rows: np.ndarray, held_out: np.ndarray, draws: np.ndarray) -> ReportLine:
+    """Compare the shares of held-out rows and of draws in clusters of the training rows."""
+    from sklearn.cluster import KMeans
+
+    count = int(np.clip(len(held_out) // 20, 2, MAX_CLUSTERS))
+    clustered = np.asarray(rows[:MAX_CLUSTERED_ROWS], np.float64)
+    clusters = KMeans(count, n_init=1, random_state=0).fit(clustered)
+    held_out_share, draw_share = (
+        np.bincount(clusters.predict(np.asarray(x, np.float64)), minlength=count) / len(x)
+        for x in (held_out, draws)
+    )
+    distance = 0.5 * float(np.abs(held_out_share - draw_share).sum())
+    pooled = np.bincount(clusters.labels_, minlength=count) / len(clustered)
+    # The distribution of the distance between two samples of one distribution.
+    rng = np.random.default_rng(0)
+    by_chance = 0.5 * np.abs(
+        rng.multinomial(len(held_out), pooled, 2000) / len(held_out)
+        - rng.multinomial(len(draws), pooled, 2000) / len(draws)
+    ).sum(1)
+    usual, rare = np.quantile(by_chance, [0.95, 0.999])
+    return make_line(
+        "masses",
+        distance,
+        verdict_of(distance, max(0.02, usual), max(0.05, rare)),
+        f"total variation {distance:.3f} between held-out rows and draws over {count} clusters "
+        f"(chance alone gives up to {usual:.3f})",
+        "use the contrastive objective, which learns the masses of separate modes, or with `Disco` "
+        "a larger `density_weight`",
+        enough_rows=bool(usual <= MAX_CHANCE_VARIATION),
+    )
+
+
+def tails_line(evidence: FitEvidence, held_out: np.ndarray) -> ReportLine:
+    """Check that the energy increases along rays outward from the farthest training row."""
+    farthest = float(np.linalg.norm(evidence.rows, axis=1).max())
+    directions = jnp.asarray(held_out[:MAX_RAYS])
+    directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
+    radii = farthest * jnp.asarray(RAY_RADII)
+    points = radii[None, :, None] * directions[:, None]
+    energies = np.asarray(_energies(evidence.energy, points.reshape(-1, points.shape[-1])))
+    energies = energies.reshape(points.shape[:2])
+    falling = float(1 - (np.diff(energies, axis=1) > 0).all(axis=1).mean())
+    return make_line(
+        "tails",
+        falling,
+        verdict_of(falling, 0.0, 0.05),
+        f"the energy increases beyond the farthest row along {100 * (1 - falling):.3g} % of "
+        f"{len(directions)} rays",
+        "draws may run away there: use more steps, a larger `max_noise_scale` or a wider reference",
+    )

@@ -1,0 +1,21 @@
+"""Batches of rows."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_disco._batching import in_batches
+
+
+def test_batches_keep_order_and_bound_memory():
+    sizes = []
+
+    def function(arrays):
+        sizes.append(len(arrays["a"]))
+        return arrays["a"] + 1, arrays["b"].sum(1)
+
+    for count, rows_at_once in ((1, 1), (10, 1), (10, 3), (10, 9), (10, 10), (10, None)):
+        arrays = {"a": jnp.arange(count), "b": jnp.arange(2 * count).reshape(count, 2)}
+        first, second = in_batches(function, arrays, rows_at_once)
+        np.testing.assert_array_equal(first, np.arange(count) + 1)
+        np.testing.assert_array_equal(second, 4 * np.arange(count) + 1)
+        assert sizes[-1] <= (rows_at_once or count)

@@ -1,0 +1,63 @@
+"""The record behind a report: units there and back, and fits without a density."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.priors import gaussian_prior
+from numpyro.distributions import constraints
+
+import numpyro_disco as disco
+from numpyro_disco.energy.learned import LearnedEnergy, LearnedScore
+from numpyro_disco.training.evidence import FitEvidence
+from numpyro_disco.training.loop import History
+
+LOC, WHITENER = np.array([300.0, -1.0]), np.array([[0.01, 0.0], [0.4, 2.0]])
+PRIOR = gaussian_prior(np.zeros(2), np.eye(2))
+
+
+def evidence(prior, kind=LearnedEnergy):
+    reference = disco.GaussianReference(np.zeros(2), np.eye(2))
+    model = kind({}, reference, jnp.asarray(LOC), jnp.asarray(WHITENER), jnp.asarray(0.0), None)
+    return FitEvidence(
+        distribution=prior,
+        model=model,
+        coordinate_supports=(prior or PRIOR).coordinate_supports,
+        rows=np.zeros((4, 2)),
+        held_out=np.zeros((2, 2)),
+        history=History(*np.zeros((4, 1))),
+        best_step=0,
+        objective=disco.Contrastive(),
+        noise_scales={},
+    )
+
+
+def test_standardised_units_and_back():
+    x = np.array([[310.0, -0.5], [250.0, 2.0]])
+    found = evidence(PRIOR)
+    z = np.asarray(found.standardize(x))
+    np.testing.assert_allclose(z, (x - LOC) @ WHITENER.T, rtol=1e-4)
+    np.testing.assert_allclose(found.unstandardize(z), x, rtol=1e-5)
+    assert found.supports_real and found.energy is found.model and found.density is PRIOR
+
+
+def test_columns_with_a_support_are_standardised_unconstrained():
+    prior = disco.EnergyDistribution(
+        lambda x: 0.5 * (x @ x),
+        disco.GaussianReference(np.zeros(2), np.eye(2)),
+        names=("a", "b"),
+        supports={"b": constraints.positive},
+    )
+    x = np.array([[310.0, 0.5], [250.0, 2.0]])
+    unconstrained = np.stack([x[:, 0], np.log(x[:, 1])], axis=1)
+    found = evidence(prior)
+    z = np.asarray(found.standardize(x))
+    np.testing.assert_allclose(z, (unconstrained - LOC) @ WHITENER.T, rtol=1e-4)
+    np.testing.assert_allclose(found.unstandardize(z), x, rtol=1e-5)
+    assert not found.supports_real
+
+
+def test_a_score_network_has_no_density():
+    found = evidence(None, LearnedScore)
+    for attribute in ("density", "energy"):
+        with pytest.raises(ValueError, match="score network, which learns a score only"):
+            getattr(found, attribute)
