@@ -240,7 +240,8 @@ def pooled_truth(bench: Bench, *runs: LongRuns) -> Truth:
     apart = (np.ptp([r.mean for r in runs], axis=0) / deviation).max()
     if len(runs) > 1:
         print(
-            f"{bench.target.name}: long runs differ in means by at most {apart:.3f} standard deviations"
+            f"{bench.target.name}: means of long runs differ by at most {apart:.3f} standard "
+            "deviations"
         )
     return Truth(float(np.mean([r.log_evidence for r in runs])), mean, deviation)
 

@@ -149,8 +149,8 @@ def sample(
         sampler = disco.TemperedSMC(model, progress_bar=False, **settings)
     start = time.perf_counter()
     sampler.run(jax.random.key(0), *(np.asarray(a, np.float32) for a in args))
-    samples = sampler.get_samples(group_by_chain=True)
-    samples = {name: np.asarray(value, np.float64) for name, value in samples.items()}
+    draws = sampler.get_samples(group_by_chain=True)
+    samples = {name: np.asarray(value, np.float64) for name, value in draws.items()}
     return Draws(sampler, samples, time.perf_counter() - start)
 
 
@@ -205,9 +205,8 @@ def compare_moments(settings: dict[str, Any]) -> None:
         )
         for site, their_name in names.items():
             prefix = "_".join(filter(None, ["IDENTITY", their_name]))
-            print_site(
-                site, samples[site], truth.mean[site], truth.deviation[site], numbers, prefix
-            )
+            exact_moments = (truth.mean[site], truth.deviation[site])
+            print_site(site, samples[site], *exact_moments, numbers, prefix)
 
 
 def print_site(

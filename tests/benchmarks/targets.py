@@ -214,7 +214,7 @@ SCHOOL_ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
 
 def _schools_truth() -> Truth:
-    """Quadrature over mu and log tau, given which y_j is Normal(mu, sqrt(tau^2 + sigma_j^2))."""
+    """Quadrature over mu and log tau: y_j is Normal(mu, sqrt(tau^2 + sigma_j^2))."""
     mu = np.linspace(-35, 45, 401)[:, None]
     log_tau = np.linspace(-14, 9, 1501)[None, :]
     tau = np.exp(log_tau)
@@ -284,7 +284,7 @@ BROWNIAN_VALUES = np.array(
 
 
 def _brownian_truth() -> Truth:
-    """Quadrature over log a and log b, given which y ~ N(0, a^2 K + b^2 I), K_ij = min(i, j) + 1."""
+    """Quadrature over log a and log b: y is N(0, a^2 K + b^2 I), K_ij = min(i, j) + 1."""
     times = np.arange(30)
     covariance = np.minimum(times[:, None], times) + 1.0
     across = covariance[:, BROWNIAN_TIMES]
@@ -343,7 +343,7 @@ def logistic() -> Target:
 
 
 def learned() -> Target:
-    """A learned prior in ten dimensions, conditioned on every other coordinate of a held-out row."""
+    """A learned prior of ten columns, conditioned on every other entry of a held-out row."""
     name, prior, row = learned_prior()
     observed = {f"x.c{i}": row[i] for i in range(0, 10, 2)}
     free = [f"x.c{i}" for i in range(1, 10, 2)]
