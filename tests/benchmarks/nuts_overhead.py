@@ -1,19 +1,19 @@
-"""What NumPyro's NUTS costs for each gradient of a learned energy, relative to the gradient alone.
+"""What does NumPyro's NUTS cost for each gradient of a learned energy, beside the gradient alone?
 
     python tests/benchmarks/nuts_overhead.py [--chains 16] [--width 128] [--repeats 5]
 
 The gradient alone is `vmap(value_and_grad(energy))` over as many points as there are chains, many
-times in one compiled loop. NUTS runs its vectorised chains with the same batch. A chain that has
-finished its trajectory waits for the longest one, and its gradients go on being computed, so two
-costs are told apart:
+times in one compiled loop. NUTS runs vectorised chains with the same batch. A chain that has
+finished its trajectory waits for the longest one while its gradients are still computed, so there
+are two costs:
 
-    used     seconds / (leapfrog steps of all chains): what a draw costs
-    made     seconds / (chains x leapfrog steps of the longest chain, draw by draw): what the
-             machinery around a gradient costs. Chains also wait for each other at each doubling of
-             a tree, which this does not see: more gradients were made than are counted.
+    used     seconds / (leapfrog steps of all chains): the cost of a draw
+    made     seconds / (chains x leapfrog steps of the longest chain, draw by draw): the cost of the
+             machinery around a gradient. Chains also wait for each other at each doubling of a
+             tree, which is not counted: more gradients are made than this assumes.
 
-Ratios to the gradient alone, medians of several timed runs after a compiled one. Only the draws
-after warm-up are timed.
+Both are shown as ratios to the gradient alone, medians of several timed runs after one that
+compiles. Only draws after warm-up are timed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import numpyro
+from learned_priors import learned_prior
 from numpyro.infer import MCMC, NUTS
-from targets import learned_prior
 
 import numpyro_disco as disco
 
@@ -35,8 +35,19 @@ LOOP = 500
 """Gradients of each point in one timed call."""
 
 
+class Cost(NamedTuple):
+    """Cost of NUTS on one model."""
+
+    used: float
+    """Seconds for each gradient used."""
+    made: float
+    """Seconds for each gradient made."""
+    leapfrogs: float
+    """Mean leapfrog steps of a draw."""
+
+
 def median_seconds(call: Callable[[jax.Array], Any], repeats: int) -> tuple[float, list]:
-    """Median seconds of a call on fresh keys, after one that compiles, and the values."""
+    """Median seconds of calls with fresh keys, after one that compiles, and their values."""
     keys = jax.random.split(jax.random.key(1), repeats + 1)
     jax.block_until_ready(call(keys[0]))
     values, seconds = [], []
@@ -57,7 +68,7 @@ def bare_gradients(prior: disco.EnergyDistribution, num_chains: int) -> Callable
 
         def step(_: int, carry: tuple) -> tuple:
             x, total = carry
-            # Every step needs the one before, so none can be left out.
+            # Each step depends on the previous one, so the compiler cannot drop any.
             energy, gradient = value_and_grad(x)
             return x - 1e-4 * prior.scale**2 * gradient, total + energy
 
@@ -66,37 +77,52 @@ def bare_gradients(prior: disco.EnergyDistribution, num_chains: int) -> Callable
     return loop
 
 
-def nuts_gradient(
-    model: Callable, num_chains: int, num_draws: int, num_warmup: int, repeats: int
-) -> tuple[float, float, float]:
-    """Seconds for each gradient used and each gradient made, and mean leapfrog steps of a draw."""
+def nuts_cost(model: Callable, args: argparse.Namespace) -> Cost:
+    """Cost of NUTS on a model, after warm-up."""
     mcmc = MCMC(
         NUTS(model),
-        num_warmup=num_warmup,
-        num_samples=num_draws,
-        num_chains=num_chains,
+        num_warmup=args.warmup,
+        num_samples=args.draws,
+        num_chains=args.chains,
         chain_method="vectorized",
         progress_bar=False,
     )
     mcmc.warmup(jax.random.key(0))
     warm = mcmc.post_warmup_state
 
-    # Compiled whole: on its own, `run` would compile again at every call.
+    # Compiled as a whole: `run` alone would compile again at each call.
     @jax.jit
     def draw(rng_key: jax.Array) -> tuple[jax.Array, dict]:
         mcmc.post_warmup_state = warm
         mcmc.run(rng_key, extra_fields=("num_steps",))
         return mcmc.get_extra_fields(group_by_chain=True)["num_steps"], mcmc.get_samples()
 
-    seconds, values = median_seconds(draw, repeats)
+    seconds, values = median_seconds(draw, args.repeats)
     steps = np.stack([np.asarray(num_steps) for num_steps, _ in values])  # (repeats, chains, draws)
     used = steps.sum((1, 2)).mean()
-    made = num_chains * steps.max(axis=1).sum(-1).mean()
-    return seconds / used, seconds / made, steps.mean()
+    made = args.chains * steps.max(axis=1).sum(-1).mean()
+    return Cost(seconds / used, seconds / made, steps.mean())
+
+
+def models_of(prior: disco.EnergyDistribution, row: np.ndarray) -> dict[str, Callable]:
+    """Models with the prior as one site, as one site for each coordinate, and conditioned."""
+
+    def whole() -> None:
+        numpyro.sample("x", prior)
+
+    def sites() -> None:
+        disco.sample("x", prior)
+
+    observed = {f"x.{name}": row[i] for i, name in enumerate(prior.names) if i % 2 == 0}
+    return {
+        'numpyro.sample("x", prior)': whole,
+        'disco.sample("x", prior)': sites,
+        "the same, 5 of 10 conditioned": numpyro.handlers.condition(sites, observed),
+    }
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
-    """Print the table; return the ratios of gradients made."""
+    """Run the benchmark, print its table, and return the ratios of gradients made."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chains", type=int, default=16)
     parser.add_argument("--width", type=int, default=128)
@@ -106,27 +132,14 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args(arguments)
     name, prior, row = learned_prior(width=args.width, num_steps=args.train_steps)
-
-    def whole() -> None:
-        numpyro.sample("x", prior)
-
-    def sites() -> None:
-        disco.sample("x", prior)
-
-    clamped = {f"x.{name}": row[i] for i, name in enumerate(prior.names) if i % 2 == 0}
-    models = {
-        'numpyro.sample("x", prior)': whole,
-        'disco.sample("x", prior)': sites,
-        "the same, 5 of 10 conditioned": numpyro.handlers.condition(sites, clamped),
-    }
     gradients = bare_gradients(prior, args.chains)
-    print(f"{name}, width {args.width}, {args.chains} chains; microseconds a gradient:\n")
-    print("| model | leapfrogs a draw | alone | used | ratio | made | ratio |")
+    print(f"{name}, width {args.width}, {args.chains} chains; microseconds for each gradient:\n")
+    print("| model | leapfrog steps a draw | alone | used | ratio | made | ratio |")
     print("|---|---|---|---|---|---|---|")
     ratios = {}
-    for label, model in models.items():
-        used, made, steps = nuts_gradient(model, args.chains, args.draws, args.warmup, args.repeats)
-        # Measured beside each model, so that a machine that slows down slows both.
+    for label, model in models_of(prior, row).items():
+        used, made, steps = nuts_cost(model, args)
+        # Timed beside each model, so that a machine that slows down slows both.
         seconds, _ = median_seconds(gradients, args.repeats)
         bare = seconds / (LOOP * args.chains)
         ratios[label] = made / bare

