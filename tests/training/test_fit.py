@@ -113,7 +113,7 @@ def test_plot_history(few, tmp_path):
         fit.plot_history(axes[:1])
 
 
-# -- rows with missing entries -----------------------------------------------------------------------------
+# -- rows with missing entries ---------------------------------------------------------------
 
 
 def rows_missing_at_random(num=1200):
@@ -143,10 +143,10 @@ def learned_mean(**settings):
 
 
 @pytest.mark.training
-def test_refits_learn_from_rows_with_holes():
+def test_refits_learn_from_rows_with_missing_entries():
     """Refits bring the means back to those of all rows; complete rows alone do not."""
     rows, _ = rows_missing_at_random()
-    # Of the mean of all rows, of the draws, and of the draws of holes in rows half of them incomplete.
+    # Errors of the mean of all rows, of the draws, and of the imputed half of the rows.
     error = np.sqrt(2 / len(rows) + 1 / 2000)
     found = learned_mean(num_refits=3)
     assert_within(found, rows.mean(axis=0), error, sigmas=5, resolution=0.3, label="mean")
