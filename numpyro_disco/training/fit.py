@@ -1,39 +1,33 @@
 """`fit`: from rows of data to a learned prior.
 
 The steps: settings are resolved (`settings.py`), data is parsed once (`table.py`), mapped to
-unconstrained space and standardised (`units.py`); a reference is made (`references/fitting.py`),
-a network is trained beside it (`network.py`, `loop.py`), and the result is put together.
+unconstrained space and standardised (`units.py`); then a reference is made, a network is trained
+beside it, and the result is put together (`learning.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_key
 from numpyro_disco._typing import Array
-from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.imputation import impute
-from numpyro_disco.energy.learned import Learned, LearnedEnergy
 from numpyro_disco.references.base import Reference
-from numpyro_disco.references.fitting import MixtureFit, fit_reference
-from numpyro_disco.references.mixture import MixtureReference
+from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.supports.coordinates import CoordinateSupports
-from numpyro_disco.training.evidence import FitEvidence
-from numpyro_disco.training.loop import Run, make_plan, train
-from numpyro_disco.training.network import MLP, gaussian_start, untrained_model
+from numpyro_disco.training.learning import FitKeys, PreparedRows, learn
+from numpyro_disco.training.network import MLP
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.optimizer import AdamW
-from numpyro_disco.training.result import FitResult, Resumable, history_arrays
+from numpyro_disco.training.result import FitResult
 from numpyro_disco.training.settings import FitSettings, requested_settings
 from numpyro_disco.training.table import (
     Table,
@@ -43,44 +37,7 @@ from numpyro_disco.training.table import (
     read_table,
 )
 from numpyro_disco.training.transforms import choose_transform
-from numpyro_disco.training.units import Units, standard_units, unconstrained_rows
-
-
-class _Keys(NamedTuple):
-    """The random keys of a fit."""
-
-    split: Array
-    """Which rows are held out."""
-    network: Array
-    """First weights."""
-    train: Array
-    """Batches."""
-    table: Array
-    """Spreading of whole numbers, choice of a transform, and imputation."""
-
-
-class _Prepared(NamedTuple):
-    """Rows in unconstrained space, ready to be learned from."""
-
-    complete: np.ndarray
-    """Complete rows, shape (N, D)."""
-    incomplete: np.ndarray
-    """Rows with missing entries, NaN, shape (M, D)."""
-    names: tuple[str, ...]
-    supports: CoordinateSupports
-
-
-class _References(NamedTuple):
-    """The reference in two units, and where the network starts."""
-
-    standard: Reference
-    """Over standardised coordinates."""
-    unconstrained: Reference
-    """Over unconstrained coordinates."""
-    linear: Array | None
-    """The matrix A of `gaussian_start`, for the default Gaussian reference."""
-    components: dict[int, float]
-    """Mean held-out log density by number of components tried."""
+from numpyro_disco.training.units import unconstrained_rows
 
 
 def fit(
@@ -184,7 +141,7 @@ def fit(
         >>> fit.distribution.names
         ('a', 'b')
     """
-    keys = _Keys(*jax.random.split(check_key(rng_key), 4))
+    keys = FitKeys(*jax.random.split(check_key(rng_key), 4))
     settings = requested_settings(
         None if resume is None else resume.settings,
         objective=objective,
@@ -206,14 +163,8 @@ def fit(
     spread_key, impute_key = jax.random.split(keys.table)
     settings, prepared = _prepare(spread_key, table, settings)
     if settings.num_refits == 0:
-        if len(prepared.incomplete):
-            warnings.warn(
-                f"{len(prepared.incomplete)} of {len(table.values)} rows of `data` have missing "
-                "entries and are left out. To learn from them as well give `num_refits`, for "
-                "example 3.",
-                stacklevel=2,
-            )
-        return _learn(keys, prepared, prepared.complete[:0], settings, resume, progress_bar)
+        _warn_of_incomplete_rows(table)
+        return learn(keys, prepared, prepared.complete[:0], settings, resume, progress_bar)
     if resume is not None or not len(prepared.incomplete):
         raise ValueError(
             "Expected `num_refits` with rows of `data` that have missing entries, and without "
@@ -225,6 +176,17 @@ def fit(
             )
         )
     return _learn_with_refits(keys, impute_key, prepared, settings, progress_bar)
+
+
+def _warn_of_incomplete_rows(table: Table) -> None:
+    """Warn of rows with missing entries, which are left out."""
+    num_incomplete = int(table.incomplete.sum())
+    if num_incomplete:
+        warnings.warn(
+            f"{num_incomplete} of {len(table.values)} rows of `data` have missing entries and are "
+            "left out. To learn from them as well give `num_refits`, for example 3.",
+            stacklevel=3,
+        )
 
 
 def _check_reference(reference: Any, dimension: int) -> None:
@@ -243,7 +205,9 @@ def _check_reference(reference: Any, dimension: int) -> None:
         )
 
 
-def _prepare(rng_key: Array, table: Table, settings: FitSettings) -> tuple[FitSettings, _Prepared]:
+def _prepare(
+    rng_key: Array, table: Table, settings: FitSettings
+) -> tuple[FitSettings, PreparedRows]:
     """Check the rows, choose a transform, and map the rows to unconstrained space."""
     resolution = settings.objective.smallest_resolution
     if settings.objective.is_contrastive:
@@ -259,14 +223,18 @@ def _prepare(rng_key: Array, table: Table, settings: FitSettings) -> tuple[FitSe
     if not supports.real:
         # Columns that are independent in the user's units may be copies in unconstrained space.
         check_copies(complete, table.names)
-    return settings, _Prepared(complete, values[table.incomplete], table.names, supports)
+    return settings, PreparedRows(complete, values[table.incomplete], table.names, supports)
 
 
 def _learn_with_refits(
-    keys: _Keys, impute_key: Array, prepared: _Prepared, settings: FitSettings, progress_bar: bool
+    keys: FitKeys,
+    impute_key: Array,
+    prepared: PreparedRows,
+    settings: FitSettings,
+    progress_bar: bool,
 ) -> FitResult:
     """Learn from complete rows, then impute the others and learn from all rows, again and again."""
-    result = _learn(keys, prepared, prepared.complete[:0], settings, None, progress_bar)
+    result = learn(keys, prepared, prepared.complete[:0], settings, None, progress_bar)
     real = CoordinateSupports((constraints.real,) * len(prepared.names))
     missing = np.isnan(prepared.incomplete)
     for refit in range(settings.num_refits):
@@ -276,174 +244,5 @@ def _learn_with_refits(
         unconstrained = result.distribution.replace(coordinate_supports=real)
         drawn = impute(key, unconstrained, prepared.incomplete, num_imputations=1)[0]
         filled = np.where(missing, np.asarray(drawn, np.float64), prepared.incomplete)
-        result = _learn(keys, prepared, filled, settings, None, progress_bar)
+        result = learn(keys, prepared, filled, settings, None, progress_bar)
     return result
-
-
-def _learn(
-    keys: _Keys,
-    prepared: _Prepared,
-    filled: np.ndarray,
-    settings: FitSettings,
-    resume: FitResult | None,
-    progress_bar: bool,
-) -> FitResult:
-    """Learn from complete rows, some of them held out, and from imputed rows."""
-    units = standard_units(
-        keys.split,
-        prepared.complete,
-        filled,
-        prepared.names,
-        held_out_fraction=settings.held_out_fraction,
-        resolution=settings.objective.smallest_resolution,
-        whiten=settings.objective.whitens,
-    )
-    held_out, rows = (units.standardize(part) for part in (units.held_out, units.rows))
-    objective, noise_scales = settings.objective.with_noise_scale(rows, held_out)
-    if resume is not None:
-        noise_scales = resume.noise_scales
-    settings = dataclasses.replace(settings, objective=objective)
-    references = _make_references(settings, units, rows, held_out, resume, progress_bar)
-    settings = settings.resolved(references.standard, len(rows))
-    model = untrained_model(
-        keys.network,
-        settings.network,
-        settings.objective,
-        references.standard,
-        references.linear,
-        units,
-    )
-    # Made before training, so that errors come before the time is spent.
-    distribution = _distribution(model, references.unconstrained, prepared, units, settings)
-    fingerprint = _fingerprint(keys, prepared, filled, references, model, settings)
-    if resume is not None and resume.resumable.fingerprint != fingerprint:
-        raise ValueError(
-            "Expected `resume` to come from the same key, data, reference and settings (all but "
-            "`num_steps` and `patience`); they differ. Start anew without `resume`."
-        )
-    run, interrupted = train(
-        keys.train,
-        model,
-        rows,
-        held_out,
-        make_plan(settings),
-        patience=settings.patience,
-        run=None if resume is None else resume.resumable.run,
-        progress_bar=progress_bar,
-        resumable=not len(filled),
-    )
-    if resume is not None and not interrupted:
-        _warn_if_nothing_was_trained(resume, run)
-    model = dataclasses.replace(model, weights=run.best, smoothed=None)
-    history = history_arrays(run)
-    evidence = FitEvidence(
-        distribution=None if distribution is None else distribution.replace(energy_fn=model),
-        model=model,
-        coordinate_supports=prepared.supports,
-        rows=rows,
-        held_out=held_out,
-        history=history,
-        best_step=run.best_step,
-        objective=settings.objective,
-        noise_scales=noise_scales,
-    )
-    return FitResult(
-        settings=settings,
-        history=history,
-        best_step=run.best_step,
-        components=references.components,
-        noise_scales=noise_scales,
-        interrupted=interrupted,
-        evidence=evidence,
-        resumable=Resumable(run, fingerprint),
-    )
-
-
-def _make_references(
-    settings: FitSettings,
-    units: Units,
-    rows: np.ndarray,
-    held_out: np.ndarray,
-    resume: FitResult | None,
-    progress_bar: bool,
-) -> _References:
-    """Fit, take or derive the reference."""
-    given = settings.reference
-    if isinstance(given, Reference):
-        standard = given.affine(units.whitener, -units.whitener @ units.loc)
-        return _References(standard, given, None, {})
-    if isinstance(given, MixtureFit):
-        if resume is not None:
-            standard, before = resume.evidence.model.reference, resume.evidence.distribution
-            unconstrained = standard if before is None else before.joint_reference
-            return _References(standard, unconstrained, None, resume.components)
-        mixture, components = fit_reference(
-            rows, held_out, settings=given, basis=units.basis, progress_bar=progress_bar
-        )
-        moved = mixture.affine(units.basis, units.loc)
-        return _References(MixtureReference(*mixture), MixtureReference(*moved), None, components)
-    gaussian, linear = gaussian_start(rows, settings.objective.resolution)
-    return _References(gaussian, gaussian.affine(units.basis, units.loc), linear, {})
-
-
-def _distribution(
-    model: Learned,
-    reference: Reference,
-    prepared: _Prepared,
-    units: Units,
-    settings: FitSettings,
-) -> EnergyDistribution | None:
-    """The distribution around the untrained energy; None for a score network."""
-    if not isinstance(model, LearnedEnergy):
-        return None
-    objective, dtype = settings.objective, jnp.result_type(float)
-    smoothed = objective.smooths and not objective.undoes_smoothing
-    return EnergyDistribution(
-        model,
-        reference,
-        names=prepared.names,
-        supports=dict(zip(prepared.names, prepared.supports.supports, strict=True)),
-        loc=units.loc.astype(dtype),
-        scale=units.scale.astype(dtype),
-        noise_scale=objective.resolution if smoothed else None,
-    )
-
-
-def _fingerprint(
-    keys: _Keys,
-    prepared: _Prepared,
-    filled: np.ndarray,
-    references: _References,
-    model: Learned,
-    settings: FitSettings,
-) -> tuple:
-    """Everything that has to be the same for a run to be continued: all but when it ends."""
-    arrays = [
-        prepared.complete,
-        filled,
-        jax.random.key_data(keys.split),
-        *jax.tree.leaves(references.standard),
-    ]
-    digest = hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in arrays)).hexdigest()
-    plan = make_plan(settings)._replace(num_steps=0)
-    kind = type(references.unconstrained).__name__
-    return (
-        prepared.names,
-        prepared.supports,
-        digest,
-        kind,
-        model.graph,
-        plan,
-        settings.held_out_fraction,
-    )
-
-
-def _warn_if_nothing_was_trained(resume: FitResult, run: Run) -> None:
-    if run.carry.step != resume.resumable.run.carry.step:
-        return
-    more = " and `patience`." if resume.settings.objective.strict else "."
-    warnings.warn(
-        f"Nothing was trained: `resume` has taken {int(run.carry.step)} steps, and step "
-        f"{run.best_step} was the best. Give a larger `num_steps`" + more,
-        stacklevel=4,
-    )

@@ -157,7 +157,7 @@ def check_ties(table: Table) -> None:
                 f"more than {SPIKE} times as many as any other value: the prior will have a very "
                 "narrow mode there, in which samplers move slowly. If the value is a code (below "
                 "the limit of detection, not applicable), drop these rows or set it to NaN.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
 
