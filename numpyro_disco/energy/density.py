@@ -190,7 +190,7 @@ class EnergyDensity(Distribution):
         return jnp.where(np.asarray(self.observed), self.values, x)
 
     def log_dets(self, x: Array, which: ArrayLike) -> Array:
-        """Log |dx / dy| summed over some coordinates, shape (..., D) to (...).
+        """Log ``|dx / dy|`` summed over some coordinates, shape (..., D) to (...).
 
         Subtract it from a log density of these coordinates in unconstrained space to get the log
         density in the user's units.
