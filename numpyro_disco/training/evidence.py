@@ -85,6 +85,6 @@ class FitEvidence:
 
 
 _NO_DENSITY = (
-    "Expected a fit with a density to report on; got a score network, which learns a score only. "
-    "Train with another `objective`."
+    "Expected a fit with a density to condition, sample or report on; got a score network, which "
+    "learns a score only. Use `score`, or train with another `objective`."
 )

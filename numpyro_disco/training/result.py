@@ -65,12 +65,7 @@ class FitResult:
         Raises:
             ValueError: a score network, which has no density.
         """
-        if self.evidence.distribution is None:
-            raise ValueError(
-                "`disco_score` learns a score only, so it has no density to condition or sample; "
-                "use `score`. To learn a density train with another `objective`."
-            )
-        return self.evidence.distribution
+        return self.evidence.density
 
     @property
     def transform(self) -> str | None:
