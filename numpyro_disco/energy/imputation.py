@@ -14,7 +14,7 @@ from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
 from numpyro_disco.energy.pattern import Pattern
 
 MIN_PARTICLES = 256
-"""Fewest particles of each row's run, of which few draws are kept."""
+"""Fewest particles of each row's run, even if only a few of them are kept as draws."""
 OUTPUTS = (None, "array", "arviz")
 
 

@@ -12,7 +12,7 @@ from numpyro_disco.training.row_posterior import row_posterior
 MAX_JUDGES = 1024
 """Most held-out rows that judge a noise scale."""
 TRIED_SCALES = tuple(float(s) for s in np.geomspace(0.01, 1, 15))
-"""Noise scales that are tried, in standardised units."""
+"""Noise scales that are tried, in standardised units, smallest first."""
 
 
 def choose_noise_scale(rows: np.ndarray, held_out: np.ndarray) -> tuple[float, dict[float, float]]:

@@ -14,6 +14,7 @@ from numpyro_disco._typing import Pytree
 DECAY_ROWS = 30_000
 """Most training rows for which weights decay by default."""
 WARMUP_STEPS = 100
+"""Most steps over which the learning rate rises from zero."""
 LARGEST_NORM = 10.0
 """Gradients are clipped to this norm."""
 
@@ -59,7 +60,7 @@ class AdamW:
 
 
 def _is_kernel(weights: Pytree) -> Pytree:
-    """Which weights are kernels of layers."""
+    """Mask of the weights: True for kernels of layers."""
     tree = jax.tree_util
     return tree.tree_map_with_path(lambda path, _: "kernel" in tree.keystr(path), weights)
 

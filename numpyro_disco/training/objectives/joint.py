@@ -32,7 +32,7 @@ class Joint(NoisyPointsObjective):
     """Contrastive loss plus a small share of the DISCO loss.
 
     The DISCO loss trains the reference smoothed like the rows, and also where draws of the
-    reference do not reach. One correction f serves both: smoothing hardly changes the ratio of the
+    reference do not reach. One correction f serves both: smoothing barely changes the ratio of the
     rows' density to the reference. The learned density is that of the rows. For comparison and
     teaching.
 
@@ -77,7 +77,7 @@ class Joint(NoisyPointsObjective):
         )
 
     def in_tree_order(self, num_rows: int, dimension: int) -> bool:
-        """Batches are spread over the rows."""
+        """True: batches are spread over the rows in that order."""
         return True
 
     def round_data(self, rng_key: Array, rows: Array, model: Learned, batch_size: int) -> Any:
