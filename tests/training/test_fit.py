@@ -152,7 +152,9 @@ def test_refits_learn_from_rows_with_missing_entries():
     error = np.sqrt(2 / len(rows) + 1 / 2000)
     found = learned_mean(num_refits=3)
     assert_within(found, rows.mean(axis=0), error, sigmas=5, resolution=0.3, label="mean")
-    with pytest.warns(UserWarning, match=r"\d+ of 1200 rows of `data` have holes.*`num_refits`"):
+    with pytest.warns(
+        UserWarning, match=r"\d+ of 1200 rows of `data` have missing entries.*`num_refits`"
+    ):
         alone = learned_mean()
     with pytest.raises(AssertionError, match="is off"):
         assert_within(alone, rows.mean(axis=0), error, sigmas=5, resolution=0.3, label="twin")
@@ -160,7 +162,7 @@ def test_refits_learn_from_rows_with_missing_entries():
 
 def test_invalid_refits_are_refused():
     rows, incomplete = rows_missing_at_random(100)
-    with pytest.raises(ValueError, match="no row has holes"):
+    with pytest.raises(ValueError, match="no entry is missing"):
         disco.fit(jax.random.key(0), rows, num_refits=1, progress_bar=False)
     with pytest.raises(ValueError, match="at least 0 for `num_refits`"):
         disco.fit(jax.random.key(0), incomplete, num_refits=-1, progress_bar=False)
