@@ -90,7 +90,7 @@ def impute(
 
 
 def _known_columns(frame: Any, names: tuple[str, ...]) -> Any:
-    """The columns of a DataFrame that the prior knows."""
+    """The columns of a DataFrame that are coordinates of the prior."""
     known = [column for column in frame.columns if str(column) in names]
     missing = sorted(set(names) - {str(column) for column in known})
     if missing:

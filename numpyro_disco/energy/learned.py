@@ -27,7 +27,7 @@ from numpyro_disco.references.base import Reference
 
 @dataclasses.dataclass(frozen=True)
 class Learned(abc.ABC):
-    """A network over standardised points, with a reference beside it."""
+    """A network over standardised points, together with a reference."""
 
     weights: Pytree
     """State of the network."""

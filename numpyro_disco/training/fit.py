@@ -1,8 +1,8 @@
 """`fit`: from rows of data to a learned prior.
 
 The steps: settings are resolved (`settings.py`), data is parsed once (`table.py`), mapped to
-unconstrained space and standardised (`units.py`); then a reference is made, a network is trained
-beside it, and the result is put together (`learning.py`).
+unconstrained space and standardised (`units.py`); then a reference is made, a network is trained as
+its correction, and the result is put together (`learning.py`).
 """
 
 from __future__ import annotations

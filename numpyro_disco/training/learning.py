@@ -1,4 +1,4 @@
-"""One fit of prepared rows: the reference, the network beside it, training, and the result."""
+"""One fit of prepared rows: the reference, the network, training, and the result."""
 
 from __future__ import annotations
 

@@ -123,10 +123,10 @@ def train(
         patience: steps without a lower held-out loss after which a strict objective stops.
         run: state to continue from; the start by default.
         progress_bar: show progress with tqdm.
-        resumable: whether the message after an interruption may offer `resume`.
+        resumable: True if the message after an interruption may offer `resume`.
 
     Returns:
-        The state of training, and whether it was interrupted from the keyboard.
+        The state of training, and True if it was interrupted from the keyboard.
 
     Raises:
         FloatingPointError: the loss is not finite.

@@ -32,8 +32,8 @@ class MLP:
         num_blocks: residual blocks of two layers each.
         num_octaves: frequencies pi/4 times 1, 2, 4, ... at which each coordinate is also seen
             through sines and cosines. By default they reach half a wave for two `noise_scale`. One
-            is enough for a contrastive objective beside a mixture, which describes the fine
-            structure; higher ones would be fitted to single rows.
+            is enough for a contrastive objective with a mixture, which describes the fine
+            structure; higher ones would memorise single rows.
 
     Raises:
         ValueError: sizes that are not whole numbers, or too small.

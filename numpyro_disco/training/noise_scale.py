@@ -20,7 +20,7 @@ def choose_noise_scale(rows: np.ndarray, held_out: np.ndarray) -> tuple[float, d
 
     This is the bandwidth of a kernel density estimate by held-out likelihood, among `TRIED_SCALES`.
     A smaller scale leaves the training rows isolated; a larger one loses structure that they show.
-    A network interpolates between rows by itself, so it never needs more smoothing than this.
+    A network also interpolates between rows, so it never needs more smoothing than this.
 
     Args:
         rows: standardised rows to train on, shape (N, D).

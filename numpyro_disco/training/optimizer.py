@@ -27,7 +27,7 @@ class AdamW:
         learning_rate: the rate after the warm-up; it decays to zero at the last step.
         weight_decay: decay of the kernels of the layers, relative to the learning rate. Kernels of
             zero leave the reference as it is, so decay pulls towards the reference. By default 1
-            for the contrastive objectives beside a mixture on up to 30,000 rows, otherwise 0.
+            for the contrastive objectives with a mixture on up to 30,000 rows, otherwise 0.
 
     Raises:
         ValueError: a rate that is not positive, or a negative decay.

@@ -50,7 +50,7 @@ def test_states_are_kept_as_far_apart_as_the_first_is_from_the_start():
     np.testing.assert_allclose(progress.correlation, 0.05)
 
 
-def test_moves_stop_where_correlation_has_stopped_falling():
+def test_moves_stop_once_correlation_stops_falling():
     # The second fall is within the noise of a correlation of four chains, 1 / sqrt(4).
     progress, kept = sequence([0.9, 0.6] + 20 * [0.0])
     assert kept == [2, 4, 6]

@@ -106,7 +106,7 @@ class Objective(abc.ABC):
         return False
 
     def round_data(self, rng_key: Array, rows: Array, model: Learned, batch_size: int) -> Any:
-        """Data of one round of steps: all rows, and whatever is drawn afresh beside them."""
+        """Data of one round of steps: all rows, and anything that is drawn once per round."""
         return rows
 
     @abc.abstractmethod
@@ -241,7 +241,7 @@ def plain_batches(rng_key: Array, rows: Array, batch_size: int) -> Source:
 def batches_with(
     draw_beside: Callable[[Array, Array, int], Any], rng_key: Array, rows: Array, batch_size: int
 ) -> Source:
-    """Batches of random rows, each beside the random numbers that `draw_beside` draws for it."""
+    """Batches of random rows, each with the random numbers that `draw_beside` draws for it."""
 
     def batch(rng_key: Array) -> tuple[Array, Any]:
         row_key, noise_key = jax.random.split(rng_key)

@@ -31,9 +31,9 @@ from numpyro_disco.training.losses import contrastive_loss, ranking_loss
 from numpyro_disco.training.objectives.base import Objective, or_none, store_checked
 
 DEFENSIVE_SHARE = 0.001
-"""Default defensive share beside a mixture."""
+"""Default defensive share with a mixture as the reference."""
 NUM_REDRAWS = 4
-"""Default number of redraws beside a single Gaussian."""
+"""Default number of redraws with a single Gaussian as the reference."""
 NUM_JUDGED_DIRECTIONS = 64
 """Number of choices of redrawn coordinates with which held-out rows are judged."""
 
@@ -51,12 +51,12 @@ class Contrastive(Objective):
             in the reference, before their ratio is taken. No point is more than about
             1 / defensive_share times likelier or less likely than under the reference. It bounds
             the loss of a few outlying rows, and prevents mass where there are neither rows nor
-            draws. By default 0.001 beside a mixture, otherwise 0.
+            draws. By default 0.001 with a mixture as the reference, otherwise 0.
         num_redraws: number of draws of the reference given some of a row's coordinates; the network
             also learns to find the row among them. It adds information about the dependence
             between columns where rows and unconditional draws are told apart easily. The network is
-            evaluated at 2 + num_redraws points for each row. By default 4 beside a single Gaussian
-            of two columns or more, otherwise 0.
+            evaluated at 2 + num_redraws points for each row. By default 4 with a single Gaussian
+            and two columns or more, otherwise 0.
 
     Raises:
         ValueError: a share outside of [0, 1/2), or a number of redraws that is not a whole number.
