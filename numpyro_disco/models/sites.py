@@ -39,8 +39,8 @@ def sample(
     what `condition` does.
 
     With `obs`, each row of the table is an observation of the prior and each missing entry (NaN) is
-    latent. All missing entries form one vector site, "name.missing", in the order of the
-    table. `numpyro_disco.to_arviz` labels them by row and column.
+    latent. All missing entries form one vector site, "name.missing", in the order of the table.
+    `numpyro_disco.to_arviz` labels them by row and column.
 
     In compiled code (`TemperedSMC` compiles the arguments of a model, `MCMC` does so with
     `jit_model_args=True`) and under a subsampling plate, neither the values of a table nor the

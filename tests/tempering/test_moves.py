@@ -67,7 +67,7 @@ def test_twice_as_many_moves_are_made_at_inverse_temperature_one():
 
 
 def test_largest_number_of_moves():
-    # Moves that are hardly ever accepted never count as having forgotten anything.
+    # Moves that are almost never accepted do not count as having forgotten their start.
     _, kept = sequence([0.0] * 20, acceptance=0.01, max_moves=4)
     assert kept == [4, 8, 12]
 
