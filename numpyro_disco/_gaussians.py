@@ -211,7 +211,7 @@ def component_distances(
         means: shape (K, d).
         cholesky: lower-triangular factors of the covariances, with the identity on coordinates
             that are not kept, shape (K, d, d).
-        kept: 0/1 array (d,): coordinates with 0 are no part of the density.
+        kept: 0/1 array (d,): the density leaves out coordinates with 0.
 
     Returns:
         Distances (n, K) and constants (K,).

@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Options of XLA, the order of tests, and fixtures that all tests share."""
 
 import collections
 import gc
@@ -11,13 +11,13 @@ import pytest
 
 LONG = ("training", "statistics", "slow")
 
-# Most tests do little else than compile. These options of XLA make that quicker, where they exist:
-# without XLA's newer code generation, compilation takes much less time.
+# Most tests spend nearly all of their time compiling. Without XLA's newer code generation,
+# compilation is much faster. Not every version of XLA has the option.
 QUICK_OPTIONS = ("--xla_cpu_use_fusion_emitters=false",)
 
 
 def is_known(option):
-    """Ask a fresh process, which XLA stops at an option that it does not know."""
+    """Ask a fresh process, because XLA aborts on an option that it does not know."""
     environment = {**os.environ, "XLA_FLAGS": option}
     command = [sys.executable, "-c", "import jax; jax.devices()"]
     return subprocess.run(command, env=environment, capture_output=True).returncode == 0
@@ -32,9 +32,9 @@ def pytest_configure():
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Start with the files that hold the most long tests.
+    """Run the files with the most long tests first.
 
-    Two workers share whole files, and neither should begin a long one when the other is done.
+    Workers take whole files, and none should begin a long file when the others are done.
     """
     num_long = collections.Counter(
         item.path for item in items if any(map(item.get_closest_marker, LONG))
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_setup(item):
-    """Compile quickly where nothing runs for long: training a small network is not long either."""
+    """Turn off most optimisations, except for slow tests. Training a small network is not slow."""
     long = item.get_closest_marker("slow") is not None
     jax.config.update("jax_disable_most_optimizations", not long)
 

@@ -150,7 +150,7 @@ def test_columns_of():
     assert names == ("0", "1", "2")
 
 
-def test_columns_of_keeps_holes():
+def test_columns_of_keeps_missing_entries():
     frame = pd.DataFrame({"z": [1.0, None], "u": [2, 3]})
     table, _ = checks.columns_of(frame)
     np.testing.assert_array_equal(table, [[1, 2], [np.nan, 3]])

@@ -45,7 +45,7 @@ def test_other_handlers_are_inactive_inside_only_handlers():
     assert trace["x"]["value"].shape == () and trace["y"]["value"].shape == (3,)
 
 
-def test_handlers_that_observe_know_a_site_by_its_scoped_name():
+def test_observing_handlers_use_the_scoped_name_of_a_site():
     found = []
 
     def inner():
@@ -61,7 +61,7 @@ def test_handlers_that_observe_know_a_site_by_its_scoped_name():
     ]
 
 
-def test_plates_say_how_much_of_them_is_taken():
+def test_active_plates_have_their_size_and_subsample_size():
     with handlers.seed(rng_seed=0), handlers.trace() as trace:
         with numpyro.plate("rows", 6, subsample_size=2, dim=-2):
             (plate,) = [h for h in _numpyro.active_handlers() if isinstance(h, numpyro.plate)]
@@ -163,7 +163,7 @@ def test_the_axis_along_which_leaves_are_stacked_becomes_a_batch_axis():
     assert _numpyro.promote_batch_shape(stacked).batch_shape == (4,)
 
 
-def test_values_outside_the_support_are_noticed_where_validation_is_on():
+def test_values_outside_the_support_are_detected_if_validation_is_on():
     class Positive(dist.Distribution):
         support = constraints.positive
 
@@ -178,7 +178,7 @@ def test_values_outside_the_support_are_noticed_where_validation_is_on():
 # -- samplers ----------------------------------------------------------------------------------
 
 
-def test_a_sampler_that_has_run_tells_its_model_and_arguments():
+def test_model_and_arguments_of_a_finished_sampler():
     mcmc = MCMC(NUTS(model), num_warmup=2, num_samples=2, progress_bar=False)
     mcmc.run(KEY, y=0.7)
     assert _numpyro.model_and_arguments(mcmc) == (model, (), {"y": 0.7})

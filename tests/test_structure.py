@@ -97,7 +97,7 @@ def unexpected(paths):
 def test_top_level_of_the_repository():
     listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listing.returncode != 0:
-        pytest.skip("this is no git checkout, so stray files cannot be told from the repository's")
+        pytest.skip("not a git checkout, so stray files cannot be detected")
     paths = listing.stdout.strip("\0").split("\0")
     assert unexpected(paths) == []
     assert unexpected([*paths, ".ci/noxfile.py"]) == []

@@ -26,7 +26,7 @@ MAX_ROWS = 2000
 
 
 class ConditionalCheck(NamedTuple):
-    """How typical the conditioning values are, row by row."""
+    """Typicality of the conditioning values, row by row."""
 
     percentile: np.ndarray
     """Share of draws of the prior whose marginal density of the same coordinates is no higher,

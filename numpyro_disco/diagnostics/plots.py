@@ -101,7 +101,7 @@ def plot_report(
 
 
 def _plot_pairs(figure: Any, names: tuple[str, ...], rows: np.ndarray, draws: np.ndarray) -> None:
-    """Draw histograms of each column on the diagonal, and dots of each pair of columns beside."""
+    """Draw histograms of the columns on the diagonal, and scatter plots of pairs elsewhere."""
     grid = figure.subplots(len(names), len(names), squeeze=False, sharex="col")
     dots = {"linestyle": "", "marker": "o", "markersize": 3, "markeredgewidth": 0, "alpha": 0.6}
     for (i, j), axis in np.ndenumerate(grid):

@@ -54,7 +54,7 @@ class EnergyDensity(Distribution):
     coordinate_supports: CoordinateSupports
     """Support of each coordinate, and the maps to and from unconstrained space."""
     observed: tuple[bool, ...]
-    """Which coordinates are clamped."""
+    """True for each clamped coordinate, D entries."""
     log_normalizer: Array | None
     """log Z as estimated by `normalize`, or None."""
     log_normalizer_error: Array | None

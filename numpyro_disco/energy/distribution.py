@@ -178,7 +178,7 @@ class EnergyDistribution(EnergyDensity):
         return with_batch_shape(clamped, values.shape[:-1])
 
     def temper(self, inverse_temperature: float) -> Self:
-        """p^b / Z_b, with the reference tempered alike: flatter for b < 1, sharper for b > 1.
+        """p^b / Z_b, with the reference tempered as well: flatter for b < 1, sharper for b > 1.
 
         With `supports`, p is the density of the unconstrained coordinates.
 

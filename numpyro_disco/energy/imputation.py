@@ -14,7 +14,7 @@ from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
 from numpyro_disco.energy.pattern import Pattern
 
 MIN_PARTICLES = 256
-"""Fewest particles of each row's run, of which few draws are kept."""
+"""Fewest particles of each row's run, even if only a few of them are kept as draws."""
 OUTPUTS = (None, "array", "arviz")
 
 
@@ -90,7 +90,7 @@ def impute(
 
 
 def _known_columns(frame: Any, names: tuple[str, ...]) -> Any:
-    """The columns of a DataFrame that the prior knows."""
+    """The columns of a DataFrame that are coordinates of the prior."""
     known = [column for column in frame.columns if str(column) in names]
     missing = sorted(set(names) - {str(column) for column in known})
     if missing:

@@ -1,4 +1,4 @@
-"""What training learns: a network beside a reference, as a plain callable that JAX can look into.
+"""The models that training learns: a network and a reference in one callable pytree.
 
 Both kinds live in standardised coordinates z = W (x - m), with W the whitening matrix and m the
 mean of the training rows, and both add a network to a reference density q of z:
@@ -27,7 +27,7 @@ from numpyro_disco.references.base import Reference
 
 @dataclasses.dataclass(frozen=True)
 class Learned(abc.ABC):
-    """A network over standardised points, with a reference beside it."""
+    """A network over standardised points, together with a reference."""
 
     weights: Pytree
     """State of the network."""

@@ -18,7 +18,7 @@ from numpyro_disco._checks import check_count, check_share
 from numpyro_disco._typing import Array
 
 FLOOR = 10.0
-"""How far below zero, in nats, the correction of a new network can fall."""
+"""Depth below zero, in nats, to which the correction of a new network can fall."""
 
 WINDOW = 3.0
 """Distance from the mean, in standard deviations, at which the sine features have faded by half."""

@@ -1,4 +1,4 @@
-"""What is observed, parsed and checked once.
+"""Observations, parsed and checked once.
 
 A mapping, an array or a DataFrame of observations becomes one `Pattern`: the values, which of them
 are observed, and the values in unconstrained space. All functions that condition on observations
@@ -22,7 +22,7 @@ from numpyro_disco.supports.coordinates import CoordinateSupports
 
 
 class Pattern(NamedTuple):
-    """Which coordinates of one vector, or of many rows, are observed, and their values."""
+    """The observed coordinates of one vector, or of many rows, and their values."""
 
     values: Any
     """Observed values in the user's units, zero where free, shape (..., D). A float64 NumPy array,
@@ -37,7 +37,7 @@ class Pattern(NamedTuple):
 
     @property
     def is_single(self) -> bool:
-        """Whether this is one vector (D,) without a row axis."""
+        """True for one vector (D,) without a row axis."""
         return self.values.ndim == 1
 
     def fill_from(self, other: Pattern) -> Pattern:
@@ -257,5 +257,5 @@ def _is_traced(*arrays: Any) -> bool:
 
 
 def _where(condition: Any, x: Any, y: Any) -> Any:
-    """`where` in NumPy as long as nothing is traced, so that float64 values keep their last bit."""
+    """`where`, in NumPy unless something is traced, so that float64 values keep their last bit."""
     return (jnp if _is_traced(condition, x, y) else np).where(condition, x, y)

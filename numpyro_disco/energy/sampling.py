@@ -28,7 +28,7 @@ MIN_PARTICLES = 1024
 
 
 class ScaledEnergy(NamedTuple):
-    """An energy over D unconstrained coordinates, with what sampling needs to know about it."""
+    """An energy over D unconstrained coordinates, with the properties that sampling needs."""
 
     energy_fn: EnergyFn
     """The energy of one point, (D,) to (), a callable pytree."""

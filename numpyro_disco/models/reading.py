@@ -46,7 +46,7 @@ from numpyro_disco.tempering.schedule import DrawBase, LogDensities
 
 
 class ModelBase(NamedTuple):
-    """Where each latent site of a model starts.
+    """The bases that the latent sites of a model start from.
 
     A site starts from `given`, from the group of coordinates or the block that it is in, or from
     its own prior.

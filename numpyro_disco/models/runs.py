@@ -1,8 +1,8 @@
 """Independent tempered runs of one NumPyro model.
 
-`ModelRuns` stands between the model's arguments and a result. It decides which arguments are
-compiled for by shape and which by value, keeps the compiled programs of each signature of the
-arguments, spreads particles over devices and resumes runs from checkpoints.
+`ModelRuns` turns the model's arguments into a result. It decides which arguments are compiled for
+by shape and which by value, keeps the compiled programs of each signature of the arguments, spreads
+particles over devices and resumes runs from checkpoints.
 """
 
 from __future__ import annotations

@@ -39,15 +39,15 @@ def sample(
     what `condition` does.
 
     With `obs`, each row of the table is an observation of the prior and each missing entry (NaN) is
-    latent. All missing entries form one vector site, "name.missing", in the order in which they
-    stand in the table. `numpyro_disco.to_arviz` labels them by row and column.
+    latent. All missing entries form one vector site, "name.missing", in the order of the table.
+    `numpyro_disco.to_arviz` labels them by row and column.
 
     In compiled code (`TemperedSMC` compiles the arguments of a model, `MCMC` does so with
-    `jit_model_args=True`) and under a subsampling plate, the values of a table are unknown, and so
-    is which of them are missing. There "name.missing" has a value for *every* entry. The values for
-    observed entries are padding: independent standardised normals, which change neither the
-    evidence nor the posterior of anything else. Tables with other missing entries do not compile
-    again.
+    `jit_model_args=True`) and under a subsampling plate, neither the values of a table nor the
+    positions of its missing entries are known. There "name.missing" has a value for *every* entry.
+    The values for observed entries are padding: independent standardised normals, which change
+    neither the evidence nor the posterior of anything else. Tables with other missing entries do
+    not compile again.
 
     Args:
         name: prefix of the names of the sites.
@@ -55,7 +55,7 @@ def sample(
         obs: an array of shape (..., D) with NaN where entries are missing, a DataFrame, or a dict
             of columns. The axes before the last are independent rows, inside plates of that shape
             or outside any plate.
-        padded: whether "name.missing" is padded. By default it is if the table is traced or a plate
+        padded: True pads "name.missing". By default it is padded if the table is traced or a plate
             subsamples. Pass True if the model runs with a concrete table first and with a traced
             one later, as under `MCMC(..., jit_model_args=True)`.
         deterministic: also record the whole vectors as the deterministic site "name".

@@ -86,7 +86,7 @@ def read_structure(model: Callable, args: tuple, kwargs: dict) -> ModelStructure
         discrete[name] = site["value"]
     if not latent:
         raise ValueError("The model has no latent site: nothing is left to draw.")
-    # What the model draws besides its sites is the same each time, because the key is.
+    # The key is fixed, so anything that the model draws besides its sites is the same each time.
     seeded = handlers.seed(model, jax.random.key(0))
     return ModelStructure(seeded, args, kwargs, sites, tuple(latent), discrete)
 

@@ -60,7 +60,7 @@ class TemperedSMC(MCMC):
         model: a NumPyro model whose latent sites are continuous, or discrete and enumerable.
         num_particles: number of particles of each run.
         num_chains: number of independent runs, all in one compiled program. With two or more, R-hat
-            and the standard error of the evidence tell whether they agree.
+            and the standard error of the evidence show whether they agree.
         base: where sites start, by name, instead of from their priors: a distribution over the
             site, or earlier draws of shape (num_draws, ...), such as `get_samples()` of another
             sampler, to which one mixture is fitted for all sites with draws. Or a pair of a fitted

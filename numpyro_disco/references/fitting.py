@@ -27,7 +27,7 @@ from numpyro_disco.references.mixture import MixtureReference
 BASE_WIDTH = 2.0
 """Factor by which `fit_mixture` widens the fitted covariances."""
 MAX_ROWS = 60_000
-"""Most rows that `fit_reference` reads; more rows take longer and hardly change the fit."""
+"""Most rows that `fit_reference` reads; more rows take longer and barely change the fit."""
 RIDGE = 1e-6
 """Share of each variance that is added to it, so that a covariance is regular."""
 ROUNDING_VARIANCE = 2.0

@@ -160,7 +160,7 @@ class MixtureReference(Reference):
         return self.describe(value)[0]
 
     def describe(self, value: ArrayLike) -> tuple[Array, Array]:
-        """Log density, and the mean white residual beside the components' probabilities.
+        """Log density, mean white residual, and probabilities of the components.
 
         Args:
             value: array (..., D).

@@ -27,7 +27,7 @@ class _Group(NamedTuple):
     support: constraints.Constraint
     """Their common support, or one whose numbers are arrays with an entry for each coordinate."""
     indices: np.ndarray
-    """Where the coordinates stand, shape (n,)."""
+    """Indices of the coordinates, shape (n,)."""
 
 
 class CoordinateSupports:

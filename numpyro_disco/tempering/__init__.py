@@ -1,4 +1,4 @@
-"""Tempered sequential Monte Carlo (SMC): a pure functional core that knows log densities only.
+"""Tempered sequential Monte Carlo (SMC): a pure functional core on log densities.
 
 We have a *base* density that can be drawn exactly, and a *target* density that cannot and whose
 mass is unknown. Tempering connects the two by a path of densities over a flat vector u,

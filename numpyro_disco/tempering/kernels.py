@@ -208,8 +208,8 @@ def leapfrogs(
         log_base, log_target = log_densities(u)
         return log_path(log_base, log_target, b), (log_base, log_target)
 
-    # A stale gradient costs one leapfrog of step zero, which changes nothing else. So the gradient
-    # stands once in the program, which halves what there is to compile.
+    # A stale gradient costs one leapfrog of step zero, which changes nothing else. The gradient
+    # then occurs once in the program, which halves what has to be compiled.
     def leapfrog(index: Array, carry: tuple[Chains, Array, Array]) -> tuple[Chains, Array, Array]:
         moving, velocity, first = carry
         h = jnp.where(index < stale, 0.0, step)[:, None]

@@ -161,7 +161,7 @@ def record(
     kept = jax.tree.map(lambda all, one: all.at[moves.num_kept].set(one), moves.kept, state)
     factor = jnp.where(b == 1, FINAL_FACTOR, 1)
     count, first = moves.since + 1, moves.num_kept == 0
-    # Moves with a step size that few proposals survive say nothing yet.
+    # Moves whose step size leads to few acceptances are not informative yet.
     tuned = move.acceptance.mean() > LEAST_TUNED
     # Between modes, correlation stays high; it counts as constant within its own noise.
     constant = moves.correlation - correlation < 1 / settings.num_survivors**0.5

@@ -32,7 +32,7 @@ MOST_COMPONENTS = 8
 NUM_ITERATIONS = 11
 """Iterations of EM."""
 NUM_CANDIDATES = 8
-"""Candidates for each seed of the components, of which the best is taken."""
+"""Candidates for each seed of the components; the best one is taken."""
 GOLDEN_RATIO = 0.618034
 """Step, modulo 1, of the sequence from which the candidates are taken."""
 INFLATION = 1.1
@@ -146,7 +146,7 @@ def fit_proposal(position: Array, free: Array) -> Proposal:
     start = Fit(share, zeros[:, 0, 0], zeros[:, 0, 0], zeros[:, 0], zeros)
     num_iterations = 1 if components == 1 else NUM_ITERATIONS
 
-    # Maximisation first, so that it stands once in the program: the last shares go unused.
+    # Maximisation comes first, so that it occurs once in the program; the last shares are unused.
     def iterate(_: int, fit: Fit) -> Fit:
         fit = maximize(points, fit.share)
         square, constant = component_distances(points.x, fit.means, fit.factors, free)

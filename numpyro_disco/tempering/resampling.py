@@ -124,7 +124,7 @@ def residual(rng_key: Array, log_weights: Array, num_draws: int | None = None) -
     copies = jnp.floor(expected)
     certain = copies.sum().astype(int)
     left = expected - copies
-    # If all expected counts are whole numbers, nothing is left to draw and to divide by.
+    # If all expected counts are whole numbers, the remainders are zero and cannot be normalised.
     left = jnp.where(left.sum() > 0, left, expected)
     drawn = multinomial(draw_key, jnp.log(left), num_draws)
     # The independent draws are sorted, so those that are used have to be chosen at random: the

@@ -32,7 +32,7 @@ included. The base must be normalised."""
 def log_path(log_base: Array, log_target: Array, inverse_temperature: Array) -> Array:
     """Log of base^(1 - b) target^b, elementwise."""
     b = inverse_temperature
-    # Where b is 0 or 1, an infinite density with no weight must not make a NaN.
+    # If b is 0 or 1, an infinite density without weight must not give NaN.
     return jnp.where(b < 1, (1 - b) * log_base, 0.0) + jnp.where(b > 0, b * log_target, 0.0)
 
 
@@ -57,7 +57,7 @@ def next_inverse_temperature(
         ()
     """
     num_particles = log_ratio.shape[0] if num_particles is None else num_particles
-    # Particles with weight zero at every b > 0 are no reason for a small step: no step saves them.
+    # Particles with weight zero at every b > 0 do not count: no step, however small, saves them.
     alive = jnp.maximum((log_ratio > -jnp.inf).sum(), 1)
     threshold = target_ess * jnp.minimum(alive, num_particles)
 

@@ -1,4 +1,4 @@
-"""How a tempered run ended: a code for programs and a message for users."""
+"""The status of a tempered run: a code for programs and a message for users."""
 
 from __future__ import annotations
 

@@ -244,7 +244,7 @@ def combine_estimates(
     later = jnp.nansum(1 / history.weight_ess) - first
     later -= (num_steps - 1) / settings.num_particles
     path_variance = first - 1 / num_drawn + CARRIED_OVER * later
-    # Where all weights are equal, rounding may leave either a little below zero.
+    # If all weights are equal, rounding may leave either a little below zero.
     eps = jnp.finfo(path_variance.dtype).eps
     path_variance, variance = jnp.maximum(path_variance, eps), jnp.maximum(swept.variance, eps)
     log_share = -jnp.log1p(jnp.array([variance / path_variance, path_variance / variance]))

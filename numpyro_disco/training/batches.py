@@ -1,4 +1,4 @@
-"""Batches of training rows, and of draws of the reference beside them.
+"""Batches of training rows and of draws of the reference.
 
 Rows in the order of a k-d tree are neighbours when they follow each other. A batch that takes one
 row from each of `batch_size` equal shares of that order is stratified: its mean varies much less
@@ -37,21 +37,21 @@ class RowsAndDraws(NamedTuple):
     draws: Array
     """Draws of the reference for one round, shape (batch_size * STEPS_PER_ROUND, D)."""
     directions: Directions
-    """Coordinates to redraw given the others, one choice a step: leading axis STEPS_PER_ROUND."""
+    """Coordinates to redraw given the others, one choice per step: leading axis STEPS_PER_ROUND."""
 
 
 def each_step(draw: Callable[[Array], tuple[Array, ...]], rng_key: Array) -> Source:
-    """Batches that a function draws from one key a step."""
+    """Batches that a function draws, with one key for each step."""
     return draw, jax.random.split(rng_key, STEPS_PER_ROUND)
 
 
 def random_rows(rng_key: Array, rows: Array, size: int) -> Array:
-    """`size` rows drawn independently, with replacement."""
+    """Draw `size` of the rows (N, D) independently, with replacement."""
     return rows[jax.random.randint(rng_key, (size,), 0, rows.shape[0])]
 
 
 def spread_rows(rng_key: Array, rows: Array, size: int) -> Array:
-    """One row from each of `size` equal shares of all rows; every row is equally likely."""
+    """Draw one row from each of `size` equal shares of all rows (N, D); all are equally likely."""
     whole, rest = np.divmod(np.arange(size) * len(rows), size)
     # Single precision cannot count the rows of a large table, so the whole part is added last.
     within = rest / size + jax.random.uniform(rng_key, (size,)) * (len(rows) / size)
@@ -67,7 +67,7 @@ def reference_draws(rng_key: Array, model: Learned, batch_size: int) -> Array:
 
 
 def rows_and_draws(rng_key: Array, rows: Array, model: Learned, batch_size: int) -> RowsAndDraws:
-    """Draws and redraw directions for one round, beside rows that are in k-d tree order."""
+    """Draws and redraw directions for one round, with the rows, which are in k-d tree order."""
     draw_key, directions_key = jax.random.split(rng_key)
     draws = np.asarray(reference_draws(draw_key, model, batch_size))
     directions = column_directions(directions_key, model.whitener, STEPS_PER_ROUND)

@@ -1,8 +1,8 @@
 """`fit`: from rows of data to a learned prior.
 
 The steps: settings are resolved (`settings.py`), data is parsed once (`table.py`), mapped to
-unconstrained space and standardised (`units.py`); then a reference is made, a network is trained
-beside it, and the result is put together (`learning.py`).
+unconstrained space and standardised (`units.py`); then a reference is made, a network is trained as
+its correction, and the result is put together (`learning.py`).
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def fit(
     """Learn the joint density of the columns of `data` as one energy.
 
     Rows are mapped to unconstrained space if `supports` ask for it, and standardised. A network is
-    trained on nine rows in ten; the weights that do best on the other rows are kept. There are two
-    main objectives:
+    trained on nine tenths of the rows; the weights that do best on the others are kept. There are
+    two main objectives:
 
     - `Contrastive()`, the default, learns the density of the rows. It fits a Gaussian mixture as
       the reference and trains the network to tell rows from draws of it. The relative masses of
@@ -73,8 +73,8 @@ def fit(
       matching against the exact posterior over training rows. It needs no reference near the rows.
       `noise_scale=0.05` is short for it.
 
-    Conditionals drawn later are asymptotically exact for the learned density. How close that is to
-    the density of the data is for `FitResult.report` to say.
+    Conditionals drawn later are asymptotically exact for the learned density. `FitResult.report`
+    checks how close that is to the density of the data.
 
     Args:
         rng_key: random key; the same key gives the same result on the same machine.
@@ -190,7 +190,7 @@ def _warn_of_incomplete_rows(table: Table) -> None:
 
 
 def _check_reference(reference: Any, dimension: int) -> None:
-    """Refuse a reference over another number of columns, or one that is conditioned."""
+    """Refuse a reference over another number of columns, and one that is conditioned."""
     if not isinstance(reference, Reference):
         return
     if tuple(reference.event_shape) != (dimension,):
@@ -233,7 +233,7 @@ def _learn_with_refits(
     settings: FitSettings,
     progress_bar: bool,
 ) -> FitResult:
-    """Learn from complete rows, then impute the others and learn from all rows, again and again."""
+    """Learn from complete rows; then impute the others and learn from all rows, repeatedly."""
     result = learn(keys, prepared, prepared.complete[:0], settings, None, progress_bar)
     real = CoordinateSupports((constraints.real,) * len(prepared.names))
     missing = np.isnan(prepared.incomplete)

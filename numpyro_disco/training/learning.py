@@ -1,4 +1,4 @@
-"""One fit of prepared rows: the reference, the network beside it, training, and the result."""
+"""One fit of prepared rows: the reference, the network, training, and the result."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class FitKeys(NamedTuple):
     """The random keys of a fit."""
 
     split: Array
-    """Which rows are held out."""
+    """The split into held-out and training rows."""
     network: Array
-    """First weights."""
+    """Initial weights."""
     train: Array
     """Batches."""
     table: Array
@@ -47,11 +47,13 @@ class PreparedRows(NamedTuple):
     incomplete: np.ndarray
     """Rows with missing entries, NaN, shape (M, D)."""
     names: tuple[str, ...]
+    """Names of the D columns."""
     supports: CoordinateSupports
+    """Maps between unconstrained space and the user's units."""
 
 
 class _References(NamedTuple):
-    """The reference in two units, and where the network starts."""
+    """The reference in two kinds of units, and the start of the network."""
 
     standard: Reference
     """Over standardised coordinates."""
@@ -80,6 +82,10 @@ def learn(
         settings: settings of the fit, perhaps with open defaults.
         resume: an earlier result to continue, or None.
         progress_bar: show progress with tqdm.
+
+    Raises:
+        ValueError: `resume` comes from other rows or settings.
+        FloatingPointError: the loss is not finite.
     """
     setup = _set_up(keys, prepared, filled, settings, resume, progress_bar)
     if resume is not None and resume.resumable.fingerprint != setup.fingerprint:
@@ -109,6 +115,7 @@ class _Setup(NamedTuple):
     settings: FitSettings
     """Every default resolved."""
     references: _References
+    """The reference in both units."""
     model: Learned
     """The untrained network."""
     distribution: EnergyDistribution | None
@@ -120,7 +127,7 @@ class _Setup(NamedTuple):
     noise_scales: dict[float, float]
     """Mean held-out log density by noise scale tried."""
     fingerprint: tuple
-    """Everything that has to be the same for a run to be continued."""
+    """Everything that must be the same for a run to be continued."""
 
 
 def _set_up(
@@ -250,7 +257,7 @@ def _fingerprint(
     model: Learned,
     settings: FitSettings,
 ) -> tuple:
-    """Everything that has to be the same for a run to be continued: all but when it ends."""
+    """Everything that must be the same for a run to be continued, that is all but its length."""
     arrays = [
         prepared.complete,
         filled,

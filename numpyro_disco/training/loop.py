@@ -27,7 +27,7 @@ MAX_HELD_OUT_POINTS, MAX_STRICT_POINTS = 4096, 16_384
 """Most held-out rows, times repeats, that judge a round: more for strict objectives, which compare
 losses exactly and evaluate the energy without its gradient."""
 EMA_DECAY = 0.999
-"""Decay of the moving average of the weights, which is what is judged and kept."""
+"""Decay of the moving average of the weights; the average is judged and kept."""
 
 
 class History(NamedTuple):
@@ -68,9 +68,9 @@ class Run(NamedTuple):
     carry: Carry
     """State of the optimiser loop."""
     best: Pytree
-    """Averaged weights of the step that is kept."""
+    """Averaged weights of the best step, which are kept."""
     best_step: int
-    """That step."""
+    """The step whose weights are kept."""
     start: np.ndarray
     """Loss of each held-out row before any step."""
     lowest: np.ndarray
@@ -80,7 +80,7 @@ class Run(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The settings that the loop reads; hashable, part of what is compiled."""
+    """The settings that the loop reads; hashable, because compiled programs depend on them."""
 
     objective: Objective
     optimizer: AdamW | optax.GradientTransformation
@@ -123,10 +123,10 @@ def train(
         patience: steps without a lower held-out loss after which a strict objective stops.
         run: state to continue from; the start by default.
         progress_bar: show progress with tqdm.
-        resumable: whether the message after an interruption may offer `resume`.
+        resumable: True if the message after an interruption may offer `resume`.
 
     Returns:
-        The state of training, and whether it was interrupted from the keyboard.
+        The state of training, and True if it was interrupted from the keyboard.
 
     Raises:
         FloatingPointError: the loss is not finite.

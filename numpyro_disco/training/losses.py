@@ -1,4 +1,4 @@
-"""Losses of one example each, and the loss by which held-out rows judge a score.
+"""Losses of single examples, and the loss by which held-out rows judge a score.
 
 All quantities are in standardised units. A score s and a denoising direction are equivalent: the
 score of the rows smoothed by sigma_0 points from x to the posterior mean m(x),
@@ -85,12 +85,12 @@ def density_loss(energy: Array, log_density: Array, depth: Array, largest: Array
 
 
 def diffusion_loss(score_fn: ScoreFn, row: Array, noise: Array, proposal_scale: Array) -> Array:
-    r"""Denoising at all noise levels by a score that is not told the level.
+    r"""Denoising at all noise levels by a score that does not depend on the level.
 
     .. math:: L = |\epsilon + \sigma(t) s(x + \sigma(t) \epsilon)|^2 / D
 
     Its minimiser is the average over noise levels of grad log p_t(x), each level weighted by
-    sigma(t)^2 p_t(x): neither the score of p_0 nor that of any p_t.
+    sigma(t)^2 p_t(x). This is neither the score of p_0 nor that of any p_t.
 
     Args:
         score_fn: s.
@@ -231,9 +231,9 @@ def ranking_loss(at_row: Array, at_draws: Array) -> Array:
 
     The draws (negatives) are independent given the row. For every M the expected loss is minimal if
     e^{-f} q, given the held coordinates, is p given them; terms of f in the held coordinates alone
-    cancel, and so does every constant. It remains informative about the dependence between columns
-    where unconditional draws are told from rows so easily that `contrastive_loss` has no gradient
-    left. No correction has the loss log(M + 1).
+    cancel, and so does every constant. The loss remains informative about the dependence between
+    columns where rows and unconditional draws are so easily told apart that `contrastive_loss` has
+    no gradient left. No correction has the loss log(M + 1).
 
     Args:
         at_row: f at a row, shape ().

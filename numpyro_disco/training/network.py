@@ -1,4 +1,4 @@
-"""The network that `fit` trains: its sizes, its first weights, and the Gaussian it starts from."""
+"""The network that `fit` trains: sizes, initial weights, and the Gaussian it starts from."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class MLP:
         num_blocks: residual blocks of two layers each.
         num_octaves: frequencies pi/4 times 1, 2, 4, ... at which each coordinate is also seen
             through sines and cosines. By default they reach half a wave for two `noise_scale`. One
-            is enough for a contrastive objective beside a mixture, which describes the fine
-            structure; higher ones would be fitted to single rows.
+            is enough for a contrastive objective with a mixture, which describes the fine
+            structure; higher ones would memorise single rows.
 
     Raises:
         ValueError: sizes that are not whole numbers, or too small.
@@ -75,6 +75,9 @@ def gaussian_start(rows: np.ndarray, resolution: float) -> tuple[GaussianReferen
     Args:
         rows: standardised rows, shape (N, D).
         resolution: the smoothing, in standardised units.
+
+    Returns:
+        The reference over standardised coordinates, and A, shape (D, D).
     """
     dimension = rows.shape[1]
     covariance = np.cov(np.asarray(rows, np.float64), rowvar=False).reshape(dimension, dimension)
@@ -93,14 +96,14 @@ def untrained_model(
     linear: Array | None,
     units: Units,
 ) -> Learned:
-    """The network with its first weights, beside its reference and units.
+    """The network with its initial weights, together with its reference and units.
 
     Args:
         rng_key: random key for the weights.
         network: sizes, all of them resolved.
         objective: decides between an energy and a score network.
         reference: q over standardised coordinates.
-        linear: the matrix A of `gaussian_start`, or None.
+        linear: the matrix A of `gaussian_start`, shape (D, D), or None.
         units: standardised units.
     """
     dimension = len(units.loc)

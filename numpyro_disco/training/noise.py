@@ -1,4 +1,4 @@
-"""Noise levels: the standard deviations with which points are proposed."""
+"""Noise levels: standard deviations of the noise that proposes points."""
 
 from __future__ import annotations
 

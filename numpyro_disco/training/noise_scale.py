@@ -12,7 +12,7 @@ from numpyro_disco.training.row_posterior import row_posterior
 MAX_JUDGES = 1024
 """Most held-out rows that judge a noise scale."""
 TRIED_SCALES = tuple(float(s) for s in np.geomspace(0.01, 1, 15))
-"""Noise scales that are tried, in standardised units."""
+"""Noise scales that are tried, in standardised units, smallest first."""
 
 
 def choose_noise_scale(rows: np.ndarray, held_out: np.ndarray) -> tuple[float, dict[float, float]]:
@@ -20,7 +20,7 @@ def choose_noise_scale(rows: np.ndarray, held_out: np.ndarray) -> tuple[float, d
 
     This is the bandwidth of a kernel density estimate by held-out likelihood, among `TRIED_SCALES`.
     A smaller scale leaves the training rows isolated; a larger one loses structure that they show.
-    A network interpolates between rows by itself, so it never needs more smoothing than this.
+    A network also interpolates between rows, so it never needs more smoothing than this.
 
     Args:
         rows: standardised rows to train on, shape (N, D).

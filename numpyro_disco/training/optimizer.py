@@ -14,6 +14,7 @@ from numpyro_disco._typing import Pytree
 DECAY_ROWS = 30_000
 """Most training rows for which weights decay by default."""
 WARMUP_STEPS = 100
+"""Most steps over which the learning rate rises from zero."""
 LARGEST_NORM = 10.0
 """Gradients are clipped to this norm."""
 
@@ -26,7 +27,7 @@ class AdamW:
         learning_rate: the rate after the warm-up; it decays to zero at the last step.
         weight_decay: decay of the kernels of the layers, relative to the learning rate. Kernels of
             zero leave the reference as it is, so decay pulls towards the reference. By default 1
-            for the contrastive objectives beside a mixture on up to 30,000 rows, otherwise 0.
+            for the contrastive objectives with a mixture on up to 30,000 rows, otherwise 0.
 
     Raises:
         ValueError: a rate that is not positive, or a negative decay.
@@ -59,7 +60,7 @@ class AdamW:
 
 
 def _is_kernel(weights: Pytree) -> Pytree:
-    """Which weights are kernels of layers."""
+    """Mask of the weights: True for kernels of layers."""
     tree = jax.tree_util
     return tree.tree_map_with_path(lambda path, _: "kernel" in tree.keystr(path), weights)
 

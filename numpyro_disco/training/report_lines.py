@@ -1,4 +1,4 @@
-"""The lines of a report that any density has: each checks it in one respect.
+"""Report lines for any learned density; each checks one property.
 
 Rows, held-out rows and points are in standardised units.
 """
@@ -36,13 +36,13 @@ class ReportLine(NamedTuple):
     """The result of one check."""
 
     name: str
-    """What was checked."""
+    """Name of the check."""
     value: float
     """The number that the verdict is about."""
     verdict: str
     """"pass", "warn" or "fail"."""
     reason: str
-    """What was compared, and what to do if the check did not pass."""
+    """The comparison and, unless the check passed, the remedy."""
 
 
 def make_line(
@@ -51,11 +51,11 @@ def make_line(
     """A line that gives the remedy unless it passes, which needs enough held-out rows.
 
     Args:
-        name: what was checked.
+        name: name of the check.
         value: the number that the verdict is about.
         verdict: the verdict if there are enough held-out rows.
-        finding: what was compared, and the result.
-        remedy: what to do if the check does not pass.
+        finding: the comparison and its result.
+        remedy: the advice if the check does not pass.
         enough_rows: False if too few held-out rows were compared for the check to pass.
     """
     if not enough_rows:

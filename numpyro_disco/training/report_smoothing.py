@@ -1,4 +1,4 @@
-"""The lines of a report about smoothing and the score that is learned under it.
+"""Report lines on smoothing and on the score of the smoothed density.
 
 An objective that smooths learns the density of the rows convolved with N(0, sigma_0^2 I) in
 standardised units, whose exact score at a point is known from the training rows. Rows, held-out
@@ -28,7 +28,7 @@ NUM_LEVELS = 5
 
 
 def smoothing_line(evidence: FitEvidence, held_out: np.ndarray) -> ReportLine:
-    """Check how much smoothing widens the columns, and what less of it would gain."""
+    """Check how much smoothing widens the columns, and the gain of less smoothing."""
     objective, density = evidence.objective, evidence.density
     if not objective.smooths:
         return ReportLine("smoothing", 0.0, PASS, "none: the density of the rows is learned")
@@ -118,7 +118,7 @@ def _learned_scores(model: Learned, points: Array) -> Array:
 
 
 def check_score(rng_key: Array, evidence: FitEvidence, held_out: np.ndarray) -> ScoreCheck:
-    """Compare the scores at held-out rows with noise, and find how much a row stands alone."""
+    """Compare scores at noisy held-out rows, and measure how isolated training rows are."""
     sigma = evidence.objective.resolution
     noise_scales = geometric_noise_scales(sigma, evidence.objective.largest_noise, NUM_LEVELS)
     rows, points = jnp.asarray(evidence.rows), jnp.asarray(held_out)

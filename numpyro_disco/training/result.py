@@ -27,7 +27,7 @@ class Resumable(NamedTuple):
     run: Run
     """State of the training loop."""
     fingerprint: tuple
-    """Everything that has to be the same: rows, key, reference, network and settings."""
+    """Everything that must be the same: rows, key, reference, network and settings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +37,14 @@ class FitResult:
     Attributes:
         settings: the settings of the fit, every default resolved; print them.
         history: losses by step; `plot_history` draws them.
-        best_step: the step whose weights the distribution has. For contrastive objectives the one
-            with the lowest held-out loss, for the others the last one within a standard error of
-            it. Zero means that training did not improve on its start.
+        best_step: the step whose weights the distribution has. For contrastive objectives it has
+            the lowest held-out loss; for the others it is the last one within a standard error of
+            the lowest. Zero means that training did not improve on its start.
         components: mean held-out log density (of standardised rows) by number of mixture
             components; empty unless `fit` fitted a mixture as the reference.
         noise_scales: mean held-out log density of the smoothed rows by noise scale; empty unless
             the objective had `noise_scale="auto"`.
-        interrupted: whether training was interrupted; `fit(..., resume=)` continues.
+        interrupted: True if training was interrupted; `fit(..., resume=)` continues.
         evidence: the rows and the model, for reports.
         resumable: the state with which `fit(..., resume=)` continues.
     """

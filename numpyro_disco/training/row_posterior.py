@@ -38,13 +38,13 @@ class RowPosterior(NamedTuple):
 
 
 NEAR_DIMENSION, NEAR_ROWS = 2, 300_000
-"""By default rows near the point are read for at most so many columns and at least so many rows.
+"""Most columns and fewest rows for which only rows near the point are read by default.
 With fewer rows there is little to gain; with three columns the mean is less accurate
 (tests/benchmarks/training_speed.py)."""
 MAX_NEAR_DIMENSION = 3
 """Most columns for which the nearest boxes hold the nearest rows."""
 BOX_SIZE, NUM_NEAR_BOXES = 64, 64
-"""Rows in a box, and boxes of which all rows are read."""
+"""Rows in a box, and number of boxes that are read completely."""
 
 
 class _Running(NamedTuple):
@@ -136,7 +136,12 @@ def row_posterior(
 
 
 def reads_near_rows(posterior_rows: int | str | None, num_rows: int, dimension: int) -> bool:
-    """Whether `posterior_rows` selects `near_row_posterior`.
+    """Return True if `posterior_rows` selects `near_row_posterior`.
+
+    Args:
+        posterior_rows: as for `Disco`.
+        num_rows: number of training rows, N.
+        dimension: number of columns, D.
 
     Raises:
         ValueError: "near" with too many columns.
@@ -184,7 +189,7 @@ def near_row_posterior(
         points: array (B, D).
         rows: training rows, array (N, D), in the same units as `points`.
         noise_scale: sigma_0, in those units.
-        num_near: boxes of which all rows are read.
+        num_near: number of boxes that are read completely.
 
     Returns:
         A `RowPosterior`.

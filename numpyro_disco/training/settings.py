@@ -1,4 +1,4 @@
-"""`FitSettings`: everything that was chosen for a fit, by the user or by default."""
+"""`FitSettings`: the settings of a fit, chosen by the user or by default."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from numpyro_disco.training.optimizer import DECAY_ROWS, AdamW, check_optimizer
 from numpyro_disco.training.transforms import TRANSFORMS
 
 BATCH_SIZE, LARGE_BATCH, LARGE_ROWS = 1024, 2048, 10_000
-"""Default batch size, and that of a contrastive objective on more than so many rows."""
+"""Default batch size, and that of a contrastive objective on more than `LARGE_ROWS` rows."""
 NUM_STEPS, PATIENCE, HELD_OUT_FRACTION = 3000, 1000, 0.1
+"""Defaults of the arguments of `fit` with these names."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ def _description(value: Any) -> str:
 def requested_settings(
     previous: FitSettings | None, *, objective: Any, noise_scale: Any, reference: Any, **given: Any
 ) -> FitSettings:
-    """Settings as asked for: explicit ones first, then those of the fit to resume, then defaults.
+    """Requested settings: explicit ones first, then those of the fit to resume, then defaults.
 
     Args:
         previous: settings of the fit that is resumed, or None.
@@ -167,7 +168,7 @@ def requested_settings(
 def _objective(
     objective: Any, noise_scale: Any, reference: Any, previous: FitSettings | None
 ) -> Objective:
-    """The objective asked for, by an object, a name, a noise scale or the kind of reference."""
+    """The requested objective: an object, or chosen by name, noise scale or kind of reference."""
     if noise_scale is not None:
         if objective not in (None, "disco"):
             raise ValueError(

@@ -1,7 +1,7 @@
 """`Table`: training data, parsed and checked once.
 
 `read_table` turns what a user gives to `fit` into a float64 matrix with names and supports, and
-raises on anything that has no density. Later steps rely on it and check nothing again.
+raises on anything that has no density. Later steps rely on these checks and do not repeat them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Table(NamedTuple):
 
     @property
     def incomplete(self) -> np.ndarray:
-        """Which rows have missing entries, shape (N,)."""
+        """True for rows with missing entries, shape (N,)."""
         return np.isnan(self.values).any(axis=1)
 
 
@@ -118,7 +118,7 @@ def _check_number_of_rows(values: np.ndarray, complete: np.ndarray) -> None:
 
 
 def constant_columns(rows: np.ndarray) -> np.ndarray:
-    """Which columns do not vary beyond rounding in double precision, shape (D,)."""
+    """True for columns that vary by no more than rounding in double precision, shape (D,)."""
     spread, size = rows.std(axis=0), np.abs(rows).max(axis=0)
     return spread <= 1e-12 * np.maximum(size, np.finfo(np.float64).tiny)
 

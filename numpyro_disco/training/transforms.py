@@ -16,7 +16,7 @@ from numpyro_disco.training.units import standard_units, unconstrained_rows
 TRANSFORMS = (None, "sinh_arcsinh", "auto")
 """Values of `transform` in `fit`."""
 TRIED_ROWS, TRIED_HELD_OUT, TRIED_COMPONENTS = 6000, 0.3, 16
-"""Rows on which a transform is chosen, the share of them that judges, and the most components."""
+"""Most rows on which a transform is chosen, their held-out share, and the most components."""
 
 
 def choose_transform(

@@ -37,7 +37,8 @@ def unconstrained_rows(
     Args:
         rng_key: random key for the spreading.
         table: the rows in the user's units.
-        transform: "sinh_arcsinh" fits a map to every column that may hold any real number.
+        transform: "sinh_arcsinh" fits a map to every column that may hold any real number; None
+            fits none.
 
     Raises:
         ValueError: values outside of their support or on its bound.
@@ -134,7 +135,7 @@ def standard_units(
         names: names of the columns, for messages.
         held_out_fraction: share of `complete` that is held out.
         resolution: the finest scale that matters, in standardised units.
-        whiten: decorrelate the columns, or standardise each by itself.
+        whiten: True decorrelates the columns; False standardises each by itself.
 
     Raises:
         ValueError: too few rows to train on, or columns that are constant among these.

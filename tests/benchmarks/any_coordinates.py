@@ -1,4 +1,4 @@
-"""How well are any coordinates drawn given the others: a random third of each row is missing.
+"""Accuracy of draws of any coordinates given the others: a random third of each row is missing.
 
     python tests/benchmarks/any_coordinates.py                        all tables
     python tests/benchmarks/any_coordinates.py --tables twonorm,magic

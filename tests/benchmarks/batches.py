@@ -1,4 +1,4 @@
-"""How much less do gradients vary between batches if batches are spread over the rows?
+"""Variance of gradients between batches that are spread over the rows.
 
     python tests/benchmarks/batches.py
     python tests/benchmarks/batches.py --small

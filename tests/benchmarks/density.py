@@ -1,4 +1,4 @@
-"""How well is a density learned: conditionals of one column given all others, by quadrature.
+"""Accuracy of learned densities: conditionals of one column given all others, by quadrature.
 
     python tests/benchmarks/density.py                          all tasks, three seeds
     python tests/benchmarks/density.py --tasks galaxies --seeds 1

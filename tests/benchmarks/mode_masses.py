@@ -1,4 +1,4 @@
-"""How well are the masses of separated modes learned: by score matching alone, and by `fit`?
+"""Accuracy of the masses of separated modes, learned by score matching alone and by `fit`.
 
     python tests/benchmarks/mode_masses.py            about a quarter of an hour on two cores
     python tests/benchmarks/mode_masses.py --small    one case, briefly trained

@@ -1,4 +1,4 @@
-"""What does NumPyro's NUTS cost for each gradient of a learned energy, beside the gradient alone?
+"""Cost of NumPyro's NUTS per gradient of a learned energy, relative to the gradient alone.
 
     python tests/benchmarks/nuts_overhead.py [--chains 16] [--width 128] [--repeats 5]
 

@@ -1,4 +1,4 @@
-"""What do refits gain if entries are missing, beside complete rows alone and beside all entries?
+"""Gain of refits when entries are missing, relative to complete rows alone and to all entries.
 
     python tests/benchmarks/refits.py            wine and breast cancer, four seeds
     python tests/benchmarks/refits.py --small    one seed of the wine data, briefly trained

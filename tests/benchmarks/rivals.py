@@ -47,7 +47,7 @@ class Problem(NamedTuple):
     covariance: np.ndarray | None
     """Posterior covariance of u, shape (d, d); None if no settings need it."""
     dense: bool
-    """Whether mass matrices are dense."""
+    """True if mass matrices are dense."""
 
 
 def _algorithm(

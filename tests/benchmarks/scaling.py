@@ -1,4 +1,4 @@
-"""How do memory and time grow with particles and rows, on a learned energy of ten columns?
+"""Growth of memory and time with particles and rows, on a learned energy of ten columns.
 
     python tests/benchmarks/scaling.py                          all three measurements
     python tests/benchmarks/scaling.py --only rows --rows 1000

@@ -1,4 +1,4 @@
-"""How does `fit` do on few rows, beside one Gaussian and EM mixtures?
+"""`fit` on few rows, compared with one Gaussian and EM mixtures.
 
     python tests/benchmarks/small_data.py
     python tests/benchmarks/small_data.py --small        one table and split, briefly trained

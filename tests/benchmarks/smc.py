@@ -1,4 +1,4 @@
-"""How does TemperedSMC compare with BlackJAX's and NumPyro's samplers, side by side in one run?
+"""TemperedSMC compared with BlackJAX's and NumPyro's samplers, side by side in one run.
 
     python tests/benchmarks/smc.py                      all targets, about 40 minutes on two cores
     python tests/benchmarks/smc.py --small              two targets, coarsely, under two minutes

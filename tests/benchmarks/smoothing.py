@@ -1,4 +1,4 @@
-"""What does smoothing alone do to conditionals, and how much does a first-order correction undo?
+"""Effect of smoothing alone on conditionals, and of a first-order correction that undoes it.
 
     python tests/benchmarks/smoothing.py
     python tests/benchmarks/smoothing.py --small

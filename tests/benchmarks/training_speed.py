@@ -1,4 +1,4 @@
-"""How accurate is the posterior over training rows, and what does it cost a training step?
+"""Accuracy of the posterior over training rows, and its share of the cost of a training step.
 
     python tests/benchmarks/training_speed.py            about ten minutes on two cores
     python tests/benchmarks/training_speed.py --small    few rows, under a minute

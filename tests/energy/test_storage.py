@@ -128,7 +128,7 @@ def test_invalid_supports(path, supports):
         disco.load(path)
 
 
-def test_energies_of_ones_own_are_not_saved(tmp_path):
+def test_user_defined_energies_are_not_saved(tmp_path):
     reference = disco.GaussianReference(np.zeros(2), np.eye(2))
     own = disco.EnergyDistribution(lambda x: x @ x, reference)
     with pytest.raises(ValueError, match="a prior made by `fit`.*code is not saved as data"):

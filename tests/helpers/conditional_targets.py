@@ -1,7 +1,7 @@
 """Mixtures whose conditionals are known, and rows of data with missing entries.
 
-Every call has the same number of rows, draws and particles wherever possible, so that all targets
-and all patterns of missing entries are one compiled program.
+Calls have the same number of rows, draws and particles wherever possible, so that all targets and
+all patterns of missing entries share one compiled program.
 """
 
 import jax
@@ -24,8 +24,7 @@ GAUSSIAN = Mixture(
     [[0.5, -0.3, 0.2]] * 2,
     [[[1.0, 0.6, 0.2], [0.6, 1.5, -0.4], [0.2, -0.4, 0.8]]] * 2,
 )
-# Unequal in weight, place, width and correlation: on a symmetric target half of what can go wrong
-# would not show.
+# Unequal in weight, place, width and correlation, because a symmetric target hides many errors.
 UNEQUAL = Mixture(
     [0.3, 0.7],
     [[-1.2, 0.4, 0.8], [1.0, -0.6, -0.5]],
@@ -62,7 +61,7 @@ def prior_of(mixture, flip=False, wall=np.inf):
 
 
 def rows_with_missing_entries(seed=0):
-    """Rows of the unequal mixture; the first is whole, the second empty, the others at random."""
+    """Rows of the unequal mixture: the first complete, the second empty, the others random."""
     rng = np.random.default_rng(seed)
     rows = UNEQUAL.draw(rng, ROWS)
     missing = rng.random((ROWS, 3)) < 0.5

@@ -1,7 +1,7 @@
-"""Energies of one's own, with known densities, and the distributions around them.
+"""User-defined energies with known densities, and distributions made from them.
 
-Almost every distribution is of one family, a mixture of two Gaussians in three dimensions with its
-parameters as leaves, so that Gaussian, mixture, shifted and walled-off targets share the few
+Almost every distribution belongs to one family, a mixture of two Gaussians in three dimensions with
+its parameters as leaves, so that Gaussian, mixture, shifted and walled-off targets share a few
 compiled programs of tempered sampling.
 """
 
@@ -35,8 +35,7 @@ def family(parameters, x):
 
 
 def parameters_of(weights, means, covariances, offset=0.0, wall=np.inf, cliff=np.inf):
-    # log_masses leave out the common normaliser of the Gaussians, so that log Z is known and not
-    # zero.
+    # log_masses omit the common normaliser of the Gaussians, so that log Z is known and not zero.
     log_det = np.linalg.slogdet(covariances)[1]
     return {
         "log_masses": jnp.asarray(np.log(weights) - 0.5 * log_det),
@@ -80,7 +79,7 @@ GAUSSIAN = (WEIGHTS, np.stack([MEAN, MEAN]), np.stack([COVARIANCE, COVARIANCE]))
 
 
 def skewed(x):
-    """Correlated, with an exponential tail on one side and a steeper one on the other."""
+    """A correlated energy, linear on one side and exponential on the other."""
     z = jnp.array([[1.0, 0.0, 0.0], [0.7, 1.2, 0.0], [-0.3, 0.4, 0.8]]) @ x
     return (jnp.exp(0.5 * z) - z).sum() + 0.05 * (x @ x)
 
@@ -95,7 +94,7 @@ class Quadratic(nnx.Module):
 
 @jax.tree_util.register_pytree_node_class
 class Cubic:
-    """A pytree callable that belongs to no framework."""
+    """A pytree callable without any framework."""
 
     def __init__(self, scale):
         self.scale = scale

@@ -1,7 +1,7 @@
-"""Reading NumPyro models: what samplers would move, and the density that they see.
+"""Latent sites, densities and samplers of NumPyro models.
 
-`initialize_model` is what NUTS itself calls. The potential energy that it returns says everything
-about a model, without the minutes that chains take.
+`initialize_model` is what NUTS itself calls. The potential energy that it returns determines the
+posterior, so most tests need not run chains, which take minutes.
 """
 
 from __future__ import annotations

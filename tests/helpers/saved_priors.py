@@ -1,4 +1,4 @@
-"""Priors of quick fits in every state, and archives that are taken apart and damaged."""
+"""Priors of quick fits in every state, and tools to read and damage archives."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def quick_fit(reference=None):
 
 
 def untrained_prior():
-    """A prior as a fit would make it, whose network has random weights."""
+    """A prior as `fit` makes it, but with random weights in its network."""
     graph, weights = nnx.split(EnergyNetwork(3, width=16, num_blocks=1, rngs=nnx.Rngs(0)))
     leaves, structure = jax.tree.flatten(weights)
     rng = np.random.default_rng(0)
@@ -65,7 +65,7 @@ def untrained_prior():
 
 
 def states_of(prior):
-    """The prior of a fit in every state to which a user can bring it."""
+    """The prior of a fit in every state that a user can produce."""
     mixture = quick_fit(mixture_reference()).distribution
     return {
         "plain": prior,
@@ -75,12 +75,12 @@ def states_of(prior):
         "cooled": prior.cool(0.03),
         "supported": prior.replace(coordinate_supports=SUPPORTS),
         "bent": prior.replace(coordinate_supports=BENT),
-        # As `normalize` leaves it; any numbers will do.
+        # In the form that `normalize` returns, with arbitrary numbers.
         "normalized": prior.replace(
             log_normalizer=jnp.asarray(1.25), log_normalizer_error=jnp.asarray(0.02)
         ),
         "mixture": mixture,
-        # Tempering makes the light component's weight smaller than float32 can hold.
+        # Tempering reduces the weight of the light component below the range of float32.
         "cold mixture": mixture.temper(30.0),
         "everything": mixture.clamp({"z": 0.5, "u": -0.5}).temper(2.0),
     }
@@ -110,7 +110,7 @@ def assert_equal_priors(one, other):
         if a is not None:
             np.testing.assert_array_equal(a, b)
     assert type(one.reference) is type(other.reference)
-    # Mixture weights pass through a logarithm, so the last bit may differ there and only there.
+    # Mixture weights pass through a logarithm, so only there the last bit may differ.
     np.testing.assert_allclose(
         one.reference.log_prob(x), other.reference.log_prob(x), rtol=1e-5, atol=1e-5
     )

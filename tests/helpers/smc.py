@@ -1,4 +1,4 @@
-"""Runs of TemperedSMC, a model whose evidence is known, and the check of an evidence."""
+"""Runs of TemperedSMC, a model with known evidence, and a check of the evidence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpyro_disco as disco
 from helpers.statistics import assert_within, mean_and_error
 
 RUN_SIGMAS = 7.4
-"""Standard errors that come from 20 runs: 7.4 of them are as rare as 5 of a known one."""
+"""Gate for standard errors from 20 runs: exceeding 7.4 is as rare as exceeding 5 known ones."""
 
 
 def tempered(model, *args, num_particles=512, num_chains=8, seed=0, **settings):
@@ -30,7 +30,7 @@ def tempered(model, *args, num_particles=512, num_chains=8, seed=0, **settings):
 
 
 def check_evidence(smc, truth):
-    """mean(Z-hat / Z) = 1, from the mixture's draws and from the path alone."""
+    """Check mean(Z-hat / Z) = 1 for the evidence, and for that of the path alone."""
     estimates = {"evidence": smc.log_normalizer, "path alone": smc.log_path_normalizer}
     for label, estimate in estimates.items():
         mean, error = mean_and_error(np.exp(np.asarray(estimate, np.float64) - truth))
@@ -51,7 +51,7 @@ def conjugate(y):
 
 
 def conjugate_evidence(y):
-    """mu is conjugate to the rows, the logarithm of scale to the one observation."""
+    """Exact log evidence: mu is conjugate to y, and the logarithm of scale to s."""
     covariance = NOISE**2 * np.eye(len(y)) + 1
     quadratic = y @ np.linalg.solve(covariance, y)
     log_density = -0.5 * (quadratic + np.linalg.slogdet(2 * np.pi * covariance)[1])

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def assert_within(estimate, truth, standard_error, *, resolution, sigmas=5, label="estimate"):
-    """Assert that an estimate agrees with the truth, and that the check is sharp enough to tell.
+    """Assert that an estimate agrees with the truth, and that the check is precise enough.
 
     The first gate, sigmas * standard_error <= resolution, requires a test precise enough to detect
     an error of `resolution`. The second, |error| <= sigmas * standard_error, requires that there is
@@ -54,7 +54,7 @@ def moments(x):
 
 
 class Mixture:
-    """A Gaussian mixture in float64, written as plainly as possible, for tests to compare with."""
+    """A Gaussian mixture in float64, written as plainly as possible, to compare with."""
 
     def __init__(self, weights, means, covariances):
         self.weights = np.asarray(weights, np.float64) / np.sum(weights, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""A Gaussian prior over three coordinates, a, b and c, whose first is seen through noise."""
+"""A Gaussian prior over three coordinates, a, b and c; a is observed with noise."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A Gaussian prior over two coordinates, a and b, whose first is seen through noise.
+"""A Gaussian prior over two coordinates, a and b; a is observed with noise.
 
-The prior enters a model in one of the two ways, a site for each coordinate or one vector site, and
-the posterior is known in closed form. `TWIN` is the broken prior that checks must tell apart.
+The prior enters a model as one site per coordinate or as one vector site, and the posterior is
+known in closed form. `TWIN` is the broken prior that checks must reject.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Y = 2.0
 
 
 def prior_of(mean=MEAN, covariance=COVARIANCE):
-    # Neither zero nor one, so that a forgotten unit shows.
+    # Not 0 and not 1, so that a forgotten change of units is detected.
     reference = disco.GaussianReference(np.array([0.2, -0.1]), np.diag([4.0, 2.25]))
     return gaussian_prior(mean, covariance, names=NAMES, reference=reference)
 
@@ -73,7 +73,7 @@ def posterior(y=Y, mean=MEAN, covariance=COVARIANCE):
 
 
 def potential(model, *args, **kwargs):
-    """The potential energy that NumPyro's samplers see, once they have found where to start."""
+    """The potential energy that NumPyro's samplers use, after a start has been found."""
     info = initialize_model(KEY, model, model_args=args, model_kwargs=kwargs, dynamic_args=True)
     assert np.isfinite(info.param_info.potential_energy)
     return info.potential_fn(*args, **kwargs)
@@ -116,7 +116,7 @@ def transformed(prior):
     return numpyro.sample("w", dist.TransformedDistribution(prior, affine))
 
 
-# -- a discrete latent that shifts what is seen ------------------------------------------------
+# -- a discrete latent that shifts the observation ---------------------------------------------
 
 SHIFT, WEIGHT = 1.5, 0.3
 
@@ -135,13 +135,13 @@ def posterior_switched():
     return np.array([weights[1], *(weights @ [mean for mean, *_ in states])])
 
 
-# -- a series moved by the prior -----------------------------------------------------------------
+# -- a series with innovations from the prior ----------------------------------------------------
 
 SERIES = jnp.array([0.1, 0.5, 1.0, 0.3, -0.2])
 
 
 def series(prior, y, vector=False, length=5):
-    """A level that forgets, moved by innovations from the prior and seen in its first entry."""
+    """An autoregressive level with innovations from the prior; its first entry is observed."""
 
     def step(level, seen):
         level = 0.8 * level + put("e", prior, vector)

@@ -1,4 +1,4 @@
-"""Classifier two-sample tests: how well a classifier tells two sets of draws apart."""
+"""Classifier two-sample tests: the accuracy with which a classifier separates two sets of draws."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def neighbours():
 def network(dimension):
     """A network with two layers of 10 D units, as in the simulation-based inference benchmark.
 
-    On the two moons it hardly detects a radius that is off by half its spread; `neighbours` does.
+    On the two moons it barely detects a radius that is off by half its spread; `neighbours` does.
     """
     width = 10 * dimension
     return MLPClassifier((width, width), early_stopping=True, max_iter=200, random_state=0)
 
 
 def two_sample_accuracy(draws, reference, classifier=None):
-    """Cross-validated accuracy of telling draws from reference draws; 0.5 if they agree.
+    """Cross-validated accuracy of separating draws from reference draws; 0.5 if they agree.
 
     Both have shape (num_draws, D), with equally many rows so that guessing scores 0.5. The
     cross-validation has 5 folds.

@@ -67,7 +67,7 @@ def test_priors_can_be_mapped_over():
     expected = [prior.log_prob(x) for prior, x in zip(priors, points, strict=True)]
     mapped = jax.vmap(lambda prior, x: prior.log_prob(x))(stack, points)
     np.testing.assert_allclose(mapped, expected, rtol=1e-5)
-    # Without a map around it, as for NumPyro's own distributions.
+    # Without an enclosing `vmap`, as for NumPyro's own distributions.
     np.testing.assert_allclose(stack.log_prob(points), expected, rtol=1e-5)
     scores = [prior.score(x) for prior, x in zip(priors, points, strict=True)]
     np.testing.assert_allclose(stack.score(points), scores, rtol=1e-5, atol=1e-6)
@@ -77,8 +77,8 @@ def test_priors_can_be_mapped_over():
 
 
 @both_ways
-def test_a_draw_under_an_unknown_location_and_scale(vector):
-    """Non-centred: the prior is over x, and the data are of loc + scale x."""
+def test_a_draw_with_inferred_location_and_scale(vector):
+    """Non-centred: the prior is over x, and loc + scale x is observed."""
 
     def hierarchy(prior):
         loc, scale = unknown_map()
@@ -157,8 +157,8 @@ def test_a_discrete_latent_is_summed_out_beside_an_energy(vector):
 
 
 @pytest.mark.parametrize("what", ["energy", "temperature"])
-def test_weights_that_are_inferred_are_refused(what):
-    """Unlike that of an affine map, the normaliser depends on the unknown here."""
+def test_inferred_weights_are_refused(what):
+    """The normaliser depends on the unknown here, unlike under an affine map."""
 
     def weighted():
         w = numpyro.sample("w", dist.LogNormal())
@@ -174,8 +174,8 @@ def test_weights_that_are_inferred_are_refused(what):
 
 
 @both_ways
-def test_a_normaliser_that_is_inferred_is_not_seen_without_gradients(vector):
-    """A limit: kernels without gradients do not notice, but one line before them does."""
+def test_an_inferred_normaliser_is_not_detected_without_gradients(vector):
+    """A limitation: such kernels do not raise an error, but one line before the run does."""
 
     def clamped_to_a_latent():
         a = numpyro.sample("a", dist.Normal())
@@ -199,12 +199,12 @@ def test_a_normaliser_that_is_inferred_is_not_seen_without_gradients(vector):
     # The error varies with the latent, because the marginal of a is counted as well.
     marginal = dist.Normal(MEAN[0], np.sqrt(COVARIANCE[0, 0])).log_prob(np.array([-1.0, 0.0, 2.0]))
     np.testing.assert_allclose(gap - gap[0], marginal - marginal[0], atol=1e-4)
-    # The line to try before AIES, ESS or SA. It computes nothing.
+    # The line to run before AIES, ESS or SA. It only traces.
     with pytest.raises(ValueError, match="is being inferred"):
         jax.eval_shape(jax.grad(info.potential_fn), info.param_info.z)
 
 
-def test_tempering_without_gradients_refuses_a_normaliser_that_is_inferred():
+def test_tempering_without_gradients_refuses_an_inferred_normaliser():
     def clamped_to_a_latent():
         a = numpyro.sample("a", dist.Normal())
         disco.sample("x", PRIOR.clamp({"a": a}))
@@ -214,8 +214,8 @@ def test_tempering_without_gradients_refuses_a_normaliser_that_is_inferred():
         disco.TemperedSMC(clamped_to_a_latent, **settings).run(KEY)
 
 
-def test_a_normaliser_that_depends_on_a_discrete_latent_is_not_seen():
-    """A limit: there is no derivative with respect to a discrete state."""
+def test_a_normaliser_that_depends_on_a_discrete_latent_is_not_detected():
+    """A limitation: there is no derivative with respect to a discrete state."""
 
     def clamped_to_a_state():
         z = numpyro.sample("z", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})

@@ -1,9 +1,9 @@
-"""Numbers for a fixed set of seeds: a change of structure must not change them.
+"""Numbers for a fixed set of seeds, which a change of structure must not change.
 
 Draws, evidences and held-out losses are compared with `fixed_seeds.json`, which was written before
 the package was divided into folders. They are computed in double precision, so that rounding, which
 differs between machines and which Adam amplifies, stays below the tolerance. After a change that is
-meant to change numbers, write the file anew: `python tests/integration/test_fixed_seeds.py`.
+meant to change numbers, rewrite the file: `python tests/integration/test_fixed_seeds.py`.
 """
 
 import json

@@ -70,7 +70,7 @@ def test_reparameterising_another_site(vector):
     ],
 )
 @both_ways
-def test_reparameterisations_that_know_no_energy_say_so(strategy, message, vector):
+def test_unsupported_reparameterisations_are_refused(strategy, message, vector):
     reparameterised = handlers.reparam(model, {"x" if vector else "x.a": strategy})
     with pytest.raises(ValueError, match=message):
         initialize_model(KEY, reparameterised, model_kwargs={"vector": vector})

@@ -49,7 +49,7 @@ def given_linear(matrix, noise, y):
     return MEAN + gain @ (y - matrix @ MEAN), COVARIANCE - gain @ matrix @ COVARIANCE, log_density
 
 
-def test_measurement_errors_that_are_known():
+def test_known_measurement_errors():
     """Two coordinates have an error of their own; the third is never observed."""
     y, errors = np.array([1.4, -1.0]), np.array([0.3, 0.8])
 

@@ -43,8 +43,8 @@ def relative_errors(fit, rows):
     """RMS error of the learned score over the RMS of the exact one, by noise level and for all.
 
     Points are held-out rows with the noise of each level. The exact score is that of the training
-    rows smoothed by sigma_0; beside it, that of the mixture they came from, smoothed alike: the
-    two part where no row reaches, and no fit to the rows could tell.
+    rows smoothed by sigma_0. It is compared with the score of the smoothed mixture that the rows
+    came from; the two differ far from the rows, where no fit to the rows can tell them apart.
     """
     rng = np.random.default_rng(1)
     loc, scale = rows.mean(axis=0), rows.std(axis=0)
@@ -75,7 +75,7 @@ def relative_errors(fit, rows):
 def test_trained_score_matches_the_exact_smoothed_score(trained, rows):
     overall, by_level, to_truth = relative_errors(trained, rows)
     assert overall <= 0.05
-    # At sigma_0, where conditionals live, the truth itself is met.
+    # At sigma_0, the level of the conditionals, the score also matches that of the smoothed truth.
     assert by_level[0] <= 0.05 and to_truth[0] <= 0.05
 
 
@@ -101,8 +101,8 @@ def conditional_by_quadrature(prior, a, num_draws, seed):
 def test_conditionals_by_nuts_smc_and_quadrature_agree(trained, a):
     """W1 between each sampler's draws and exact ones, within 1.5 times that of two exact sets.
 
-    b given a = 1.2 has two modes of unequal mass; NUTS needs chains that start in both and does
-    not weigh them, so it is compared where there is one, at a = -1.9.
+    b given a = 1.2 has two modes of unequal mass, between which NUTS does not move, so NUTS is
+    compared at a = -1.9 only, where b has one mode.
     """
     prior, num_draws, repeats = trained.distribution, 2000, 8
     exact = [conditional_by_quadrature(prior, a, num_draws, seed) for seed in range(2 * repeats)]
@@ -136,7 +136,7 @@ def test_conditionals_by_nuts_smc_and_quadrature_agree(trained, a):
             f"ratio {np.mean(distances) / floor:.2f}"
         )
         assert np.mean(distances) <= 1.5 * floor
-    # The check can tell: the same conditional at a slightly different place fails it.
+    # The broken twin is the conditional at a slightly different value of a.
     wrong = [conditional_by_quadrature(prior, a + 0.3, num_draws, s) for s in range(repeats)]
     distances = [wasserstein_distance(w, e) for w, e in zip(wrong, exact, strict=False)]
     assert np.mean(distances) > 1.5 * floor

@@ -120,8 +120,8 @@ def test_a_wrong_energy_fails_the_check():
         check(draws, *posterior(0.7), "sign of the correlations flipped")
 
 
-def test_prior_as_a_model_argument_is_not_baked_in():
-    """One compiled sampler serves another prior of the same shapes."""
+def test_a_prior_as_a_model_argument_is_not_compiled_in():
+    """A compiled sampler is reused for another prior of the same shapes."""
     traces = 0
 
     def counted(prior):
@@ -136,7 +136,7 @@ def test_prior_as_a_model_argument_is_not_baked_in():
         spread.append(np.std(mcmc.get_samples()["x.a"]))
         after = traces
     mcmc.run(jax.random.key(2), prior_of(4 * COVARIANCE, 16 * COVARIANCE))
-    # NumPyro reads the model afresh to start each run; the sampler itself is not traced again.
+    # NumPyro traces the model again to start each run, but not the sampler.
     assert traces - after <= 3
     assert 2.6 < spread[1] / spread[0] < 3.4
 
@@ -168,7 +168,7 @@ def test_nuts_with_the_prior_as_an_argument(chains):
     chains.run(KEY, three_coordinates.PRIOR, jnp.asarray(2.0))
     assert set(chains.get_samples()) == {"x.a", "x.b", "x.c"}
     assert_posterior(chains, three_coordinates.posterior(2.0)[0])
-    # Other weights and another observation, and the sampler that was compiled for the first.
+    # Other weights and another observation reuse the compiled sampler.
     chains.run(KEY, three_coordinates.prior_of(mean + 1.0), jnp.asarray(-1.0))
     assert_posterior(chains, three_coordinates.posterior(-1.0, mean=mean + 1.0)[0])
     with pytest.raises(AssertionError, match="is off"):

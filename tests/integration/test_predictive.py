@@ -24,13 +24,13 @@ from numpyro.infer.inspect import get_model_relations
 
 
 @both_ways
-def test_likelihoods_of_draws(vector):
+def test_log_likelihood_of_draws(vector):
     draws = jax.random.normal(KEY, (3, 7, 2))
     samples = sites_of("x", draws, vector)
     found = log_likelihood(model, samples, vector=vector, batch_ndims=2)
     truth = dist.Normal(draws[..., 0], NOISE).log_prob(Y)
     np.testing.assert_allclose(found["y"], truth, rtol=1e-5)
-    # The coordinates' joint factor is listed, as any `numpyro.factor` is: no likelihood of data.
+    # The joint factor of coordinates is listed like any `numpyro.factor`; it is not a likelihood.
     assert set(found) == ({"y"} if vector else {"y", "x.log_prob"})
     if not vector:
         np.testing.assert_allclose(found["x.log_prob"], PRIOR.log_prob(draws), rtol=1e-5)
@@ -50,8 +50,8 @@ def test_predictive_takes_draws_of_several_chains(vector):
 
 
 @pytest.mark.statistics
-def test_simulating_forward():
-    """Many draws at once are fast; one at a time, each is a run of tempered SMC."""
+def test_predictive_draws_from_the_prior():
+    """Many draws at once are fast; drawn one at a time, each needs a run of tempered SMC."""
     variance = COVARIANCE[0, 0] + COVARIANCE[1, 1] - 2 * COVARIANCE[0, 1] + NOISE**2
     truth = np.array([MEAN[0] - MEAN[1], variance])
 
@@ -59,7 +59,7 @@ def test_simulating_forward():
         samples = {"x": prior.sample(KEY, (4000,))}
         y = np.asarray(Predictive(unobserved, samples)(KEY, True)["y"], np.float64)
         estimate, error = mean_and_error(np.stack([y, (y - truth[0]) ** 2], axis=-1))
-        # Draws of one call share their particles, so they tell less than as many independent ones.
+        # Draws of one call share their particles: they are less informative than independent ones.
         assert_within(estimate, truth, 2 * error, resolution=[0.5, 1.5], label="simulated y")
 
     check(PRIOR)
@@ -77,7 +77,7 @@ def test_relations_of_a_vector_site_can_be_drawn():
 
 
 @both_ways
-def test_rendering_a_model(vector):
+def test_models_can_be_rendered(vector):
     pytest.importorskip("graphviz")
     source = numpyro.render_model(model, model_kwargs={"vector": vector}).source
     assert ("x" if vector else "x.b") in source

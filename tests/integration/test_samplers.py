@@ -54,7 +54,7 @@ from numpyro.infer import (
 )
 from numpyro.infer.util import initialize_model
 
-# -- where samplers start, and go on ------------------------------------------------------------
+# -- starts and continuations -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -64,12 +64,12 @@ from numpyro.infer.util import initialize_model
         init_to_feasible,
         init_to_value(values={"x": POINT}),
         init_to_mean,
-        # Draws, and so a run of tempered SMC: tens of seconds to compile.
+        # The start is drawn by tempered SMC, which takes tens of seconds to compile.
         pytest.param(init_to_sample, marks=pytest.mark.statistics),
     ],
     ids=["uniform", "feasible", "value", "mean", "sample"],
 )
-def test_where_samplers_of_a_vector_site_start(strategy):
+def test_init_strategies_start_a_vector_site(strategy):
     info = initialize_model(
         KEY, model, init_strategy=strategy, model_kwargs={"vector": True}, dynamic_args=True
     )
@@ -82,14 +82,14 @@ def test_where_samplers_of_a_vector_site_start(strategy):
 
 
 @both_ways
-def test_a_run_goes_on_where_another_ended(vector):
+def test_a_run_continues_where_another_ended(vector):
     kernel = HMC(model, trajectory_length=None, num_steps=3)
     mcmc = MCMC(kernel, num_warmup=20, num_samples=10, progress_bar=False)
     mcmc.warmup(KEY, vector=vector)
     warm = mcmc.post_warmup_state
     mcmc.run(warm.rng_key, vector=vector)
     first = jax.tree.map(np.asarray, mcmc.get_samples())
-    # Again from the same state, and then on from where that ended.
+    # The first run repeats from the same state; the second continues from the end of the first.
     for state, same in ((warm, True), (mcmc.last_state, False)):
         mcmc.post_warmup_state = state
         mcmc.run(state.rng_key, vector=vector)
@@ -108,7 +108,7 @@ REPLICATIONS, SIGMAS = 10, 10
 
 
 def replications(mcmc, names, interacting):
-    """Means of independent chains, or of long stretches of time if walkers interact."""
+    """Means of independent chains, or of long stretches of one run if walkers interact."""
     samples = mcmc.get_samples(group_by_chain=True)
     columns = []
     for name in names:
@@ -135,7 +135,7 @@ def mcmc_of(kernel, *, num_samples, interacting=False):
         num_chains=2 * REPLICATIONS if interacting else REPLICATIONS,
         chain_method="vectorized" if interacting else jax.vmap,
         progress_bar=False,
-        # The ensemble kernels of NumPyro keep the first run's arguments in what is compiled.
+        # NumPyro's ensemble kernels compile the arguments of the first run into the program.
         jit_model_args=not interacting,
     )
 
@@ -164,7 +164,7 @@ def test_kernels_find_the_posterior(kernel, vector):
     truth, *_ = posterior()
     mcmc.run(KEY, PRIOR, Y)
     check_chains(mcmc, names, truth, interacting=interacting)
-    # Under the twin y = x_a pulls b the other way.
+    # Under the twin, an observed x_a moves b in the other direction.
     mcmc.run(KEY, TWIN, Y)
     with pytest.raises(AssertionError, match="is off"):
         check_chains(mcmc, names, truth, interacting=interacting)
@@ -250,7 +250,7 @@ CHAIN_METHODS = """
 
 
 @pytest.mark.statistics
-def test_chains_one_after_another_on_two_devices_and_side_by_side():
+def test_sequential_parallel_and_vectorized_chains():
     """In a separate process, since the number of devices is fixed when JAX starts."""
     tests = str(Path(__file__).parents[1])
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
@@ -260,7 +260,7 @@ def test_chains_one_after_another_on_two_devices_and_side_by_side():
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": path,
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        # Rounding differs by device, and in single precision a chain soon makes it a difference.
+        # Rounding differs between devices, and in single precision a chain soon amplifies it.
         "JAX_ENABLE_X64": "1",
     }
     done = subprocess.run(

@@ -60,7 +60,7 @@ def test_innovations_of_a_scan(vector):
 
 
 def test_an_energy_of_elementwise_weights_in_a_scan():
-    """`scan` stacks the weights along time, and these would broadcast against points silently."""
+    """`scan` stacks weights along time, and stacked weights must not broadcast against points."""
 
     def elementwise(weights, x):
         return jnp.sum(weights * x**2)
@@ -69,13 +69,13 @@ def test_an_energy_of_elementwise_weights_in_a_scan():
     prior = disco.EnergyDistribution(weights, PRIOR.reference, names=NAMES)
     innovations = {"e": INNOVATIONS}
     joint = log_density(series, (prior, SERIES, True), {}, innovations)[0]
-    of_series = log_density(series, (PRIOR, SERIES, True), {}, innovations)[0]
-    expected = of_series - PRIOR.log_prob(INNOVATIONS).sum() + prior.log_prob(INNOVATIONS).sum()
+    series_joint = log_density(series, (PRIOR, SERIES, True), {}, innovations)[0]
+    expected = series_joint - PRIOR.log_prob(INNOVATIONS).sum() + prior.log_prob(INNOVATIONS).sum()
     np.testing.assert_allclose(joint, expected, rtol=1e-5)
 
 
 @both_ways
-def test_a_plate_inside_of_a_scan(vector):
+def test_a_plate_inside_a_scan(vector):
     def panel(prior):
         def step(level, _):
             with numpyro.plate("members", 3):
@@ -119,7 +119,7 @@ def test_conditioning_on_a_coordinate_along_a_scan():
     known = handlers.condition(series, {"e.a": INNOVATIONS[:, 0]})
     got = potential(known, PRIOR, SERIES, False)
     at = standardized("e", INNOVATIONS, False)
-    # The Jacobian of the coordinate that is known is not there.
+    # The Jacobian of the known coordinate is absent.
     expected = unrolled(at, False) + 5 * jnp.log(PRIOR.scale[0])
     np.testing.assert_allclose(got({"e.b": at["e.b"]}), expected, rtol=1e-5)
     with pytest.raises(ValueError, match="'e.z'.*not a site of 'e'"):
@@ -139,7 +139,7 @@ def test_likelihood_along_a_scan(vector):
 
 
 @pytest.mark.statistics
-def test_a_forecast_draws_from_a_vector_site_and_says_why_not_from_coordinates():
+def test_a_forecast_draws_a_vector_site_and_refuses_coordinates():
     def predict(vector):
         innovations = sites_of("e", jnp.stack([INNOVATIONS, 2 * INNOVATIONS]), vector)
         return Predictive(series, innovations)(KEY, PRIOR, None, vector, length=6)
@@ -151,7 +151,7 @@ def test_a_forecast_draws_from_a_vector_site_and_says_why_not_from_coordinates()
 
 
 @pytest.mark.parametrize("what", ["learned", "built in"])
-def test_discrete_states_along_a_scan_are_numpyros_to_support(what):
+def test_discrete_states_along_a_scan_need_real_support(what):
     """NumPyro sums states out of a `scan` only if its sites have real support."""
 
     def states():

@@ -27,10 +27,10 @@ LOG_MASS = 3.7
 
 
 def skewed_energy(x):
-    """The log of a Gamma variable and, given it, two modes of unequal weight; of mass e^3.7.
+    """Energy of mass e^3.7: the log of a Gamma variable and, given it, two unequal modes.
 
-    The first coordinate has density exp(a u - e^u) / Gamma(a); the second follows a mixture that
-    the first shifts, which leaves its mass alone.
+    The first coordinate has density exp(a u - e^u) / Gamma(a). The second follows a mixture that
+    the first shifts, which does not change the mass.
     """
     u, v = x[0], x[1] - 0.3 * x[0]
     log_gamma = SHAPE * u - jnp.exp(u) - gammaln(SHAPE)
@@ -57,7 +57,7 @@ def skewed_draws(rng, num_draws):
 
 
 def check_evidence(log_estimates, log_truth, label):
-    """mean(Z-hat / Z) = 1 within 5 standard errors of independent runs, which is at most 0.05."""
+    """Check mean(Z-hat / Z) = 1 within 5 standard errors of independent runs, each at most 0.05."""
     ratio = np.exp(np.asarray(log_estimates, np.float64) - log_truth)
     error = ratio.std(ddof=1) / np.sqrt(len(ratio))
     print(f"{label}: mean(Z-hat / Z) = {ratio.mean():.4f} +- {error:.4f} over {len(ratio)} runs")
@@ -157,7 +157,7 @@ def test_dropped_jacobian_fails(monkeypatch):
 
 @pytest.mark.statistics
 def test_error_of_the_path_shrinks_with_the_root_of_the_particles():
-    """Sixteen times as many particles have a quarter of the error (each known to a sixth)."""
+    """Sixteen times as many particles give a quarter of the error (each known to a sixth)."""
 
     def deviation(num_particles):
         smc = run(skewed_model, num_particles=num_particles, num_sweeps=0)
@@ -168,8 +168,8 @@ def test_error_of_the_path_shrinks_with_the_root_of_the_particles():
     assert 2.0 < ratio < 8.0
 
 
-def test_a_mixture_that_lacks_a_mode_has_no_say(monkeypatch):
-    """The draws of the mixture agree on half the mass; the particles show what it lacks."""
+def test_a_mixture_that_lacks_a_mode_does_not_bias_the_evidence(monkeypatch):
+    """The weights of the mixture's own draws show half of the mass; the particles show the rest."""
 
     def model():
         x = numpyro.sample("x", dist.Normal(0.0, 3.0))
@@ -184,7 +184,7 @@ def test_a_mixture_that_lacks_a_mode_has_no_say(monkeypatch):
 
 
 def gaussian_run(draw_base, num_chains=RUNS):
-    """Independent runs towards 3 N(0.5, 1) from N(0, 2), with the base's draws as given."""
+    """Independent runs from N(0, 2) to 3 N(0.5, 1), with the given draws of the base."""
 
     def log_densities(u):
         base = dist.Normal(0.0, 2.0).log_prob(u).sum()
@@ -201,8 +201,8 @@ def gaussian_run(draw_base, num_chains=RUNS):
 
 
 @pytest.mark.parametrize("share", [1e-4, 0.01])
-def test_draws_of_the_base_on_the_edge_of_their_support(share):
-    """A few, from rounding, get weight zero; many would bias the evidence and are refused."""
+def test_draws_of_the_base_on_the_edge_are_dropped_if_few_and_refused_if_many(share):
+    """A few, caused by rounding, get weight zero; many would bias the evidence and are refused."""
 
     def draw_base(rng_key):
         edge_key, draw_key = jax.random.split(rng_key)
@@ -261,7 +261,7 @@ def test_results_have_the_shapes_of_mcmc(skewed):
     assert np.nanmax(history.inverse_temperature, axis=1) == pytest.approx(np.ones(RUNS))
 
 
-def test_print_summary_says_the_evidence(skewed, capsys):
+def test_print_summary_prints_the_evidence(skewed, capsys):
     skewed.print_summary()
     out = capsys.readouterr().out
     assert "x.u" in out and "r_hat" in out and "log evidence: 3." in out

@@ -34,7 +34,7 @@ class Sampler:
 
 
 def check_evidence(estimates, truth, label):
-    """mean(Z-hat / Z) = 1 within 5 standard errors of independent runs, at most 0.25."""
+    """Check mean(Z-hat / Z) = 1 within 5 standard errors of independent runs, at most 0.25."""
     mean, error = mean_and_error(np.exp(estimates - truth))
     print(f"{label}: Z-hat / Z = {mean:.4f} +- {error:.4f}; log Z = {truth:.4f}")
     assert_within(mean, 1.0, error, resolution=0.25, label=f"{label}: Z-hat / Z")
@@ -56,7 +56,7 @@ def check_moments(draws, truth, label, resolution=0.15):
                 f"{label}, {name}: moment {power}, worst error {mean[worst] - expected:.4f} "
                 f"+- {error[worst]:.4f}, mean z {z.mean():.1f}"
             )
-            # 7.4 standard errors that come from 20 runs are as rare as 5 of a known one.
+            # Exceeding 7.4 standard errors from 20 runs is as rare as exceeding 5 known ones.
             assert_within(
                 mean,
                 expected,
@@ -68,7 +68,7 @@ def check_moments(draws, truth, label, resolution=0.15):
 
 
 def accuracy(draws, exact, observation, label):
-    """Classifier accuracy on every other particle: neighbours descend from one ancestor."""
+    """Classifier accuracy on every other particle, because neighbours often share an ancestor."""
     draws = draws["theta"][:, ::2].reshape(-1, 2)
     result = two_sample_accuracy(draws, exact(np.random.default_rng(0), observation, len(draws)))
     print(f"{label}: classifier two-sample test {result:.4f} on {len(draws)} draws of each")
@@ -76,7 +76,7 @@ def accuracy(draws, exact, observation, label):
 
 
 def check_shares(sampler, args, exact, observation, shares, label, resolution=0.03):
-    """Shares of draws in some regions, against exact draws; 100 runs of the sampler.
+    """Compare the shares of draws in some regions with those of exact draws, over 100 runs.
 
     A classifier averages over all draws and is insensitive to the mass of a mode.
     """
@@ -201,16 +201,16 @@ def check_moons_shares(moons, observation, label):
 
 def test_two_moons_and_their_tips_have_their_shares(moons):
     check_moons_shares(moons, models.MOONS_OBSERVATION, "two moons")
-    # Seen from elsewhere, the tips are not where they were.
+    # For another observation the tips are elsewhere.
     with pytest.raises(AssertionError, match="is off"):
         check_moons_shares(moons, models.MOONS_OBSERVATION + [0.02, 0.0], "two moons, broken")
 
 
-# -- a random walk seen at its two ends ----------------------------------------------------------
+# -- a random walk observed at its two ends ------------------------------------------------------
 
 
 def test_truth_of_a_walk_of_known_scales():
-    """The same truth from a Gaussian of 30 dimensions, conditioned directly."""
+    """The truth agrees with a Gaussian of 30 dimensions that is conditioned directly."""
     step, noise = models.BROWNIAN_SCALES
     seen = models.BROWNIAN_SEEN
     prior = step**2 * np.minimum.outer(np.arange(1, 31), np.arange(1, 31))
@@ -247,13 +247,13 @@ def check_walk(sampler, scales, label):
         check_moments(draws, truth, f"{label}, backwards")
 
 
-def test_walk_of_known_scales_and_not_backwards():
+def test_walk_of_known_scales():
     sampler = Sampler(models.brownian_motion, models.BROWNIAN_OBSERVATION, models.BROWNIAN_SCALES)
     check_walk(sampler, models.BROWNIAN_SCALES, "walk of known scales")
 
 
 @pytest.mark.slow
-def test_walk_of_unknown_scales_and_not_backwards():
+def test_walk_of_unknown_scales():
     sampler = Sampler(models.brownian_motion, models.BROWNIAN_OBSERVATION, num_particles=4000)
     check_walk(sampler, None, "walk")
 

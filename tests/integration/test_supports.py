@@ -98,7 +98,7 @@ def test_the_density_is_zero_outside_the_supports(x):
 
 @pytest.mark.statistics
 def test_the_normalised_density_integrates_to_one():
-    """By the midpoint rule over positive times unit interval, fine towards both bounds."""
+    """The midpoint rule over positive times unit interval has a fine grid near the bounds."""
     prior = prior_of((0, 1)).normalize(KEY, num_chains=20)
     y = [
         np.linspace(m - 7 * s, m + 7 * s, 201) for m, s in zip(MEAN[:2], [0.71, 0.95], strict=True)

@@ -48,8 +48,8 @@ def exact_guide(vector, flip=1.0):
 
 
 @both_ways
-def test_the_bound_is_the_evidence_where_a_hand_written_guide_is_the_posterior(vector):
-    """The bound then has no variance: each draw gives the evidence times the prior's Z."""
+def test_the_bound_is_the_evidence_if_a_hand_written_guide_is_the_posterior(vector):
+    """The bound then has no variance: every draw gives the evidence times the prior's Z."""
 
     def loss(guide):
         return Trace_ELBO(num_particles=5).loss(KEY, {}, model, guide, vector=vector)
@@ -60,7 +60,7 @@ def test_the_bound_is_the_evidence_where_a_hand_written_guide_is_the_posterior(v
 
 
 @both_ways
-def test_the_bound_is_the_evidence_where_a_guide_in_unconstrained_space_is_the_posterior(vector):
+def test_the_bound_is_the_evidence_if_an_automatic_guide_is_the_posterior(vector):
     mean, covariance, evidence = posterior()
     guide = AutoMultivariateNormal(model, init_loc_fn=init_to_uniform)
     svi = SVI(model, guide, numpyro.optim.Adam(0.1), Trace_ELBO(num_particles=5))
@@ -71,7 +71,7 @@ def test_the_bound_is_the_evidence_where_a_guide_in_unconstrained_space_is_the_p
         "auto_scale_tril": jnp.asarray(np.linalg.cholesky(covariance / np.outer(scale, scale))),
     }
     loss = Trace_ELBO(num_particles=5).loss(KEY, params, model, guide, vector=vector)
-    # A forgotten Jacobian would be off by the log of the scales, which is no rounding.
+    # Without the Jacobian the bound would be off by the log of the scales, far above rounding.
     assert abs(LOG_SCALES) > 0.5
     np.testing.assert_allclose(loss, -(evidence + LOG_Z), rtol=1e-4)
     draws = guide.sample_posterior(KEY, params, sample_shape=(6,))
@@ -86,8 +86,8 @@ def minimise(guide, vector, steps=1000):
 
 
 @both_ways
-def test_the_mode_and_the_curvature_there(vector):
-    """`AutoDelta` finds the mean of a Gaussian; `AutoLaplaceApproximation` its covariance, too."""
+def test_automatic_guides_find_the_mode_and_its_curvature(vector):
+    """`AutoDelta` finds the mean of a Gaussian; `AutoLaplaceApproximation` also its covariance."""
     mean, covariance, _ = posterior()
     guide = AutoDelta(model, init_loc_fn=init_to_uniform)
     median = guide.median(minimise(guide, vector))
@@ -118,7 +118,7 @@ def test_a_flow_as_a_guide_comes_close_to_the_evidence(vector):
 
     def check(params):
         estimate, error = mean_and_error(loss(keys, params))
-        # What the flow still lacks is counted as resolution, the rest as noise.
+        # The flow does not fit the posterior exactly: 0.04 is added to the error for the gap.
         truth = -(posterior()[2] + LOG_Z)
         assert_within(estimate, truth, error + 0.04, resolution=0.5, label="negative bound")
 
@@ -137,14 +137,14 @@ def test_variational_inference_finds_the_mean(guide_class):
     run = jax.jit(lambda state: jax.lax.scan(lambda s, _: (svi.update(s)[0], 0), state, None, 300))
     state, _ = run(svi.init(KEY))
     means = []
-    # Where a stochastic optimiser stands at a moment is off by its own jitter: stop at several
-    # moments, far enough apart.
+    # A stochastic optimiser jitters around the optimum, so the test averages several states that
+    # are far enough apart.
     for _ in range(10):
         state, _ = run(state)
         median = guide.median(svi.get_params(state))
         means.append([median[f"x.{name}"] for name in three_coordinates.NAMES])
     estimate, error = np.mean(means, 0), np.std(means, 0, ddof=1) / np.sqrt(len(means))
-    # Ten moments: as for chains, fewer than twenty repeats ask for wider gates.
+    # As for chains, fewer than twenty repeats need wider gates.
     gates = dict(resolution=0.6, sigmas=10, label="variational mean")
     assert_within(estimate, three_coordinates.MEAN, error, **gates)
     with pytest.raises(AssertionError, match="is off"):

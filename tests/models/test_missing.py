@@ -31,7 +31,7 @@ import numpyro_disco as disco
 from numpyro_disco.models.missing import MissingEntries, PaddedEntries
 
 
-def test_each_missing_entry_is_a_latent_and_nothing_else_is():
+def test_exactly_the_missing_entries_are_latent():
     assert latents(lambda: with_table(TABLE)) == {"x.missing": (NUM_MISSING,)}
     trace = traced(with_table, {"x.missing": jnp.arange(6.0)}, TABLE)
     completed = np.asarray(trace["completed"]["value"])
@@ -151,7 +151,7 @@ def test_a_padded_table_in_a_subsampled_plate_is_scaled():
     np.testing.assert_allclose(site["fn"].log_prob(site["value"]), expected, rtol=1e-5)
 
 
-def test_a_table_that_is_concrete_first_and_traced_later_has_to_say_so():
+def test_a_table_that_is_concrete_first_and_traced_later_needs_padded():
     def run(padded):
         mcmc = MCMC(
             NUTS(lambda table: disco.sample("x", PRIOR, obs=table, padded=padded)),

@@ -106,7 +106,7 @@ def test_scope():
 # -- handlers -----------------------------------------------------------------------------------
 
 
-def test_running_forward_says_what_can_be_done():
+def test_running_forward_names_the_remedy():
     with pytest.raises(NotImplementedError, match=r"'a'.*MCMC.*site_values\(name, prior, x\)"):
         handlers.trace(handlers.seed(model, 0)).get_trace()
     with pytest.raises(NotImplementedError, match="prior.sample"):

@@ -55,7 +55,7 @@ def test_plot_history(from_prior):
     assert [len(axis.lines) for axis in axes] == [8, 8, 8, 8]
 
 
-def test_deterministic_sites_come_along():
+def test_deterministic_sites_are_returned():
     def model():
         mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
         numpyro.deterministic("twice", 2 * mu)
@@ -118,7 +118,7 @@ def test_a_run_that_makes_no_progress():
     assert "max_temperatures" in smc.status_messages[0]
 
 
-def test_runs_that_disagree_say_so():
+def test_runs_that_disagree_are_reported():
     """With two distant modes and a handful of particles, each run ends in one of them."""
 
     def model():

@@ -34,7 +34,7 @@ def load(path, template=None, mark="mark", probe=PROBE):
     return load_state(path, template, mark, probe, "rbg")
 
 
-def test_state_comes_back_with_its_keys(path):
+def test_state_is_restored_with_its_keys(path):
     loaded = load(path)
     for leaf, expected in zip(loaded["history"], state()["history"], strict=True):
         np.testing.assert_array_equal(leaf, expected)
@@ -61,7 +61,7 @@ def test_other_runs_models_and_files_are_refused(path):
         load(path)
 
 
-def test_fingerprints_tell_settings_keys_and_arguments_apart():
+def test_fingerprints_differ_by_settings_keys_and_arguments():
     key = jax.random.key(0)
     marks = {
         fingerprint("settings", key, (np.ones(2),)),

@@ -50,7 +50,7 @@ def test_states_are_kept_as_far_apart_as_the_first_is_from_the_start():
     np.testing.assert_allclose(progress.correlation, 0.05)
 
 
-def test_moves_stop_where_correlation_has_stopped_falling():
+def test_moves_stop_once_correlation_stops_falling():
     # The second fall is within the noise of a correlation of four chains, 1 / sqrt(4).
     progress, kept = sequence([0.9, 0.6] + 20 * [0.0])
     assert kept == [2, 4, 6]
@@ -67,7 +67,7 @@ def test_twice_as_many_moves_are_made_at_inverse_temperature_one():
 
 
 def test_largest_number_of_moves():
-    # Moves that are hardly ever accepted never count as having forgotten anything.
+    # Moves that are almost never accepted do not count as having forgotten their start.
     _, kept = sequence([0.0] * 20, acceptance=0.01, max_moves=4)
     assert kept == [4, 8, 12]
 

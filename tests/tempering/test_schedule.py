@@ -23,7 +23,7 @@ def test_step_keeps_the_effective_sample_size(scale, current):
         np.testing.assert_allclose(weight_ess((b - current) * log_ratio), 100, rtol=0.05)
 
 
-def test_step_goes_all_the_way_where_weights_allow():
+def test_a_step_reaches_one_if_the_weights_allow():
     assert next_inverse_temperature(log_ratios(0.1), jnp.float32(0.2), 0.5) == 1
 
 
@@ -51,7 +51,7 @@ def test_path_is_linear_between_base_and_target():
     assert log_path(jnp.float32(1.0), jnp.float32(3.0), jnp.float32(0.25)) == 1.5
 
 
-def test_infinite_density_without_weight_is_no_part_of_the_path():
+def test_infinite_density_without_weight_does_not_enter_the_path():
     inf, two = jnp.float32(jnp.inf), jnp.float32(2.0)
     assert log_path(-inf, two, jnp.float32(1)) == 2
     assert log_path(two, -inf, jnp.float32(0)) == 2

@@ -17,14 +17,14 @@ from numpyro_disco.training.row_posterior import tree_order
 
 
 def rows_of_whole_shares(rng_key, rows, size):
-    """Shares end at whole rows: where some hold one row and others two, chances differ."""
+    """A broken `spread_rows`: shares end at whole rows, so rows are not equally likely."""
     ends = np.arange(size + 1) * len(rows) // size
     within = jax.random.uniform(rng_key, (size,)) * np.diff(ends)
     return rows[ends[:-1] + within.astype(int)]
 
 
 def largest_deviation(pick, num_rows, size, num_batches=4000):
-    """Largest deviation of how often a row is picked, in standard errors of independent picks."""
+    """Largest deviation of a row's count from its mean, in standard errors of independent picks."""
     keys = jax.random.split(jax.random.key(0), num_batches)
     picked = jax.vmap(lambda key: pick(key, jnp.arange(num_rows), size))(keys)
     counts = np.bincount(np.asarray(picked).ravel(), minlength=num_rows)
@@ -34,16 +34,16 @@ def largest_deviation(pick, num_rows, size, num_batches=4000):
 
 @pytest.mark.parametrize(("num_rows", "size"), [(150, 100), (100, 150), (90, 90), (7, 64), (64, 7)])
 def test_each_row_is_as_likely_as_any_other(num_rows, size):
-    # Beyond 5 of a Gaussian: once in 10,000 such tests.
+    # A Gaussian exceeds 5 once in 10,000 such tests.
     assert largest_deviation(spread_rows, num_rows, size) < 5
 
 
-def test_unequal_chances_are_noticed():
+def test_unequal_chances_are_detected():
     assert largest_deviation(rows_of_whole_shares, 150, 100) > 10
 
 
 def test_every_row_of_a_large_table_is_reached():
-    """Single precision counts by twos above 2^24."""
+    """Above 2^24, single precision represents only every second whole number."""
     rows = jnp.arange(2**25 + 2, dtype=jnp.int32)
     picked = np.asarray(spread_rows(jax.random.key(0), rows, 4096))
     last_eighth = picked[picked > 7 * 2**22]
@@ -63,11 +63,11 @@ def test_means_over_a_spread_batch_vary_less():
     ordered = rows[tree_order(rows)]
     independent = variance(random_rows, ordered)
     assert variance(spread_rows, ordered) < 0.1 * independent
-    # Without the order a share is no neighbourhood, and nothing is gained.
+    # Without that order a share is not a neighbourhood, and the variance is not reduced.
     assert variance(spread_rows, rows) > 0.8 * independent
 
 
-def test_a_round_takes_every_draw_once_and_each_step_one_of_each_neighbourhood():
+def test_a_round_uses_every_draw_once_and_each_step_one_per_neighbourhood():
     size = 32
     draws = jnp.arange(size * STEPS_PER_ROUND, dtype=jnp.float32)[:, None] * jnp.ones(2)
     directions = column_directions(jax.random.key(0), jnp.eye(2), STEPS_PER_ROUND)
@@ -81,5 +81,5 @@ def test_a_round_takes_every_draw_once_and_each_step_one_of_each_neighbourhood()
     np.testing.assert_array_equal(
         drawn[..., 0] // STEPS_PER_ROUND, np.tile(np.arange(size), (STEPS_PER_ROUND, 1))
     )
-    # Neighbours do not come in the order of the tree.
+    # Successive steps do not take successive draws.
     assert (np.diff(drawn[:, 0, 0]) != 1).any()

@@ -14,7 +14,7 @@ def flipped_contrastive_loss(at_row, at_draw):
 
 
 def test_contrastive_loss_is_lowest_at_the_log_ratio():
-    """Its slope along any direction is zero there; that of the flipped loss is not."""
+    """The slope along any direction is zero there; that of the flipped loss is not."""
     grid = np.linspace(-12, 12, 4001)
     step = grid[1] - grid[0]
     p = 0.3 * norm.pdf(grid, -2, 0.5) + 0.7 * norm.pdf(grid, 1, 1)
@@ -40,7 +40,7 @@ def swapped_ranking_loss(row, draws):
 
 
 def test_ranking_loss_is_lowest_at_the_log_ratio_up_to_a_constant():
-    """Its slope along any direction is zero there; that of a loss that ranks a draw is not."""
+    """The slope along any direction is zero there; that of a loss that ranks a draw is not."""
     grid = np.linspace(-6, 6, 241)
     p = 0.3 * norm.pdf(grid, -2, 0.5) + 0.7 * norm.pdf(grid, 1, 1)
     q = norm.pdf(grid, 0, 1.5)

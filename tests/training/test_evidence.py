@@ -1,4 +1,4 @@
-"""The record behind a report: units there and back, and fits without a density."""
+"""The record behind a report: conversion of units, and fits without a density."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +31,7 @@ def evidence(prior, kind=LearnedEnergy):
     )
 
 
-def test_standardised_units_and_back():
+def test_standardising_can_be_undone():
     x = np.array([[310.0, -0.5], [250.0, 2.0]])
     found = evidence(PRIOR)
     z = np.asarray(found.standardize(x))
@@ -40,7 +40,7 @@ def test_standardised_units_and_back():
     assert found.supports_real and found.energy is found.model and found.density is PRIOR
 
 
-def test_columns_with_a_support_are_standardised_unconstrained():
+def test_columns_with_a_support_are_standardised_in_unconstrained_space():
     prior = disco.EnergyDistribution(
         lambda x: 0.5 * (x @ x),
         disco.GaussianReference(np.zeros(2), np.eye(2)),

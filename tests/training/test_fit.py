@@ -11,7 +11,7 @@ from helpers.statistics import assert_within
 import numpyro_disco as disco
 
 
-def test_same_key_same_result_and_names_follow(few):
+def test_the_same_key_gives_the_same_result_and_names_are_kept(few):
     table = {"length": few[:, 0], "width": few[:, 1]}
     one = quick_fit(table)
     two = quick_fit(pd.DataFrame(table))
@@ -23,7 +23,7 @@ def test_same_key_same_result_and_names_follow(few):
     assert any((a != b).any() for a, b in zip(weights_of(one), weights_of(other), strict=True))
 
 
-def test_history_and_settings(few):
+def test_a_fit_records_its_history_and_settings(few):
     fit = quick_fit(few)
     assert fit.history.step.tolist() == [0, 50, 100, 150]
     assert np.isnan(fit.history.loss[0]) and np.isfinite(fit.history.loss[1:]).all()
@@ -33,20 +33,20 @@ def test_history_and_settings(few):
     assert fit.best_step in fit.history.step
 
 
-def test_units_go_in_and_come_out(few):
+def test_shifted_and_rescaled_columns_give_the_same_density(few):
     """A fit to shifted and rescaled columns is the same density in other units."""
     scale, shift = np.array([100.0, 0.01]), np.array([5000.0, -3.0])
     plain = quick_fit(few).distribution
     moved = quick_fit(shift + scale * few).distribution
     x = few[:50]
     difference = moved.log_prob(shift + scale * x) - plain.log_prob(x)
-    # The log of the volume that a unit of the one takes in the other.
+    # The change of units multiplies the density by the inverse of the product of the scales.
     np.testing.assert_allclose(difference, -np.log(scale).sum(), atol=2e-2)
 
 
 @pytest.mark.training
-def test_where_no_step_helps_the_gaussian_start_is_kept():
-    """Few rows of a Gaussian in many dimensions: a network could only memorise them."""
+def test_the_gaussian_start_is_kept_if_no_step_improves_on_it():
+    """A network could only memorise a few rows of a Gaussian in many dimensions."""
     noise = np.random.default_rng(0).normal(size=(60, 6))
     fit = quick_fit(
         noise,
@@ -84,7 +84,7 @@ def test_the_default_objective_follows_the_reference(few):
     assert isinstance(given.settings.objective, disco.Disco)
 
 
-def test_reference_of_ones_own(few):
+def test_a_users_reference_is_checked_and_kept(few):
     reference = disco.MixtureReference([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], [np.eye(2) * 4] * 2)
     fit = quick_fit(few, reference=reference)
     assert fit.distribution.reference is reference
@@ -117,8 +117,10 @@ def test_plot_history(few, tmp_path):
 
 
 def rows_missing_at_random(num=1200):
-    """A correlated Gaussian of mean 0 whose second column is mostly missing where the first is
-    large: its complete rows are another population.
+    """Rows (num, 2) of a correlated Gaussian with mean 0, complete and with missing entries.
+
+    The second column is mostly missing where the first is positive, so the complete rows have
+    another distribution.
     """
     rng = np.random.default_rng(0)
     rows = rng.multivariate_normal([0.0, 0.0], [[1.0, 0.8], [0.8, 1.0]], size=num)
@@ -128,7 +130,7 @@ def rows_missing_at_random(num=1200):
 
 
 def learned_mean(**settings):
-    """Of the prior learned from the rows with holes, with the error of its draws."""
+    """Mean (2,) of draws of the prior learned from the rows with missing entries."""
     _, incomplete = rows_missing_at_random()
     fit = disco.fit(
         jax.random.key(0),
@@ -144,21 +146,23 @@ def learned_mean(**settings):
 
 @pytest.mark.training
 def test_refits_learn_from_rows_with_missing_entries():
-    """Refits bring the means back to those of all rows; complete rows alone do not."""
+    """Refits recover the means of all rows; complete rows alone do not."""
     rows, _ = rows_missing_at_random()
     # Errors of the mean of all rows, of the draws, and of the imputed half of the rows.
     error = np.sqrt(2 / len(rows) + 1 / 2000)
     found = learned_mean(num_refits=3)
     assert_within(found, rows.mean(axis=0), error, sigmas=5, resolution=0.3, label="mean")
-    with pytest.warns(UserWarning, match=r"\d+ of 1200 rows of `data` have holes.*`num_refits`"):
+    with pytest.warns(
+        UserWarning, match=r"\d+ of 1200 rows of `data` have missing entries.*`num_refits`"
+    ):
         alone = learned_mean()
     with pytest.raises(AssertionError, match="is off"):
         assert_within(alone, rows.mean(axis=0), error, sigmas=5, resolution=0.3, label="twin")
 
 
-def test_refits_where_they_make_no_sense():
+def test_invalid_refits_are_refused():
     rows, incomplete = rows_missing_at_random(100)
-    with pytest.raises(ValueError, match="no row has holes"):
+    with pytest.raises(ValueError, match="no entry is missing"):
         disco.fit(jax.random.key(0), rows, num_refits=1, progress_bar=False)
     with pytest.raises(ValueError, match="at least 0 for `num_refits`"):
         disco.fit(jax.random.key(0), incomplete, num_refits=-1, progress_bar=False)

@@ -19,7 +19,7 @@ from scipy import stats
 import numpyro_disco as disco
 from numpyro_disco.supports.sinh_arcsinh import SinhArcsinhReal
 
-HARDLY_TRAINED = {
+BARELY_TRAINED = {
     "num_steps": 1,
     "network": disco.MLP(width=8, num_blocks=1),
     "reference": disco.MixtureFit(max_components=2),
@@ -79,7 +79,7 @@ def test_columns_with_a_support_are_not_transformed():
         names=("a", "b"),
         supports={"b": constraints.positive},
         transform="sinh_arcsinh",
-        **HARDLY_TRAINED,
+        **BARELY_TRAINED,
     )
     a, b = fit.distribution.coordinate_supports.supports
     assert isinstance(a, SinhArcsinhReal) and b is constraints.positive
@@ -97,7 +97,7 @@ def test_held_out_rows_choose_the_transform(kind):
         jax.random.key(0),
         rows,
         transform="auto",
-        **HARDLY_TRAINED,
+        **BARELY_TRAINED,
     )
     assert fit.transform == (None if kind == "two clouds" else "sinh_arcsinh")
     assert fit.distribution.coordinate_supports.real == (fit.transform is None)

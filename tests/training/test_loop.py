@@ -14,27 +14,27 @@ import numpyro_disco as disco
 
 class TestInterruption:
     @pytest.fixture(autouse=True)
-    def python_hears_the_signal(self):
-        """Started where SIGINT is ignored, as in a shell's background, it installs no handler."""
+    def install_handler(self):
+        """Install the handler that Python lacks if started in a shell's background."""
         former = signal.signal(signal.SIGINT, signal.default_int_handler)
         yield
         signal.signal(signal.SIGINT, former)
 
     def interrupt_after(self, monkeypatch, rounds):
-        """Press ctrl-C in the middle of a round: the signal itself, not a stand-in."""
+        """Send the signal of ctrl-C in the middle of a later round; return an undo function."""
         from numpyro_disco.training import loop as training
 
-        honest, calls = training._train_round, 0
+        original, calls = training._train_round, 0
 
         def counted(*args):
             nonlocal calls
             calls += 1
             if calls > rounds:
                 signal.raise_signal(signal.SIGINT)
-            return honest(*args)
+            return original(*args)
 
         monkeypatch.setattr(training, "_train_round", counted)
-        return lambda: monkeypatch.setattr(training, "_train_round", honest)
+        return lambda: monkeypatch.setattr(training, "_train_round", original)
 
     def test_returns_the_best_so_far_and_resumes_to_the_same_end(self, few, monkeypatch):
         assert threading.current_thread() is threading.main_thread()
@@ -52,12 +52,12 @@ class TestInterruption:
         for a, b in zip(weights_of(rest), weights_of(whole), strict=True):
             np.testing.assert_array_equal(a, b)
 
-    def test_resume_goes_on_for_longer(self, few):
+    def test_resume_trains_for_longer(self, few):
         fit = quick_fit(few)
         more = disco.fit(jax.random.key(0), few, resume=fit, num_steps=250, progress_bar=False)
         assert more.history.step.tolist() == [0, 50, 100, 150, 200, 250]
 
-    def test_a_contrastive_fit_out_of_patience_continues_with_more_of_it(self, few):
+    def test_a_contrastive_fit_that_ran_out_of_patience_resumes_with_more(self, few):
         fit = quick_fit(
             few,
             objective="contrastive",
@@ -68,11 +68,11 @@ class TestInterruption:
         stopped = int(fit.history.step[-1])
         assert stopped == fit.best_step + 50 < 3000
         again = {"resume": fit, "progress_bar": False}
-        go_on = partial(disco.fit, jax.random.key(0), few, **again)
+        resumed = partial(disco.fit, jax.random.key(0), few, **again)
         with pytest.warns(UserWarning, match="Nothing was trained.*`patience`"):
-            same = go_on(num_steps=6000)
+            same = resumed(num_steps=6000)
         assert same.history.step[-1] == stopped
-        more = go_on(num_steps=stopped + 100, patience=1000)
+        more = resumed(num_steps=stopped + 100, patience=1000)
         assert more.history.step[-1] == stopped + 100
 
     def test_resume_with_other_settings_or_rows_is_refused(self, few):

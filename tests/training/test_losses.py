@@ -1,4 +1,4 @@
-"""The DISCO loss and the held-out loss, against exact scores and closed forms."""
+"""Score-matching losses and the held-out loss against exact scores and closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def score_of(energy_fn):
 
 
 def proposals(num_points):
-    """Noisy points (n, 2) from all noise levels, with the noise (n,) that made each."""
+    """Noisy points (n, 2) from all noise levels, and the noise level (n,) of each."""
     rng = np.random.default_rng(0)
     scales = rng.choice(geometric_noise_scales(SIGMA, 2.0, 4), size=num_points)
     rows = ROWS[rng.integers(len(ROWS), size=num_points)]
@@ -72,7 +72,7 @@ def test_disco_loss_is_zero_for_the_exact_score():
     np.testing.assert_allclose(flipped, 4 * zero, rtol=1e-3)
 
 
-def test_disco_loss_is_the_formula():
+def test_disco_loss_equals_its_formula():
     points, scales = proposals(20)
     targets = np.float32(np.random.default_rng(1).normal(size=(20, 2)))
 
@@ -92,7 +92,7 @@ def test_disco_loss_is_the_formula():
 
 
 def test_density_loss_is_lowest_at_the_log_density():
-    """Whatever the parameters of an energy do, its slope is zero at minus the log density."""
+    """The slope along each parameter of an energy is zero at minus the log density only."""
     points, _ = proposals(200)
     posterior = row_posterior(jax.random.key(0), points, jnp.asarray(ROWS), SIGMA)
     constant = np.log(len(ROWS)) + np.log(2 * np.pi * SIGMA**2)
@@ -111,13 +111,13 @@ def test_density_loss_is_lowest_at_the_log_density():
     assert lowest < 1e-6 and np.abs(at_truth).max() < 1e-3
     _, at_another = slope(jnp.zeros(3), constant + 0.1)
     assert np.abs(at_another).max() > 0.1
-    # Twice as far off is four times the loss near by, and twice far away; half as far if low.
+    # The loss is quadratic in small errors, divides them by 1 + depth, and is linear in large ones.
     loss_of = lambda *numbers: float(density_loss(*map(jnp.asarray, numbers)))  # noqa: E731
     one = loss_of(2.1, -2.0, 0.0, 0.0)
     assert loss_of(2.2, -2.0, 0.0, 0.0) == pytest.approx(4 * one, rel=1e-3)
     assert loss_of(2.2, -2.0, 1.0, 0.0) == pytest.approx(one, rel=1e-3)
     assert loss_of(80.0, 0.0, 0.0, 0.0) == pytest.approx(79.5, rel=1e-3)
-    # Where one row has all of the posterior, nothing is said of the density.
+    # Points whose posterior is on a single row have no weight.
     assert loss_of(5.0, -2.0, 0.0, 0.5) == pytest.approx(loss_of(5.0, -2.0, 0.0, 0.0) / 2)
     assert loss_of(5.0, -2.0, 0.0, 1.0) == 0
 
@@ -128,7 +128,7 @@ def check_gradients_agree(difference, mean_gradient):
     assert_within(estimate, 0.0, error, resolution=resolution, label="gradient, draw minus mean")
 
 
-def test_draw_and_mean_have_the_same_gradient():
+def test_draw_and_mean_targets_have_the_same_expected_gradient():
     points, scales = proposals(40_000)
 
     @jax.jit
@@ -146,14 +146,14 @@ def test_draw_and_mean_have_the_same_gradient():
     draw, mean, wrong = (np.asarray(g) for g in gradients(jax.random.key(0), points, scales))
     assert np.abs(draw - mean).max() > 0.1  # they differ point by point
     check_gradients_agree(draw - mean, mean.mean(0))
-    # Draws from the posterior at another noise level.
+    # The broken twin draws from the posterior at another noise level.
     with pytest.raises(AssertionError, match="is off"):
         check_gradients_agree(wrong - mean, mean.mean(0))
 
 
-def test_draw_targets_make_one_at_the_smallest_noise():
-    # The row behind x and a draw from the posterior at x have one distribution: so the zero score
-    # has a loss of E|r - x|^2 / (D sigma_0^2) = 1.
+def test_draw_targets_give_the_zero_score_a_loss_of_one():
+    # The row behind x and a draw from the posterior at x have the same distribution, so the zero
+    # score has a loss of E|r - x|^2 / (D sigma_0^2) = 1.
     rng = np.random.default_rng(3)
     rows = ROWS[rng.integers(len(ROWS), size=20_000)]
     points = np.float32(rows + SIGMA * rng.normal(size=rows.shape))
@@ -228,8 +228,8 @@ def test_held_out_loss_ranks_by_fisher_divergence():
         check(flipped_held_out_loss)
 
 
-def test_held_out_loss_on_a_skewed_density():
-    # Its expectation is E|s - s_0|^2 - E|s_0|^2, for any score and any density.
+def test_held_out_loss_is_unbiased_on_a_skewed_density():
+    # The expected loss is E|s - s_0|^2 - E|s_0|^2, for any score and any density.
     target = Mixture(
         [0.7, 0.2, 0.1],
         [[0.0, 0.0], [2.0, 1.0], [-1.0, 3.0]],
@@ -268,7 +268,7 @@ def test_held_out_loss_is_even_in_the_noise():
     np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
-# --- the relatives: each is lowest at the score that it is said to learn
+# --- related losses: each is minimal at the score that its docstring names
 
 SKEWED = Mixture(
     [0.7, 0.2, 0.1],
@@ -297,7 +297,7 @@ def score_at_smallest(x):
 
 
 def score_of_rows(x):
-    """Of SKEWED itself."""
+    """Score of SKEWED at x (2,), without smoothing."""
 
     def log_density(x):
         residual = x - jnp.float32(SKEWED.means)
@@ -335,7 +335,7 @@ def _at(scale):
     return loss
 
 
-RELATIVES = {
+RELATED = {
     "denoising": (_at(SIGMA), score_at_smallest, score_of_rows),
     "multiscale": (_at(None), multiscale_score, score_at_smallest),
     "diffusion": (
@@ -353,10 +353,10 @@ RELATIVES = {
 }
 
 
-@pytest.mark.parametrize("name", RELATIVES)
-def test_relative_is_stationary_where_it_is_said_to_be(name):
-    """Slopes of the loss along four changes of the score: zero at its minimiser, not elsewhere."""
-    loss, minimiser, another = RELATIVES[name]
+@pytest.mark.parametrize("name", RELATED)
+def test_each_related_loss_is_stationary_at_its_minimiser_only(name):
+    """The slopes along four changes of the score are zero at the minimiser and not elsewhere."""
+    loss, minimiser, another = RELATED[name]
     rng = np.random.default_rng(4)
     count = 40_000
     rows, noise = np.float32(SKEWED.draw(rng, count)), np.float32(rng.normal(size=(count, 2)))
@@ -391,6 +391,3 @@ def test_exact_and_estimated_traces_agree():
     estimates = jax.jit(jax.vmap(lambda v: hutchinson_loss(score, x, v)))(signs)
     estimate, error = mean_and_error(np.asarray(estimates, np.float64))
     assert_within(estimate, float(exact), error, resolution=0.1, label="estimated trace")
-
-
-# --- noise levels

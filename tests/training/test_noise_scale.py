@@ -10,7 +10,7 @@ from numpyro_disco.training.noise_scale import MAX_JUDGES, TRIED_SCALES, choose_
 
 
 @pytest.mark.training
-def test_noise_scale_chosen_by_held_out_rows(few):
+def test_held_out_rows_choose_the_noise_scale(few):
     fit = quick_fit(few, noise_scale="auto")
     chosen = fit.settings.objective.noise_scale
     assert fit.noise_scales[chosen] == max(fit.noise_scales.values())
@@ -24,8 +24,8 @@ def test_noise_scale_chosen_by_held_out_rows(few):
     assert more.settings.objective.noise_scale == chosen and more.noise_scales == fit.noise_scales
 
 
-def test_the_chosen_noise_scale_is_that_of_a_kernel_density():
-    """Of Gaussian rows it is known: (4 / (D + 2) / N)^(1 / (D + 4)), up to the grid."""
+def test_the_chosen_noise_scale_is_the_bandwidth_of_a_kernel_density():
+    """For Gaussian rows it is (4 / (D + 2) / N)^(1 / (D + 4)), up to the spacing of the grid."""
     rng = np.random.default_rng(0)
     for dimension, num_rows in ((1, 4000), (4, 4000)):
         rows, held_out = (

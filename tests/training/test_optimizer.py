@@ -11,8 +11,8 @@ import numpyro_disco as disco
 from numpyro_disco.training.optimizer import check_optimizer, transformation
 
 
-def test_kernels_of_layers_decay_and_nothing_else(few):
-    """By the learning rate times the decay in each step, where there is no gradient."""
+def test_only_kernels_of_layers_decay(few):
+    """Without a gradient, each step shrinks them by the learning rate times the decay."""
     weights = quick_fit(few).resumable.run.best
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(weights)]
     nothing = jax.tree.map(jnp.zeros_like, weights)
@@ -27,7 +27,7 @@ def test_kernels_of_layers_decay_and_nothing_else(few):
         for path, old, new in zip(paths, *map(jax.tree.leaves, (before, left)), strict=True):
             share = 1 - settings.learning_rate * (decay or 0) * ("kernel" in path)
             np.testing.assert_allclose(new, share * old, rtol=1e-5, atol=1e-12)
-    # The linear start, a Gaussian's, is no layer.
+    # The matrix of the Gaussian start does not belong to a layer.
     assert {"kernel" in path for path in paths if "linear" not in path} == {True, False}
 
 
@@ -44,7 +44,7 @@ def test_wrong_settings_are_refused(given, named):
         disco.AdamW(**given)
 
 
-def test_the_default_and_optax_optimisers_are_taken():
+def test_the_default_and_optax_optimisers_are_accepted():
     assert check_optimizer(None) == disco.AdamW()
     adam = optax.adam(1e-3)
     assert check_optimizer(adam) is adam and transformation(adam, 50) is adam

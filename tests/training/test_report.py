@@ -1,4 +1,4 @@
-"""The report of a fit: good fits pass, and each way of going wrong is found."""
+"""The report of a fit: good fits pass, and each kind of failure is detected."""
 
 import dataclasses
 from functools import partial
@@ -61,7 +61,7 @@ def test_a_good_fit_passes(report):
     assert report.draws.shape[1] == 2 and np.isfinite(report.draws).all()
 
 
-def test_lines_say_what_they_compare(report):
+def test_lines_name_what_they_compare(report):
     text = str(report)
     assert all(line.name in text and line.reason in text for line in report.lines)
     assert "length" in report["smoothing"].reason
@@ -75,8 +75,8 @@ def test_unknown_lines_raise(report):
         report["memory"]
 
 
-def test_log_density_is_that_of_the_smoothed_rows(fit, report):
-    """In standardised units, against the truth smoothed alike."""
+def test_log_density_agrees_with_the_smoothed_truth(fit, report):
+    """The exact value is that of the smoothed truth, in standardised units."""
     model = fit.evidence.model
     whitener = np.asarray(model.whitener, np.float64)
     standard = Mixture(

@@ -1,4 +1,4 @@
-"""Lines on smoothing and the score: too much smoothing is found, and rows that stand alone."""
+"""Report lines on smoothing and the score: too much smoothing and isolated rows are detected."""
 
 import dataclasses
 
@@ -64,7 +64,7 @@ def test_smoothing_wider_than_the_modes_fails():
         ([0.05, 0.6], 0.9, ("warn", "warn")),
     ],
 )
-def test_a_score_is_judged_where_rows_do_not_stand_alone(errors, own, verdicts):
+def test_a_score_is_judged_unless_rows_are_isolated(errors, own, verdicts):
     check = ScoreCheck(np.array([0.1, 1.0]), np.array(errors), own)
     lines = score_line(check), own_row_line(check)
     assert tuple(line.verdict for line in lines) == verdicts

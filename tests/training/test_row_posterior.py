@@ -22,7 +22,7 @@ posterior = jax.jit(row_posterior, static_argnames="chunk_size")
 
 
 def make_rows():
-    """Two lopsided clusters and a far straggler, away from the origin."""
+    """Two skewed clusters and one distant row, away from the origin, (300, 3)."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(NUM_ROWS, DIMENSION)) * [1.0, 0.3, 0.5] + [1.0, -2.0, 0.5]
     rows[: NUM_ROWS // 4] = rows[: NUM_ROWS // 4] * 0.2 + [2.0, 1.0, 0.0]
@@ -34,7 +34,7 @@ ROWS = make_rows()
 
 
 def make_points(noise_scale):
-    """Near rows, among them, and at distance 10."""
+    """Points near rows, between rows, and at distance 10, (64, 3)."""
     rng = np.random.default_rng(1)
     near = ROWS[rng.integers(NUM_ROWS, size=32)] + noise_scale * rng.normal(size=(32, DIMENSION))
     among = ROWS[rng.integers(NUM_ROWS, size=24)] + rng.normal(size=(24, DIMENSION))
@@ -44,7 +44,7 @@ def make_points(noise_scale):
 
 
 def brute_force(points, rows, noise_scale):
-    """Probabilities (B, N), mean (B, D) and log density (B,), in float64 and written plainly."""
+    """Probabilities (B, N), mean (B, D) and log density (B,), computed plainly in float64."""
     points, rows = np.asarray(points, np.float64), np.asarray(rows, np.float64)
     noise_scale = np.float64(np.float32(noise_scale))
     square = ((points[:, None] - rows) ** 2).sum(-1)
@@ -58,7 +58,7 @@ def brute_force(points, rows, noise_scale):
 
 
 @pytest.mark.parametrize("chunk_size", [100, 128, 512], ids=["divides", "remainder", "one chunk"])
-def test_against_brute_force(chunk_size):
+def test_the_posterior_matches_brute_force(chunk_size):
     for noise_scale in NOISE_SCALES:
         points = make_points(noise_scale)
         probabilities, mean, log_density = brute_force(points, ROWS, noise_scale)
@@ -79,7 +79,7 @@ def test_against_brute_force(chunk_size):
         assert (log_error <= rounding).all()
         assert (mean_error <= rounding * spread + 2e-6).all()
         assert (np.abs(got.largest / probabilities.max(1) - 1) <= 2 * rounding).all()
-        # What training sees at ordinary distances, as plain numbers.
+        # Absolute bounds at the distances that occur in training.
         assert mean_error[:32].max() < 1e-4 and log_error[:32].max() < 0.02
 
 
@@ -100,7 +100,7 @@ def test_the_score_is_the_gradient_of_the_log_density():
     np.testing.assert_allclose(gradient, score, atol=2e-3)
 
 
-def test_a_single_row():
+def test_a_single_row_has_all_of_the_posterior():
     row = np.float32([[1.0, 2.0]])
     points = np.float32([[0.0, 0.0], [1.0, 2.0]])
     got = row_posterior(jax.random.key(0), points, row, 0.5)
@@ -109,7 +109,7 @@ def test_a_single_row():
     np.testing.assert_allclose(got.log_density, brute_force(points, row, 0.5)[2], rtol=1e-6)
 
 
-# Few enough rows to count every one of them; the last stands far from the others.
+# Few enough rows to count the draws of each; the last is far from the others.
 FEW = np.float32([[0.0, 0.0], [0.5, 0.2], [1.1, 0.1], [0.2, 0.9], [0.7, 1.4], [1.9, 0.3],
                   [0.1, 2.0], [1.0, 1.0], [-0.6, 0.4], [9.0, 9.0]])  # fmt: skip
 PLACES = np.float32([[0.4, 0.3], [1.5, 0.8], [5.0, 4.0]])
@@ -117,7 +117,7 @@ DRAWS = 20_000
 
 
 def check_frequencies(chosen):
-    """Indices (3, DRAWS) of the rows drawn at each place."""
+    """Check the frequencies of rows, given the indices (3, DRAWS) drawn at each place."""
     exact = brute_force(PLACES, FEW, 0.7)[0]
     frequencies = np.stack([np.bincount(c, minlength=len(FEW)) for c in chosen]) / DRAWS
     error = np.sqrt(exact * (1 - exact) / DRAWS) + 0.1 / DRAWS
@@ -126,19 +126,19 @@ def check_frequencies(chosen):
 
 def index_of(draws):
     distance = np.abs(np.asarray(draws)[:, None] - FEW).max(-1)
-    assert distance.min(1).max() < 1e-5, "a draw that is no row"
+    assert distance.min(1).max() < 1e-5, "a draw is not a row"
     return distance.argmin(1).reshape(len(PLACES), DRAWS)
 
 
 @pytest.mark.parametrize("chunk_size", [3, 5, 10])
-def test_frequencies_of_draws(chunk_size):
+def test_rows_are_drawn_with_their_probabilities(chunk_size):
     points = np.repeat(PLACES, DRAWS, axis=0)
     got = posterior(jax.random.key(1), points, FEW, 0.7, chunk_size=chunk_size)
     check_frequencies(index_of(got.draw))
 
 
-def test_a_draw_blind_to_the_mass_of_chunks_fails():
-    # Right within a chunk, but every chunk replaces the one before with equal probability.
+def test_draws_that_ignore_the_mass_of_chunks_fail():
+    # Correct within a chunk, but each chunk replaces the previous one with probability 1/2.
     exact, rng = brute_force(PLACES, FEW, 0.7)[0], np.random.default_rng(0)
     chosen = []
     for probabilities in exact:
@@ -149,7 +149,7 @@ def test_a_draw_blind_to_the_mass_of_chunks_fails():
         check_frequencies(np.array(chosen))
 
 
-def test_draws_follow_the_key_alone():
+def test_draws_depend_on_the_key_only():
     points = np.repeat(PLACES, DRAWS, axis=0)
     draw = partial(posterior, points=points, rows=FEW, noise_scale=0.7, chunk_size=5)
     one, same, other = (index_of(draw(jax.random.key(k)).draw) for k in (1, 1, 2))
@@ -189,38 +189,38 @@ def error_of_near_means(rows, points):
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 3])
-def test_near_rows_and_a_sample_of_the_others_do_for_all(dimension):
+def test_near_rows_and_a_sample_of_the_others_approximate_all_rows(dimension):
     rows, points = make_many(dimension)
     assert error_of_near_means(rows[tree_order(rows)], points).max() < 0.02
 
 
-def test_the_likeliest_row_among_near_ones_is_that_of_all():
-    """A row that stands for a box is not likelier than rows near by: it has a part of its share."""
+def test_near_rows_give_the_probability_of_the_likeliest_row():
+    """A row that represents a box has only its own part of the probability of the box."""
     rows, points = make_many(2)
     points = points.reshape(-1, 2)
     probabilities = brute_force(points, rows, 0.5)[0]
     exact = probabilities.max(1)
     found = near_posterior(jax.random.key(0), points, rows[tree_order(rows)], 0.5)
     np.testing.assert_allclose(found.largest, exact, rtol=0.02)
-    # A whole box has far more than a row of it.
+    # The probability of a whole box is much larger than that of one of its rows.
     boxes = np.add.reduceat(probabilities, np.arange(0, MANY, BOX_SIZE), axis=1)
     assert np.median(boxes.max(1) / exact) > 10
 
 
-def test_near_rows_need_the_order_of_a_tree():
+def test_near_rows_are_inaccurate_without_tree_order():
     rows, points = make_many(2)
     assert error_of_near_means(rows, points).min() > 0.02
 
 
 def near_densities(rows, points):
-    """Densities at each point by 16,000 samples of the boxes that are not near, (16000, B)."""
+    """Densities at each point from 16,000 samples of the boxes that are not near, (16000, B)."""
     keys = jax.random.split(jax.random.key(2), 16_000)
-    of_key = lambda key: near_posterior(key, points, rows, 0.3, num_near=2).log_density  # noqa: E731
-    return np.exp(np.asarray(jax.lax.map(of_key, keys), np.float64))
+    density = lambda key: near_posterior(key, points, rows, 0.3, num_near=2).log_density  # noqa: E731
+    return np.exp(np.asarray(jax.lax.map(density, keys), np.float64))
 
 
-def test_the_density_of_near_rows_has_no_bias():
-    """Of rows in any order, and of a last box that is not full."""
+def test_the_density_of_near_rows_is_unbiased():
+    """Rows may be in any order, and the last box need not be full."""
     rng = np.random.default_rng(3)
     rows = np.float32(rng.normal(size=(1000, 2)))
     points = np.float32([[0.0, 0.0], [1.0, -0.5], [1.5, 1.0]])
@@ -228,13 +228,13 @@ def test_the_density_of_near_rows_has_no_bias():
     found = near_densities(rows, points)
     error = found.std(0) / np.sqrt(len(found))
     assert_within(found.mean(0), exact, error, resolution=0.05 * exact, label="density")
-    # Rows near the first leaves alone, with their share of all, are not it.
+    # The broken twin reads the first boxes alone, weighted by their share of all rows.
     near_alone = near_densities(rows[tree_order(rows)][:128], points) * 128 / 1000
     with pytest.raises(AssertionError, match="is off"):
         assert_within(near_alone.mean(0), exact, error, resolution=0.05 * exact, label="density")
 
 
-def test_draws_of_near_rows_are_rows_about_the_mean():
+def test_draws_of_near_rows_are_rows_and_have_the_right_mean():
     rows, points = make_many(2)
     rows = rows[tree_order(rows)]
     repeated = np.repeat(points[:, 0], 700, axis=0)
@@ -242,14 +242,15 @@ def test_draws_of_near_rows_are_rows_about_the_mean():
     draws = np.asarray(got.draw, np.float64).reshape(4, 700, 2)
     assert set(map(tuple, np.asarray(got.draw))) <= set(map(tuple, rows))
     mean = np.asarray(got.mean).reshape(4, 700, 2)[:, 0]
-    # Of the exact posterior: where one row has nearly all of it, all draws may be that row.
+    # The error is that of the exact posterior: if one row has nearly all of it, all draws may be
+    # that row.
     exact, center, _ = brute_force(points[:, 0], rows, SIGMA)
     square = (rows.astype(np.float64) - center[:, None]) ** 2
     error = np.sqrt(np.einsum("pn,pnd->pd", exact, square) / 700)
     assert_within(draws.mean(1), mean, error, resolution=0.2 * SIGMA, label="mean of draws")
 
 
-def test_near_rows_are_taken_where_they_pay():
+def test_near_rows_are_the_default_for_many_rows_of_few_columns():
     assert reads_near_rows(None, 1_000_000, 2)
     assert not reads_near_rows(None, 1_000_000, 10) and not reads_near_rows(None, 100_000, 2)
     assert not reads_near_rows(None, 1_000_000, 3)
@@ -259,7 +260,7 @@ def test_near_rows_are_taken_where_they_pay():
         reads_near_rows("near", 10, 4)
 
 
-def test_dtype_is_that_of_the_points():
+def test_the_posterior_has_the_dtype_of_the_points():
     got = jax.eval_shape(
         partial(row_posterior, chunk_size=4), jax.random.key(0), jnp.zeros((2, 2)), FEW, 0.1
     )

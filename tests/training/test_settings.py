@@ -1,4 +1,4 @@
-"""Settings of a fit: what is chosen by default, what is printed, and what cannot be combined."""
+"""Settings of a fit: defaults, printing, and combinations that are refused."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ NOTHING = dict.fromkeys(
 
 
 def requested(**given):
-    """Settings before any data, as `fit` asks for them."""
+    """Settings as `fit` has them before it reads any data."""
     defaults = {"objective": None, "noise_scale": None, "reference": None}
     return requested_settings(None, **(NOTHING | defaults | given))
 
@@ -76,7 +76,7 @@ def test_unknown_settings_are_refused_by_python():
         disco.fit(jax.random.key(0), np.zeros((20, 2)), colour="blue")
 
 
-def test_numbers_of_any_kind_are_settings(few):
+def test_settings_accept_numpy_and_jax_numbers(few):
     optimizer = disco.AdamW(learning_rate=np.array(1e-3))
     settings = quick_fit(few, noise_scale=jnp.asarray(0.3), optimizer=optimizer).settings
     assert type(settings.objective.noise_scale) is float
@@ -84,8 +84,8 @@ def test_numbers_of_any_kind_are_settings(few):
 
 
 @pytest.mark.training
-def test_weights_decay_for_few_rows_beside_a_mixture():
-    """Beside a single Gaussian the network has the whole shape to learn."""
+def test_weights_decay_for_few_rows_with_a_mixture():
+    """With a single Gaussian the network has to learn the whole shape, so nothing decays."""
     learned = [
         ("contrastive", "mixture", 600),
         ("contrastive", "mixture", DECAY_ROWS + 100),

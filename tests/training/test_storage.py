@@ -1,4 +1,4 @@
-"""A saved fit keeps the prior, the report and the history, and nothing of the rows."""
+"""A saved fit keeps the prior, the report and the history, but not the rows."""
 
 import json
 import zipfile
@@ -24,7 +24,7 @@ def path(fit, tmp_path_factory):
     return path
 
 
-def test_prior_report_and_history_come_back(fit, path):
+def test_prior_report_and_history_are_loaded_unchanged(fit, path):
     loaded = disco.load(path)
     assert isinstance(loaded, SavedFit)
     x = np.random.default_rng(1).normal(size=(20, 2))

@@ -1,9 +1,9 @@
-"""Training objectives: what a network is trained for.
+"""Training objectives.
 
 `Contrastive` is the default. It learns the density of the rows, masses of modes included, as far as
 draws of the reference reach. `Disco` learns the density of the rows smoothed by Gaussian noise,
-from score matching, and needs no reference near the rows. The others are there to be compared and
-taught: `Denoising`, `Implicit`, `Hutchinson` and `Sliced` are classical score matching;
+by score matching, and needs no reference near the rows. The others are for comparison and
+teaching: `Denoising`, `Implicit`, `Hutchinson` and `Sliced` are classical score matching;
 `Multiscale` and `Diffusion` learn averages of several scores; `DiscoScore` trains a score network
 instead of an energy; `Joint` adds the contrastive and the DISCO loss.
 

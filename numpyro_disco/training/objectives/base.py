@@ -34,14 +34,14 @@ class Objective(abc.ABC):
     """
 
     strict: ClassVar[bool] = False
-    """Whether only a lower held-out loss counts as better. The losses of the other objectives are
+    """True if only a lower held-out loss counts as better. The losses of the other objectives are
     judged near the rows only, so a later step is kept unless it is worse by more than chance."""
     smooths: ClassVar[bool] = True
-    """Whether the learned density is that of the rows smoothed by `noise_scale`."""
+    """True if the learned density is that of the rows smoothed by `noise_scale`."""
     is_contrastive: ClassVar[bool] = False
-    """Whether rows are classified against draws of the reference, which must be close to them."""
+    """True if rows are classified against draws of the reference, which must be close to them."""
     learns_energy: ClassVar[bool] = True
-    """Whether the network is an energy; a score network has no density."""
+    """True if the network is an energy; a score network has no density."""
     default_reference: ClassVar[str] = "gaussian"
     """The reference that `fit` takes if none is given."""
 
@@ -76,12 +76,12 @@ class Objective(abc.ABC):
 
     @property
     def undoes_smoothing(self) -> bool:
-        """Whether the reference is smoothed while training and restored afterwards."""
+        """True if the reference is smoothed while training and restored afterwards."""
         return False
 
     @property
     def whitens(self) -> bool:
-        """Whether standardised units are those of decorrelated columns."""
+        """True if standardised units are those of decorrelated columns."""
         return True
 
     @property
@@ -102,11 +102,11 @@ class Objective(abc.ABC):
         """Raise a `ValueError` if the objective cannot learn from so many columns."""
 
     def in_tree_order(self, num_rows: int, dimension: int) -> bool:
-        """Whether rows have to be in the order of a k-d tree."""
+        """True if rows have to be in the order of a k-d tree."""
         return False
 
     def round_data(self, rng_key: Array, rows: Array, model: Learned, batch_size: int) -> Any:
-        """Data of one round of steps: all rows, and whatever is drawn afresh beside them."""
+        """Data of one round of steps: all rows, and anything that is drawn once per round."""
         return rows
 
     @abc.abstractmethod
@@ -208,7 +208,7 @@ class MultilevelObjective(SmoothingObjective):
 
 
 def store_checked(objective: Objective, check: Callable[[Any, str], Any], *names: str) -> None:
-    """Store plain numbers whatever was given: objectives are hashed as parts of programs."""
+    """Check settings and store them as plain numbers, because objectives have to be hashable."""
     for name in names:
         object.__setattr__(objective, name, check(getattr(objective, name), name))
 
@@ -241,7 +241,7 @@ def plain_batches(rng_key: Array, rows: Array, batch_size: int) -> Source:
 def batches_with(
     draw_beside: Callable[[Array, Array, int], Any], rng_key: Array, rows: Array, batch_size: int
 ) -> Source:
-    """Batches of random rows, each beside the random numbers that `draw_beside` draws for it."""
+    """Batches of random rows, each with the random numbers that `draw_beside` draws for it."""
 
     def batch(rng_key: Array) -> tuple[Array, Any]:
         row_key, noise_key = jax.random.split(rng_key)

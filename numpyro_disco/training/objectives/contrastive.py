@@ -31,11 +31,11 @@ from numpyro_disco.training.losses import contrastive_loss, ranking_loss
 from numpyro_disco.training.objectives.base import Objective, or_none, store_checked
 
 DEFENSIVE_SHARE = 0.001
-"""Default defensive share beside a mixture."""
+"""Default defensive share with a mixture as the reference."""
 NUM_REDRAWS = 4
-"""Default number of redraws beside a single Gaussian."""
+"""Default number of redraws with a single Gaussian as the reference."""
 NUM_JUDGED_DIRECTIONS = 64
-"""Choices of redrawn coordinates with which held-out rows are judged."""
+"""Number of choices of redrawn coordinates with which held-out rows are judged."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,12 +51,12 @@ class Contrastive(Objective):
             in the reference, before their ratio is taken. No point is more than about
             1 / defensive_share times likelier or less likely than under the reference. It bounds
             the loss of a few outlying rows, and prevents mass where there are neither rows nor
-            draws. By default 0.001 beside a mixture, otherwise 0.
-        num_redraws: number of draws of the reference given some of a row's coordinates, among which
-            the network also learns to find the row. It adds information about the dependence
+            draws. By default 0.001 with a mixture as the reference, otherwise 0.
+        num_redraws: number of draws of the reference given some of a row's coordinates; the network
+            also learns to find the row among them. It adds information about the dependence
             between columns where rows and unconditional draws are told apart easily. The network is
-            evaluated at 2 + num_redraws points for each row. By default 4 beside a single Gaussian
-            of two columns or more, otherwise 0.
+            evaluated at 2 + num_redraws points for each row. By default 4 with a single Gaussian
+            and two columns or more, otherwise 0.
 
     Raises:
         ValueError: a share outside of [0, 1/2), or a number of redraws that is not a whole number.
@@ -96,7 +96,7 @@ class Contrastive(Objective):
         )
 
     def in_tree_order(self, num_rows: int, dimension: int) -> bool:
-        """Batches are spread over the rows."""
+        """True: batches are spread over the rows in that order."""
         return True
 
     def round_data(self, rng_key: Array, rows: Array, model: Learned, batch_size: int) -> Any:
@@ -141,9 +141,19 @@ def resolved_redraws(given: int | None, reference: Reference) -> int:
 def contrastive_batches(
     rng_key: Array, data: RowsAndDraws, model: Learned, batch_size: int, num_redraws: int
 ) -> Source:
-    """Rows and draws of the reference; every batch of either is spread over all of them.
+    """Batches of rows and of draws of the reference, each spread over all of them.
 
     Each row comes with its redraws, in which some of its coordinates are drawn anew given the rest.
+
+    Args:
+        rng_key: random key.
+        data: rows and draws of one round.
+        model: the network and its reference.
+        batch_size: B, number of rows and of draws in a batch.
+        num_redraws: M, number of redraws of each row.
+
+    Returns:
+        Batches of rows (B, D), draws (B, D) and redraws (B, M, D).
     """
     row_key, order_key = jax.random.split(rng_key)
     dimension = data.rows.shape[1]

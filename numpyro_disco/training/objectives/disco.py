@@ -37,7 +37,7 @@ from numpyro_disco.training.row_posterior import (
 
 TARGETS = ("mean", "draw")
 REUSE = 25
-"""Passes over the noisy points of a round. Their targets cost more than the steps on them."""
+"""Passes over the noisy points of a round; their targets cost more than the steps on them."""
 
 
 class NoisyBatch(NamedTuple):
@@ -59,7 +59,7 @@ class NoisyBatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoisyPointsObjective(MultilevelObjective):
-    """The part that `Disco`, `DiscoScore` and `Joint` share: noisy points with exact targets."""
+    """Base of `Disco`, `DiscoScore` and `Joint`: noisy points with exact targets."""
 
     target: str = "mean"
     posterior_rows: int | str | None = None
@@ -85,11 +85,11 @@ class NoisyPointsObjective(MultilevelObjective):
         return dataclasses.replace(self, posterior_rows="near" if near else "all")
 
     def check_dimension(self, num_rows: int, dimension: int) -> None:
-        """Raise a `ValueError` for nearby rows in too many columns."""
+        """Raise a `ValueError` if `posterior_rows="near"` and there are too many columns."""
         reads_near_rows(self.posterior_rows, num_rows, dimension)
 
     def in_tree_order(self, num_rows: int, dimension: int) -> bool:
-        """Nearby rows are found in the order of a k-d tree."""
+        """True if nearby rows are read, which are found in the order of a k-d tree."""
         return reads_near_rows(self.posterior_rows, num_rows, dimension)
 
     def noisy_batch(self, rng_key: Array, rows: Array, batch_size: int) -> NoisyBatch:
@@ -111,7 +111,7 @@ class NoisyPointsObjective(MultilevelObjective):
         )
 
     def noisy_batches(self, rng_key: Array, rows: Array, batch_size: int) -> Source:
-        """A pool of noisy points, seen in whole passes, each in an order of its own."""
+        """Batches from a pool of noisy points, passed over several times in different orders."""
         pool_key, order_key = jax.random.split(rng_key)
         num_batches = -(-STEPS_PER_ROUND // REUSE)
         pool = jax.lax.map(
@@ -126,7 +126,7 @@ class NoisyPointsObjective(MultilevelObjective):
         return lambda index: jax.tree.map(lambda leaf: leaf[index], pool), order
 
     def batches(self, rng_key: Array, data: Any, model: Learned, batch_size: int) -> Source:
-        """See `noisy_batches`."""
+        """Batches of noisy points with their targets."""
         return self.noisy_batches(rng_key, data, batch_size)
 
     def score_loss(self, model: Any, x: Array, target: Array, scale: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Implicit score matching, which needs no noise: the trace exactly, or estimated."""
+"""Implicit score matching, which needs no noise, with the exact or an estimated trace."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from numpyro_disco.training.objectives.base import (
 class Implicit(Objective):
     """Implicit score matching with the exact trace of the score's Jacobian.
 
-    Its minimiser is the score of the rows' own density. Finitely many rows have no minimum, so the
-    held-out loss decides when to stop. For comparison and teaching.
+    Its minimiser is the score of the rows' own density. Over finitely many rows the loss has no
+    minimum, so the held-out loss decides when to stop. For comparison and teaching.
 
     References:
         Hyvarinen 2005, theorem 1.
@@ -41,7 +41,7 @@ class Implicit(Objective):
         return implicit_loss(model.score, example[0])
 
     def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Array:
-        """Nothing random is needed."""
+        """Zeros, because the exact trace needs no random numbers."""
         return no_noise(rows, repeats)
 
     def judge(self, model: Any, row: Array, noise: Any) -> Array:

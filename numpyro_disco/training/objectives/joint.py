@@ -24,7 +24,7 @@ from numpyro_disco.training.objectives.contrastive import (
 from numpyro_disco.training.objectives.disco import NoisyPointsObjective
 
 DISCO_WEIGHT = 0.01
-"""Weight of the DISCO loss beside the contrastive loss."""
+"""Weight of the DISCO loss relative to the contrastive loss."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Joint(NoisyPointsObjective):
     """Contrastive loss plus a small share of the DISCO loss.
 
     The DISCO loss trains the reference smoothed like the rows, and also where draws of the
-    reference do not reach. One correction f serves both: smoothing hardly changes the ratio of the
+    reference do not reach. One correction f serves both: smoothing barely changes the ratio of the
     rows' density to the reference. The learned density is that of the rows. For comparison and
     teaching.
 
@@ -77,7 +77,7 @@ class Joint(NoisyPointsObjective):
         )
 
     def in_tree_order(self, num_rows: int, dimension: int) -> bool:
-        """Batches are spread over the rows."""
+        """True: batches are spread over the rows in that order."""
         return True
 
     def round_data(self, rng_key: Array, rows: Array, model: Learned, batch_size: int) -> Any:
@@ -85,7 +85,7 @@ class Joint(NoisyPointsObjective):
         return rows_and_draws(rng_key, rows, model, batch_size)
 
     def batches(self, rng_key: Array, data: Any, model: Learned, batch_size: int) -> Source:
-        """Rows beside draws and redraws, and noisy points with their targets."""
+        """Rows with draws and redraws, and noisy points with their targets."""
         contrastive_key, noisy_key = jax.random.split(rng_key)
         pair_of, pairs = contrastive_batches(
             contrastive_key, data, model, batch_size, self.num_redraws or 0

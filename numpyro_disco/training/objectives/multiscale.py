@@ -51,7 +51,7 @@ class Multiscale(_NoiseAndLevels):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Diffusion(_NoiseAndLevels):
-    """Denoising at all noise levels by a score that is not told the level.
+    """Denoising at all noise levels by a score that does not depend on the level.
 
     Its minimiser is an average of grad log p_t over noise levels, not the score of one density. For
     comparison and teaching.

@@ -67,8 +67,8 @@ def test_objective_trains(rows, name):
     assert smoothed == (name not in ("contrastive", "joint", "implicit", "hutchinson", "sliced"))
 
 
-def test_a_score_network_learns_what_an_energy_does(rows):
-    """Both are the score of the same smoothed rows, as far as training got."""
+def test_a_score_network_learns_the_same_score_as_an_energy(rows):
+    """Both approximate the score of the same smoothed rows."""
     fits = [
         disco.fit(
             jax.random.key(0),
@@ -84,7 +84,7 @@ def test_a_score_network_learns_what_an_energy_does(rows):
     assert np.sqrt(((one - other) ** 2).mean() / (one**2).mean()) < 0.2
 
 
-def test_a_contrastive_fit_stops_when_held_out_rows_gain_no_more(rows):
+def test_a_contrastive_fit_stops_when_patience_runs_out(rows):
     fit = disco.fit(
         jax.random.key(0),
         rows[:300],
@@ -98,7 +98,7 @@ def test_a_contrastive_fit_stops_when_held_out_rows_gain_no_more(rows):
 
 
 def test_smoothing_is_undone_through_the_reference():
-    """Rows of a mixture with the same mixture as the reference: nothing is left to learn."""
+    """The rows are drawn from the reference, so the exact result is the reference itself."""
     truth = disco.MixtureReference([0.4, 0.6], [[-1.0], [1.0]], [[[0.02]], [[0.05]]])
     rows = np.asarray(truth.sample(jax.random.key(2), (3000,)))
     x = np.linspace(-1.5, 1.5, 61)[:, None]
@@ -119,7 +119,7 @@ def test_smoothing_is_undone_through_the_reference():
 
 
 def test_whitened_units_shape_the_smoothing_like_the_data():
-    """A narrow direction is smoothed by a share of its own width, not of the columns'."""
+    """A narrow direction is smoothed in proportion to its own width, not to that of columns."""
     rng = np.random.default_rng(0)
     base = rng.normal(size=(3000, 1))
     rows = np.concatenate([base, base + 0.05 * rng.normal(size=(3000, 1))], axis=1)

@@ -1,4 +1,4 @@
-"""Fits with the contrastive objective that also rank each row among its redraws."""
+"""The contrastive objective: redraws of rows, defaults, and the gain from redraws."""
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def few_steps():
 
 
 @pytest.mark.training
-def test_held_out_rows_are_compared_over_many_sets_of_columns(few_steps):
+def test_held_out_rows_are_judged_on_many_sets_of_columns(few_steps):
     objective, model = few_steps.settings.objective, few_steps.evidence.model
     assert objective.num_redraws == 4
     assert few_steps.history.held_out_loss[0] > 2 * np.log(2)
@@ -71,7 +71,7 @@ def test_every_step_redraws_its_own_rows_in_its_own_columns(few_steps):
 
 
 @pytest.mark.training
-def test_redraws_beside_a_mixture_are_made_on_request():
+def test_redraws_with_a_mixture_are_made_on_request():
     rows = OVERLAPPING.draw(np.random.default_rng(0), 200)
     fit = disco.fit(
         jax.random.key(0),
@@ -126,7 +126,7 @@ def test_a_single_column_has_no_redraws():
 
 
 @pytest.mark.training
-def test_redraws_improve_conditionals_where_the_reference_is_far():
+def test_redraws_improve_conditionals_if_the_reference_is_far_from_the_rows():
     """Total variation distance of a column's conditional, learned relative to one Gaussian."""
     rng = np.random.default_rng(0)
     means, factors = rng.uniform(-3, 3, (3, 6)), rng.normal(size=(3, 6, 6)) / 2

@@ -9,7 +9,7 @@ from helpers.fits import quick_fit
 import numpyro_disco as disco
 
 
-def test_draw_target_trains_too(few):
+def test_draw_targets_train_as_well(few):
     objective = disco.Disco(noise_scale=0.3, target="draw")
     optimizer = disco.AdamW(learning_rate=5e-3)
     history = quick_fit(few, objective=objective, optimizer=optimizer).history
@@ -17,8 +17,8 @@ def test_draw_target_trains_too(few):
     assert drop > 5 * history.held_out_error[-1] > 0
 
 
-def test_a_posterior_over_few_rows_draws_targets_towards_the_points_own(rows):
-    """So much so that the row itself is the target where it is the only one."""
+def test_a_posterior_over_few_rows_biases_targets_towards_the_row_behind_a_point(rows):
+    """A posterior over a single row has that row as its target."""
 
     def distance(posterior_rows):
         objective = disco.Disco(noise_scale=0.3, posterior_rows=posterior_rows)
@@ -26,15 +26,15 @@ def test_a_posterior_over_few_rows_draws_targets_towards_the_points_own(rows):
         steps = (batch.points - batch.target) / batch.proposal_scale[:, None]
         return batch.target, float((steps**2).mean())
 
-    alone, of_one = distance(1)
+    alone, own = distance(1)
     assert (alone == alone[0]).all()
     few, every = distance(64)[1], distance(None)[1]
-    # Noise is of variance one beside its own row; rows nearer by are behind the point, too.
-    assert 0.9 < of_one < 1.1 and every < 0.8 * few < 0.7 * of_one
+    # The distance to a point's own row has mean square one; nearer rows may be behind it as well.
+    assert 0.9 < own < 1.1 and every < 0.8 * few < 0.7 * own
 
 
-def test_near_rows_give_the_targets_that_all_rows_give(few):
-    """All boxes are near ones here; the same points, as the rows are in the same order."""
+def test_near_rows_give_the_same_targets_as_all_rows(few):
+    """All boxes count as near here. The points agree because the rows have the same order."""
     table = jnp.asarray(few, jnp.float32)
     near, every = (
         disco.Disco(posterior_rows=which).noisy_batch(jax.random.key(0), table, 1024)
@@ -72,6 +72,6 @@ def test_wrong_settings_are_refused(settings, named):
 
 
 @pytest.mark.parametrize("objective", [disco.Implicit, disco.DiscoScore])
-def test_smoothing_cannot_be_undone_where_there_is_no_energy_of_smoothed_rows(objective):
+def test_objectives_without_a_smoothed_energy_cannot_undo_smoothing(objective):
     with pytest.raises(TypeError, match="undo_smoothing"):
         objective(undo_smoothing=True)
