@@ -121,8 +121,13 @@ def flat_settings(text: str) -> dict[str, Any]:
     """Checked settings from JSON, as the `type` of an argparse option."""
     try:
         settings = json.loads(text)
-        if not isinstance(settings, dict):
-            raise ValueError(f"Expected a JSON object such as '{{\"width\": 64}}'; got {text}.")
+    except json.JSONDecodeError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise argparse.ArgumentTypeError(
+            f"Expected a JSON object, for example '{{\"width\": 64}}'; got {text!r}."
+        )
+    try:
         fit_arguments(settings)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
