@@ -22,6 +22,7 @@ from helpers.saved_priors import (
 from numpyro.distributions import constraints
 
 import numpyro_disco as disco
+from numpyro_disco.energy import storage
 from numpyro_disco.supports.coordinates import CoordinateSupports
 
 
@@ -138,7 +139,7 @@ def test_user_defined_energies_are_not_saved(tmp_path):
 
 def test_saving_something_else(tmp_path, fitted):
     with pytest.raises(ValueError, match="got FitResult.*Save its `distribution`"):
-        disco.save(tmp_path / "prior.npz", fitted)
+        storage.save(tmp_path / "prior.npz", fitted)
     with pytest.raises(ValueError, match="Expected an `EnergyDistribution`.*got dict"):
         disco.save(tmp_path / "prior.npz", {})
     assert os.listdir(tmp_path) == []

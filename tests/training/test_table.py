@@ -1,9 +1,78 @@
 """Training data that `fit` refuses, with the reason."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.fits import quick_fit
+
+from numpyro_disco.training.table import read_table
+
+NAMES = ("z", "u", "g")
+
+
+def refuses(*parts):
+    """Expect a ValueError whose message contains every part, in this order."""
+    return pytest.raises(ValueError, match="(?s)" + ".*".join(re.escape(p) for p in parts))
+
+
+def rows(num_rows=20):
+    return np.random.default_rng(0).normal(size=(num_rows, 3)) * [1.0, 100.0, 1e-3] + [0, 1e3, 1]
+
+
+def test_a_table_has_values_and_names():
+    table = read_table(rows(), None, None)
+    assert table.names == ("0", "1", "2")
+    np.testing.assert_array_equal(table.values, rows())
+    frame = pd.DataFrame(rows(), columns=list(NAMES))
+    assert read_table(frame, None, None).names == NAMES
+    assert read_table(frame, ["a", "b", "c"], None).names == ("a", "b", "c")
+    assert read_table(rows()[:, :1], ["z"], None).values.shape == (20, 1)
+
+
+def test_shapes_and_numbers_of_rows_that_are_refused():
+    for data in (rows()[:, 0], rows()[None], np.zeros((20, 0))):
+        with refuses("shape (N, D) for `data`", f"got shape {data.shape}"):
+            read_table(data, None, None)
+    with refuses("3 `names`", "got 2"):
+        read_table(rows(), ["a", "b"], None)
+    with refuses("at least 10 complete rows in `data`", "got 9"):
+        read_table(rows(9), None, None)
+    wide = np.random.default_rng(0).normal(size=(15, 14))
+    with refuses("at least 16 complete rows in `data`", "got 15"):
+        read_table(wide, None, None)
+
+
+def test_infinite_values_are_refused():
+    data = rows()
+    data[4, 1], data[5, 2] = np.inf, -np.inf
+    with refuses("finite numbers in `data`", "2 of 20 rows", "['u', 'g']", "NaN"):
+        read_table(data, NAMES, None)
+
+
+def test_missing_entries_stay_and_complete_rows_are_counted():
+    data = rows()
+    data[3, 1] = np.nan
+    np.testing.assert_array_equal(read_table(data, NAMES, None).values, data)
+    data[3:14, 1] = np.nan
+    with refuses("at least 10 complete rows", "got 9, and 11 with missing entries"):
+        read_table(data, NAMES, None)
+
+
+def test_constant_and_copied_columns_are_refused():
+    data = rows()
+    data[:, 1] = 1e6
+    with refuses("vary in `data`", "['u']", "constant"):
+        read_table(data, NAMES, None)
+    data[:, 1] = 0.0
+    with refuses("vary in `data`", "['u']"):
+        read_table(data, NAMES, None)
+    for sign in (1.0, -1.0):
+        data = rows()
+        data[:, 2] = 5.0 + sign * 3.0 * data[:, 0]
+        with refuses("`data`", "[('z', 'g')]", "copies"):
+            read_table(data, NAMES, None)
 
 
 class TestBadData:
