@@ -172,7 +172,7 @@ def test_observed_values_must_be_inside_their_supports():
                 refuse()
     with pytest.raises(ValueError, match="inside their supports in `obs`"):
         disco.sample("x", PRIOR, obs=np.array([[-1.0, 0.5, np.nan]]))
-    with pytest.raises(ValueError, match="inside of the support of 'x.mass'.*Positive"):
+    with pytest.raises(ValueError, match="inside the support of 'x.mass'.*Positive"):
         conditioned = handlers.condition(lambda: disco.sample("x", PRIOR), {"x.mass": -1.0})
         handlers.seed(conditioned, 0)()
 
