@@ -1,11 +1,11 @@
 """Numbers for a fixed set of seeds, which a change of structure must not change.
 
 Draws, evidences and held-out losses are compared with `fixed_seeds.json`, which was written before
-the package was divided into folders. They are computed in double precision, so that rounding, which
-differs between machines and which Adam amplifies, stays below the tolerance. Particles of a trained
-energy amplify it once more, over many trajectories; they get a wider tolerance, which another random
-key or another path still exceeds by far. After a change that is meant to change numbers, rewrite the
-file: `python tests/integration/test_fixed_seeds.py`.
+the package was divided into folders. They are computed in double precision, so that rounding,
+which differs between machines and which Adam amplifies, stays below the tolerance. Particles of a
+trained energy amplify it once more, over many trajectories; they get a wider tolerance, which
+another random key or another path still exceeds by far. After a change that is meant to change
+numbers, rewrite the file: `python tests/integration/test_fixed_seeds.py`.
 """
 
 import json
