@@ -8,9 +8,7 @@ import pytest
 from numpyro.distributions import constraints
 
 import numpyro_disco as disco
-from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.training.table import Table, check_ties
-from numpyro_disco.training.units import unconstrained_rows
 
 NAMES = ("mass", "share", "shift")
 SUPPORTS = {"mass": constraints.positive, "share": constraints.unit_interval}
@@ -90,28 +88,3 @@ def test_a_spike_is_warned_of_but_rounding_is_not():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_ties(Table(np.round(rows, 2), NAMES, real))
-
-
-@pytest.mark.parametrize(
-    "given, found",
-    [
-        (constraints.boolean, constraints.interval(-0.5, 1.5)),
-        (constraints.integer_interval(1, 3), constraints.interval(0.5, 3.5)),
-        (constraints.positive_integer, constraints.greater_than(0.5)),
-    ],
-)
-def test_whole_numbers_are_spread_around_themselves(given, found):
-    column = np.random.default_rng(0).integers(1, 2, size=(100, 1)).astype(float)
-    y, supports = unconstrained_rows(KEY, Table(column, ("k",), (given,)))
-    assert supports == CoordinateSupports((found,))
-    x = np.asarray(supports.constrain(y))
-    np.testing.assert_array_equal(np.round(x), column)
-    assert x.std() > 0.2
-
-
-def test_whole_numbers_are_never_spread_onto_a_bound():
-    """Among four million zeros, single precision draws one at the lower end of its interval."""
-    table = np.zeros((4_000_000, 1))
-    key = jax.random.fold_in(jax.random.key(0), 1)
-    rows, _ = unconstrained_rows(key, Table(table, ("a",), (constraints.boolean,)))
-    assert np.isfinite(rows).all()

@@ -104,15 +104,6 @@ def test_a_wrong_key_is_refused(few):
         disco.fit(0, few, **SMALL)
 
 
-def test_plot_history(few, tmp_path):
-    fit = quick_fit(few)
-    axes = fit.plot_history()
-    assert [axis.get_xlabel() for axis in axes] == ["step", "step"]
-    axes[0].figure.savefig(tmp_path / "history.png")
-    with pytest.raises(ValueError, match="2 matplotlib `axes`"):
-        fit.plot_history(axes[:1])
-
-
 # -- rows with missing entries ---------------------------------------------------------------
 
 

@@ -1,0 +1,68 @@
+"""Rows in unconstrained space and in standardised units."""
+
+import jax
+import numpy as np
+import pytest
+from numpyro.distributions import constraints
+
+from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.training.table import Table
+from numpyro_disco.training.units import standard_units, unconstrained_rows
+
+KEY = jax.random.key(5)
+FACTOR = np.array([[2.0, 0.0, 0.0], [1.0, 0.5, 0.0], [-30.0, 10.0, 5.0]])
+
+
+def standardized(whiten, rows):
+    return standard_units(
+        KEY,
+        rows,
+        rows[:0],
+        ("a", "b", "c"),
+        held_out_fraction=0.2,
+        resolution=0.05,
+        whiten=whiten,
+    )
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+def test_training_rows_have_mean_zero_and_unit_variance(whiten):
+    rows = 100 + np.random.default_rng(0).normal(size=(500, 3)) @ FACTOR.T
+    units = standardized(whiten, rows)
+    assert (len(units.rows), len(units.held_out)) == (400, 100)
+    assert {tuple(row) for row in np.concatenate([units.rows, units.held_out])} == set(
+        map(tuple, rows)
+    )
+    z = units.standardize(units.rows).astype(np.float64)
+    np.testing.assert_allclose(z.mean(0), 0, atol=1e-5)
+    covariance = np.cov(z, rowvar=False, ddof=0)
+    np.testing.assert_allclose(np.diagonal(covariance), 1, rtol=1e-2)
+    correlated = np.abs(covariance - np.diag(np.diagonal(covariance))).max()
+    assert (correlated < 1e-2) == whiten
+    np.testing.assert_allclose(units.whitener @ units.basis, np.eye(3), atol=1e-10)
+    np.testing.assert_allclose(z @ units.basis.T + units.loc, units.rows, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "given, found",
+    [
+        (constraints.boolean, constraints.interval(-0.5, 1.5)),
+        (constraints.integer_interval(1, 3), constraints.interval(0.5, 3.5)),
+        (constraints.positive_integer, constraints.greater_than(0.5)),
+    ],
+)
+def test_whole_numbers_are_spread_around_themselves(given, found):
+    column = np.random.default_rng(0).integers(1, 2, size=(100, 1)).astype(float)
+    y, supports = unconstrained_rows(KEY, Table(column, ("k",), (given,)))
+    assert supports == CoordinateSupports((found,))
+    x = np.asarray(supports.constrain(y))
+    np.testing.assert_array_equal(np.round(x), column)
+    assert x.std() > 0.2
+
+
+def test_whole_numbers_are_never_spread_onto_a_bound():
+    """Among four million zeros, single precision draws one at the lower end of its interval."""
+    table = np.zeros((4_000_000, 1))
+    key = jax.random.fold_in(jax.random.key(0), 1)
+    rows, _ = unconstrained_rows(key, Table(table, ("a",), (constraints.boolean,)))
+    assert np.isfinite(rows).all()
