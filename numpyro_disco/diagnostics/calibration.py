@@ -96,7 +96,8 @@ class Calibration:
             **kwargs: arguments of `arviz.plot_ecdf` (ArviZ 0.x) or `arviz.plot_ecdf_pit` (1.x).
 
         Returns:
-            Array of matplotlib axes (ArviZ 0.x), or ArviZ's collection of plots (1.x).
+            Array of matplotlib axes (ArviZ 0.x), or ArviZ's collection of plots (1.x): a list of
+            one collection a column if missing entries leave different numbers of ranks.
         """
         return plot_ranks(self.ranks, **kwargs)
 

@@ -170,14 +170,19 @@ def plot_ranks(ranks: Mapping[str, np.ndarray], **kwargs: Any) -> Any:
         **kwargs: arguments of `arviz.plot_ecdf` (ArviZ 0.x) or `arviz.plot_ecdf_pit` (1.x).
 
     Returns:
-        Array of matplotlib axes (ArviZ 0.x), or ArviZ's collection of plots (1.x).
+        Array of matplotlib axes (ArviZ 0.x), or ArviZ's collection of plots (1.x): a list of one
+        collection a column if the columns have different numbers of ranks.
     """
     plt = _pyplot()
     import arviz as az
     from scipy import stats
 
     if hasattr(az, "plot_ecdf_pit"):
-        return az.plot_ecdf_pit(ranks_to_arviz(ranks), **kwargs)
+        if len({len(column) for column in ranks.values()}) == 1:
+            return az.plot_ecdf_pit(ranks_to_arviz(ranks), **kwargs)
+        # One data set would pad the shorter columns with NaN, which ArviZ cannot draw.
+        each = [ranks_to_arviz({name: column}) for name, column in ranks.items()]
+        return [az.plot_ecdf_pit(column, **kwargs) for column in each]
     count = len(ranks)
     _, axes = plt.subplots(
         1, count, figsize=(3 * count, 3), sharey=True, squeeze=False, layout="constrained"
