@@ -2,9 +2,9 @@
 
 Draws, evidences and held-out losses are compared with `fixed_seeds.json`, which was written before
 the package was divided into folders. They are computed in double precision, so that rounding,
-which differs between machines and which Adam amplifies, stays below the tolerance. Particles of a
-trained energy amplify it once more, over many trajectories; they get a wider tolerance, which
-another random key or another path still exceeds by far. After a change that is meant to change
+which differs between machines and which Adam amplifies, stays below the tolerance. Draws are those
+of energies in closed form: over the many trajectories of a tempered run, the last digits of
+trained weights decide which proposals are accepted. After a change that is meant to change
 numbers, rewrite the file: `python tests/integration/test_fixed_seeds.py`.
 """
 
@@ -28,9 +28,6 @@ FILE = Path(__file__).with_name("fixed_seeds.json")
 KEY = jax.random.key(1)
 POINTS = np.array([[-1.0, 0.5], [2.0, 2.0], [0.3, -0.4]])
 TABLE = np.array([[0.1, np.nan, 0.2], [np.nan, 1.0, np.nan], [0.5, 2.0, 0.3]])
-ROUNDING = {"rtol": 1e-4, "atol": 1e-5}
-PARTICLES = {"rtol": 0.05, "atol": 0.05}
-AMPLIFIED = ("draws", "cooled", "report")
 SMALL = {"batch_size": 64, "num_steps": 100, "progress_bar": False}
 NETWORK = {"width": 16, "num_blocks": 1}
 EFFECTS = np.array([28.0, 8, -3, 7, -1, 1, 18, 12])
@@ -66,8 +63,6 @@ def contrastive_fit():
     return numbers_of(fit) | {
         "energy": fit.distribution.energy(POINTS),
         "components": list(fit.components.values()),
-        "draws": fit.distribution.sample(jax.random.key(2), (4,)),
-        "report": [line.value for line in fit.report().lines],
     }
 
 
@@ -75,8 +70,6 @@ def disco_fit():
     fit = disco.fit(KEY, two_clusters(), noise_scale=0.1, network=disco.MLP(**NETWORK), **SMALL)
     return numbers_of(fit) | {
         "energy": fit.distribution.energy(POINTS),
-        "cooled": fit.distribution.cool(0.07).sample(jax.random.key(2), (4,)),
-        "report": [line.value for line in fit.report().lines],
     }
 
 
@@ -274,13 +267,7 @@ def test_numbers_are_those_of_the_file(case):
         jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
     ):
         name = jax.tree_util.keystr(place)
-        tolerance = PARTICLES if any(f"'{key}'" in name for key in AMPLIFIED) else ROUNDING
-        np.testing.assert_allclose(one, other, **tolerance, err_msg=name)
-
-
-def test_other_draws_exceed_the_tolerance_of_particles():
-    draws = np.asarray(json.loads(FILE.read_text())["contrastive_fit"]["draws"])
-    assert not np.allclose(draws, draws[[1, 2, 3, 0]], **PARTICLES)
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 if __name__ == "__main__":
