@@ -71,7 +71,22 @@ def load(path: str | os.PathLike[str]) -> EnergyDistribution:
         LoadError: a file that is truncated or damaged, that is of another kind, or that a newer
             version of this package wrote; the message says which.
     """
-    description, arrays = read_archive(path, {FORMAT: VERSIONS})
+    return restore(path, *read_archive(path, {FORMAT: VERSIONS}))
+
+
+def restore(
+    path: str | os.PathLike[str], description: Mapping[str, Any], arrays: Arrays
+) -> EnergyDistribution:
+    """Rebuild a prior from an archive that has been read.
+
+    Args:
+        path: the file, for messages.
+        description: the description in the archive.
+        arrays: the arrays in the archive, by name.
+
+    Raises:
+        LoadError: contents that do not fit together, or whose meaning has changed.
+    """
     with damage_reported(path):
         changed = description["format_version"] == 5 and description["network"]["defensive_share"]
     if changed:

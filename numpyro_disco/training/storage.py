@@ -133,7 +133,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     }
     description, arrays = read_archive(path, known)
     if description["format"] == prior_storage.FORMAT:
-        return prior_storage.load(path)
+        return prior_storage.restore(path, description, arrays)
     with damage_reported(path):
         return _rebuild_fit(description, arrays)
 
