@@ -1,0 +1,47 @@
+"""Options for programs that take longer to compile than to run.
+
+XLA compiles for programs that run many times. The programs behind a first answer run once or a few
+times, so the seconds of compilation are what the user waits for.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jax
+import numpy as np
+
+_OPTIONS: dict[str, Any] = {
+    # Several loops are fused by LLVM rather than one by one by MLIR.
+    "xla_cpu_use_fusion_emitters": False,
+    # LLVM's first level of optimisation; matrix products are calls into Eigen at any level.
+    "xla_backend_optimization_level": 1,
+}
+
+
+@cache
+def compiler_options() -> dict[str, Any]:
+    """Options of XLA that shorten compilation and leave the time of a run as it is.
+
+    They apply to CPUs only, and only as far as this version of XLA knows them. JAX accepts them
+    for the outermost `jit` alone, so they belong to functions that no other traced function calls:
+
+        jax.jit(function, compiler_options=compiler_options())
+
+    Returns:
+        A dict for the argument `compiler_options` of `jax.jit`; empty where no option applies.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    return {name: value for name, value in _OPTIONS.items() if _is_known({name: value})}
+
+
+def _is_known(options: dict[str, Any]) -> bool:
+    """Compile a program without instructions: XLA refuses options that it does not know."""
+    lowered = jax.jit(lambda x: x).lower(np.float32(0))
+    try:
+        lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True

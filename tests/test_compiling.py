@@ -1,0 +1,25 @@
+"""Compiler options: known to this XLA, and harmless to results."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_disco import _compiling
+from numpyro_disco._compiling import compiler_options
+
+
+def test_this_xla_accepts_the_options():
+    quick = jax.jit(lambda x: jnp.exp(x).sum(), compiler_options=compiler_options())
+    assert np.allclose(quick(jnp.arange(3.0)), np.exp(np.arange(3.0)).sum(), rtol=1e-5)
+
+
+def test_unknown_options_are_left_out(monkeypatch):
+    monkeypatch.setattr(
+        _compiling, "_OPTIONS", {"xla_backend_optimization_level": 1, "xla_of_another_year": 1}
+    )
+    assert compiler_options.__wrapped__() == {"xla_backend_optimization_level": 1}
+
+
+def test_other_backends_get_no_options(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compiler_options.__wrapped__() == {}
