@@ -5,6 +5,7 @@ from numpyro_disco.diagnostics.conditionals import ConditionalCheck, check_condi
 from numpyro_disco.energy.archive import LoadError
 from numpyro_disco.energy.conditionals import LogMarginal, log_marginal, sample_conditional
 from numpyro_disco.energy.distribution import EnergyDistribution
+from numpyro_disco.energy.drawing import DrawInfo
 from numpyro_disco.energy.guard import NormalizerError
 from numpyro_disco.energy.imputation import impute
 from numpyro_disco.models.arviz import to_arviz
@@ -58,6 +59,7 @@ __all__ = [
     "Implicit",
     "Joint",
     "LoadError",
+    "DrawInfo",
     "LogMarginal",
     "MLP",
     "MixtureFit",

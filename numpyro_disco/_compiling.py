@@ -13,8 +13,6 @@ import jax
 import numpy as np
 
 _OPTIONS: dict[str, Any] = {
-    # Several loops are fused by LLVM rather than one by one by MLIR.
-    "xla_cpu_use_fusion_emitters": False,
     # LLVM's first level of optimisation; matrix products are calls into Eigen at any level.
     "xla_backend_optimization_level": 1,
 }

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp
-
-from numpyro_disco._typing import Array
 
 
 def standard_error(values: np.ndarray) -> float:
@@ -21,19 +20,24 @@ def standard_error(values: np.ndarray) -> float:
     return float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
-def log_mean(log_estimates: Array) -> tuple[Array, Array]:
+def log_mean(log_estimates: Any) -> tuple[Any, Any]:
     """Log of the mean of independent estimates, and the standard error of that log.
 
     The error is that of the mean relative to the mean, which is the error of its log to first
     order. It is NaN for a single estimate.
 
     Args:
-        log_estimates: logs of the estimates, shape (..., n).
+        log_estimates: logs of the estimates, shape (..., n); NumPy's, or JAX's in a compiled
+            function.
 
     Returns:
-        Two arrays of shape (...).
+        Two arrays of shape (...), of the same kind.
     """
+    numpy = np if isinstance(log_estimates, np.ndarray) else jnp
     count = log_estimates.shape[-1]
-    log_mean = logsumexp(log_estimates, axis=-1) - jnp.log(count)
-    relative = jnp.exp(log_estimates - log_mean[..., None])
-    return log_mean, relative.std(axis=-1, ddof=1) / jnp.sqrt(count)
+    largest = log_estimates.max(axis=-1, keepdims=True)
+    relative = numpy.exp(log_estimates - largest)
+    mean = relative.mean(axis=-1)
+    # A single estimate has no spread, which NumPy would warn of.
+    spread = relative.std(axis=-1, ddof=1) if count > 1 else numpy.full_like(mean, numpy.nan)
+    return numpy.log(mean) + largest[..., 0], spread / mean / np.sqrt(count)

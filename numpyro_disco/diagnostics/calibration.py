@@ -21,7 +21,7 @@ from numpyro_disco._checks import check_count, check_key, name_index
 from numpyro_disco._typing import Array
 from numpyro_disco.diagnostics.plots import plot_ranks
 from numpyro_disco.diagnostics.verdicts import FAIL, PASS, WARN
-from numpyro_disco.energy.conditionals import conditional_draws
+from numpyro_disco.energy.conditionals import draw_conditionals
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
 
 NUM_POLYNOMIALS = 4
@@ -162,7 +162,7 @@ def calibration(
     rows = prior.with_clamped(given).select(row_of).hide(hidden)
     draw_key, tie_key = jax.random.split(rng_key)
     num_particles = max(num_samples, num_particles)
-    draws = np.asarray(conditional_draws(draw_key, prior, rows, num_samples, num_particles))
+    draws = np.asarray(draw_conditionals(draw_key, prior, rows, num_samples, num_particles).draws)
     below = (draws[:, each, column_of] < values[row_of, column_of]).sum(axis=0)
     # A rank is an interval between two draws; a uniform point in it makes ranks continuous.
     ties = np.asarray(jax.random.uniform(tie_key, below.shape))

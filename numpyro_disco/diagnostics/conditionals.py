@@ -15,8 +15,8 @@ import numpy as np
 
 from numpyro_disco._checks import check_count, check_key, columns_of
 from numpyro_disco._typing import Array
-from numpyro_disco.energy.conditionals import log_integrals
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
+from numpyro_disco.energy.drawing import Request
 from numpyro_disco.energy.pattern import check_some_observed
 
 RARE = 0.01
@@ -123,7 +123,7 @@ def _percentiles(
     """
     points = jnp.concatenate([rows, draws])
     given = prior.pattern_at(points, np.broadcast_to(pattern, points.shape))
-    integral, _ = log_integrals(rng_key, prior, given, num_particles, num_chains=1)
+    integral = prior.draw_rows(rng_key, given, Request(0, num_particles)).log_integral
     log_density = np.asarray(integral - prior.log_dets(points, pattern))
     at_rows, at_draws = np.split(log_density, [len(rows)])
     return (at_draws <= at_rows[:, None]).mean(axis=1)

@@ -12,9 +12,9 @@ depends on x_o, so x_o must not be inferred; `guard` raises where it would be.
 
 - Exact: energies, scores, the density of a conditional up to its constant, and the conditionals of
   the reference.
-- Asymptotically exact as the number of particles grows: draws, imputations, log Z and marginal log
-  densities, all by tempered SMC. Estimates of log Z and of marginals come with a standard error
-  from independent runs.
+- Asymptotically exact as the number of points and particles grows: draws, imputations, log Z and
+  marginal log densities, by importance sampling or by tempered SMC. Estimates of log Z and of
+  marginals come with a standard error from independent runs.
 - Up to a constant: `log_prob`, until `normalize` has estimated log Z.
 
 The modules:
@@ -24,7 +24,8 @@ The modules:
 - `distribution`: `EnergyDistribution`, which adds conditioning, tempering and draws to the density.
 - `guard`: `NormalizerError`, raised where an unknown normaliser would matter.
 - `pattern`: `Pattern`, the one parser of observations.
-- `sampling`: tempered runs for many conditionals, as one compiled program.
+- `drawing`: draws of many conditionals, each by the quickest way that is exact enough:
+  `importance`, weighted points of the reference, or `sampling`, tempered runs.
 - `conditionals`: `sample_conditional` and `log_marginal`; `imputation`: `impute`.
 - `networks`: residual networks; `learned`: a network beside a reference, as training leaves it.
 - `storage`: `save` and `load`; `archive`, their files; `support_codes`, constraints as JSON.

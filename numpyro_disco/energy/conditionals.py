@@ -9,12 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_disco._checks import check_count, check_key
-from numpyro_disco._statistics import log_mean
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
+from numpyro_disco.energy.drawing import (
+    MIN_PARTICLES,
+    DrawInfo,
+    Request,
+    RowDraws,
+    particles_for,
+)
 from numpyro_disco.energy.pattern import Pattern, check_some_observed
-from numpyro_disco.energy.sampling import MIN_PARTICLES, require_convergence
-from numpyro_disco.tempering.settings import TemperingSettings
 
 
 def sample_conditional(
@@ -25,13 +29,22 @@ def sample_conditional(
     *,
     num_particles: int | None = None,
     rows_at_once: int = 64,
-) -> Array:
-    """Draw from a learned density given some of its coordinates, by tempered SMC.
+    return_info: bool = False,
+) -> Any:
+    """Draw from a learned density given some of its coordinates.
 
-    Each row has a run of its own, which starts from the reference given the same coordinates and
-    chooses its own temperatures. All rows are one compiled program, which new values and other
-    patterns of missing entries do not compile again. Asymptotically exact for the density of
-    `prior` as `num_particles` grows.
+    Each row is drawn by the quickest way that is exact enough:
+
+    - *importance*: points of the reference given the same coordinates are weighted by the energy
+      and resampled, if their effective number is at least twice `num_samples`, and at least 200;
+      their Pareto k is at most 0.7; and at most 1 % of the draws are expected to be copies of
+      another.
+    - *tempering*: otherwise by tempered SMC from the reference, one run for each row, which chooses
+      its own temperatures.
+
+    All rows are one compiled program, which new values, other patterns of missing entries and
+    other numbers of rows do not compile again; tempering, if some row needs it, is a second one.
+    Asymptotically exact for the density of `prior` as the number of points and particles grows.
 
     Args:
         rng_key: random key.
@@ -39,16 +52,24 @@ def sample_conditional(
         observed: mapping from names to numbers (or to arrays of one length, one entry a row); or an
             array (D,) or (rows, D), or a DataFrame, with NaN for what is free.
         num_samples: draws for each row.
-        num_particles: particles of each run; by default `num_samples`, and at least 1024.
-        rows_at_once: number of rows that run side by side; bounds memory.
+        num_particles: particles of each tempered run, and the scale of the number of points, of
+            which there are at most 64 times as many; by default `num_samples`, rounded up to
+            1024 times a power of two.
+        rows_at_once: number of rows that are worked on together; bounds memory.
+        return_info: also return a `DrawInfo`.
 
     Returns:
         Array (num_samples, D), or (num_samples, rows, D), of whole vectors, with observed
-        coordinates at their values.
+        coordinates at their values. With `return_info`, a pair of this array and a `DrawInfo`: how
+        each row was drawn, and how many of its draws are distinct. Inside a compiled function
+        every row is tempered, and the second is None.
 
     Raises:
         ValueError: unknown names, shapes that do not fit, or values outside their supports.
         RuntimeError: the particles of some row did not reach its conditional.
+
+    References:
+        Rubin 1988 (sampling importance resampling); Vehtari et al. 2024 (Pareto k).
 
     Example:
         >>> import jax, jax.numpy as jnp, numpyro_disco as disco
@@ -61,21 +82,22 @@ def sample_conditional(
     check_prior(prior, "Give its `distribution`.")
     num_samples = check_count(num_samples, "num_samples")
     if num_particles is None:
-        num_particles = max(num_samples, MIN_PARTICLES)
+        num_particles = particles_for(num_samples)
     given = prior.with_clamped(prior.pattern(observed))
     rows = given.as_rows("observed")
-    draws = conditional_draws(rng_key, prior, rows, num_samples, num_particles, rows_at_once)
-    return draws[:, 0] if given.is_single else draws
+    result = draw_conditionals(rng_key, prior, rows, num_samples, num_particles, rows_at_once)
+    draws = result.draws[:, 0] if given.is_single else result.draws
+    return (draws, result.info) if return_info else draws
 
 
-def conditional_draws(
+def draw_conditionals(
     rng_key: Array,
     prior: EnergyDistribution,
     rows: Pattern,
     num_samples: int,
     num_particles: int,
     rows_at_once: int = 64,
-) -> Array:
+) -> RowDraws:
     """Draw from the conditional of each row of a `Pattern`.
 
     Args:
@@ -83,11 +105,8 @@ def conditional_draws(
         prior: the `EnergyDistribution`.
         rows: what is observed, clamped coordinates included, shape (rows, D).
         num_samples: draws for each row.
-        num_particles: particles of each run, at least `num_samples`.
+        num_particles: particles of each tempered run, at least `num_samples`.
         rows_at_once: as for `sample_conditional`.
-
-    Returns:
-        Array (num_samples, rows, D).
     """
     check_count(rows_at_once, "rows_at_once")
     if check_count(num_particles, "num_particles", minimum=2) < num_samples:
@@ -95,13 +114,8 @@ def conditional_draws(
             f"Expected at least as many `num_particles` as draws, which are {num_samples}; got "
             f"{num_particles}."
         )
-    num_rows, dimension = rows.values.shape
-    if num_rows == 0:
-        return jnp.zeros((num_samples, 0, dimension), prior.loc.dtype)
-    keys = jax.random.split(rng_key, num_rows)
-    settings = TemperingSettings(num_particles=num_particles)
-    draws, result = prior.draw_conditionals(keys, rows, num_samples, settings, rows_at_once)
-    return require_convergence(draws, result, axis=1)
+    request = Request(num_samples, num_particles, rows_at_once=rows_at_once)
+    return prior.draw_rows(rng_key, rows, request)
 
 
 class LogMarginal(NamedTuple):
@@ -113,6 +127,8 @@ class LogMarginal(NamedTuple):
     """Standard error of `log_density`, including that of the shared log Z."""
     shared_error: Array
     """Standard error of log Z, shape (). All rows share it, so it cancels in their differences."""
+    info: DrawInfo | None
+    """How the integral of each row was estimated; None inside a compiled function."""
 
 
 def log_marginal(
@@ -124,13 +140,15 @@ def log_marginal(
     num_chains: int = 8,
     rows_at_once: int = 64,
 ) -> LogMarginal:
-    r"""Log density of the observed part of each row, by tempered SMC.
+    r"""Log density of the observed part of each row.
 
     .. math:: \log p(x_o) = \log \int \exp(-E(x_o, x_f)) \, dx_f - \log Z
 
-    with x_o the observed and x_f the free coordinates. Both terms are estimated by independent
-    tempered runs from the reference, whose own integral is known. Consistent as the number of
-    particles grows; the standard error comes from the spread between runs. Differences between rows
+    with x_o the observed and x_f the free coordinates. Both terms are the mean weights of draws of
+    the reference, whose own integral is known, where as many of them are effective as there are
+    particles in all runs, and are estimated by independent tempered runs otherwise. Consistent as
+    the number of particles grows; the standard error comes from the spread between runs, or between
+    as many independent parts of the weighted draws. Differences between rows
     compare them (outliers, Bayes factors), and two calls with one row give
     log p(a | b) = log p(a, b) - log p(b).
 
@@ -160,6 +178,7 @@ def log_marginal(
     """
     rng_key = check_key(rng_key)
     check_prior(prior, "Give its `distribution`.")
+    check_count(num_particles, "num_particles", minimum=2)
     check_count(num_chains, "num_chains", minimum=2)
     check_count(rows_at_once, "rows_at_once")
     given = prior.with_clamped(prior.pattern(observed))
@@ -175,42 +194,12 @@ def log_marginal(
     if prior.log_normalizer is None:
         prior = prior.normalize(normalizer_key, num_particles=max(num_particles, MIN_PARTICLES))
     assert prior.log_normalizer is not None and prior.log_normalizer_error is not None
-    integral, error = log_integrals(row_key, prior, rows, num_particles, num_chains, rows_at_once)
+    request = Request(0, num_particles, num_chains, rows_at_once)
+    result = prior.draw_rows(row_key, rows, request)
     # The integral is a density of the observed coordinates in unconstrained space.
     values = jnp.asarray(rows.values, prior.loc.dtype)
-    log_density = integral - prior.log_dets(values, new) - prior.log_normalizer
-    error = jnp.hypot(error, prior.log_normalizer_error)
+    log_density = result.log_integral - prior.log_dets(values, new) - prior.log_normalizer
+    error = jnp.hypot(result.error, prior.log_normalizer_error)
     if given.is_single:
         log_density, error = log_density[0], error[0]
-    return LogMarginal(log_density, error, prior.log_normalizer_error)
-
-
-def log_integrals(
-    rng_key: Array,
-    prior: EnergyDistribution,
-    rows: Pattern,
-    num_particles: int,
-    num_chains: int,
-    rows_at_once: int = 64,
-) -> tuple[Array, Array]:
-    """Log of the integral of exp(-E) over the free coordinates of each row, and its standard error.
-
-    The integral is over unconstrained coordinates.
-
-    Args:
-        rng_key: random key.
-        prior: the `EnergyDistribution`.
-        rows: what is observed, clamped coordinates included, shape (rows, D).
-        num_particles: particles of each run.
-        num_chains: independent runs for each row; the error of a single run is NaN.
-        rows_at_once: as for `sample_conditional`.
-
-    Returns:
-        Two arrays of shape (rows,).
-    """
-    repeated = rows.select(np.repeat(np.arange(len(rows.values)), num_chains))
-    keys = jax.random.split(rng_key, len(repeated.values))
-    settings = TemperingSettings(num_particles=num_particles)
-    _, result = prior.draw_conditionals(keys, repeated, 1, settings, rows_at_once)
-    estimates = require_convergence(result.log_normalizer, result, axis=0)
-    return log_mean(estimates.reshape(-1, num_chains))
+    return LogMarginal(log_density, error, prior.log_normalizer_error, result.info)

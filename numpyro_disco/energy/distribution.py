@@ -12,18 +12,11 @@ import numpy as np
 
 from numpyro_disco._checks import check_count, check_key, check_positive
 from numpyro_disco._numpyro import promote_batch_shape, with_batch_shape
-from numpyro_disco._statistics import log_mean
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.density import EnergyDensity
+from numpyro_disco.energy.drawing import Request, RowDraws, draw_rows, particles_for
+from numpyro_disco.energy.importance import ScaledEnergy
 from numpyro_disco.energy.pattern import Pattern, make_pattern, parse_pattern
-from numpyro_disco.energy.sampling import (
-    MIN_PARTICLES,
-    ScaledEnergy,
-    draw_conditionals,
-    require_convergence,
-)
-from numpyro_disco.tempering.settings import TemperingSettings
-from numpyro_disco.tempering.state import TemperedResult
 
 
 def check_prior(prior: Any, remedy: str) -> None:
@@ -233,11 +226,12 @@ class EnergyDistribution(EnergyDensity):
     # -- draws ----------------------------------------------------------------------------------
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
-        """Draws by tempered SMC from the reference, shape sample_shape + batch_shape + (D,).
+        """Draws of the density, shape sample_shape + batch_shape + (D,).
 
-        Asymptotically exact as the number of particles grows. Each call runs at least 1024
-        particles whatever the shape, so ask for many draws at once. The draws of one call share
-        their ancestors and are not independent, unlike those of a closed-form distribution.
+        Weighted draws of the reference are resampled where they are good enough, and tempered SMC
+        from the reference does the rest, as for `sample_conditional`. Asymptotically exact. The
+        draws of one call are not independent, unlike those of a closed-form distribution, so ask
+        for many at once.
 
         Raises:
             RuntimeError: the particles did not reach the density. Inside a compiled function,
@@ -249,17 +243,16 @@ class EnergyDistribution(EnergyDensity):
         num_samples = int(np.prod(sample_shape, dtype=int))
         if num_samples == 0:
             return jnp.zeros(self.shape(sample_shape), self.loc.dtype)
-        settings = TemperingSettings(num_particles=max(num_samples, MIN_PARTICLES))
-        rows = self._clamped_rows()
-        keys = jax.random.split(key, len(rows.values))
-        draws, result = self.draw_conditionals(keys, rows, num_samples, settings)
-        draws = require_convergence(draws, result, axis=1)
+        request = Request(num_samples, particles_for(num_samples))
+        draws = self.draw_rows(key, self._clamped_rows(), request).draws
         return draws.reshape(self.shape(sample_shape))
 
     def normalize(self, rng_key: Array, *, num_particles: int = 1024, num_chains: int = 16) -> Self:
-        """Estimate log Z by tempered SMC from the reference, whose own log Z is 0.
+        """Estimate log Z, from the reference, whose own log Z is 0.
 
-        The estimate of Z is the mean over independent runs, each consistent as the number of
+        Z is the mean weight exp(-E) / q of draws of the reference q, where as many of them are
+        effective as there are particles in all, and estimated by tempered SMC from the reference
+        otherwise. The estimate is the mean over independent runs, each consistent as the number of
         particles grows. Its standard error comes from the spread between runs, which shows what a
         single run would hide.
 
@@ -276,57 +269,39 @@ class EnergyDistribution(EnergyDensity):
             RuntimeError: the particles did not reach the density.
         """
         rng_key = check_key(rng_key)
+        check_count(num_particles, "num_particles", minimum=2)
         check_count(num_chains, "num_chains", minimum=2)
-        settings = TemperingSettings(num_particles=num_particles)
-        rows = self._clamped_rows()
-        rows = rows.select(np.repeat(np.arange(len(rows.values)), num_chains))
-        keys = jax.random.split(rng_key, len(rows.values))
-        _, result = self.draw_conditionals(keys, rows, 1, settings)
-        estimates = require_convergence(result.log_normalizer, result, axis=0)
-        log_normalizer, error = log_mean(estimates.reshape(-1, num_chains))
+        request = Request(0, num_particles, num_chains)
+        result = self.draw_rows(rng_key, self._clamped_rows(), request)
         return self.replace(
-            log_normalizer=log_normalizer.reshape(self.batch_shape),
-            log_normalizer_error=error.reshape(self.batch_shape),
+            log_normalizer=result.log_integral.reshape(self.batch_shape),
+            log_normalizer_error=result.error.reshape(self.batch_shape),
         )
 
     def _clamped_rows(self) -> Pattern:
         """The clamped coordinates, one row for each member of the batch: (rows, D)."""
         return self.clamped.reshape(-1, len(self.names))
 
-    def draw_conditionals(
-        self,
-        keys: Array,
-        rows: Pattern,
-        num_samples: int,
-        settings: TemperingSettings,
-        rows_at_once: int = 64,
-    ) -> tuple[Array, TemperedResult]:
-        """Draws of the joint density given each row, by one tempered run a row.
+    def draw_rows(self, rng_key: Array, rows: Pattern, request: Request) -> RowDraws:
+        """Draws of the joint density given each row, and the integrals of its conditionals.
 
         What this distribution has clamped is ignored; `with_clamped` adds it to the rows.
 
         Args:
-            keys: one random key for each row, shape (rows,).
+            rng_key: random key.
             rows: what is observed, shape (rows, D).
-            num_samples: draws for each row.
-            settings: see `TemperingSettings`.
-            rows_at_once: number of rows that run side by side; bounds memory.
+            request: what is asked of each row.
 
         Returns:
-            Draws (num_samples, rows, D) in the user's units, and the `TemperedResult` of each row
-            without its particles. Integrals are over unconstrained coordinates.
+            A `RowDraws`.
+
+        Raises:
+            RuntimeError: the particles of some row did not reach its conditional.
         """
         energy = ScaledEnergy(
             self.energy_fn, self.inverse_temperature, self.joint_reference, self.loc, self.scale
         )
-        observed = jnp.asarray(rows.observed)
-        draws, result = draw_conditionals(
-            keys, energy, rows.unconstrained, observed, num_samples, settings, rows_at_once
-        )
-        if not self.coordinate_supports.real:
-            values = jnp.asarray(rows.values, self.loc.dtype)
-            draws = jnp.where(observed, values, self.coordinate_supports.constrain(draws))
-        return draws, result
+        return draw_rows(rng_key, energy, self.coordinate_supports, rows, request)
 
 
 @promote_batch_shape.register

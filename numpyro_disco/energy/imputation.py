@@ -9,12 +9,13 @@ import numpy as np
 from numpyro_disco._arviz import tables_to_arviz
 from numpyro_disco._checks import check_count, check_key
 from numpyro_disco._typing import Array
-from numpyro_disco.energy.conditionals import conditional_draws
+from numpyro_disco.energy.conditionals import draw_conditionals
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
+from numpyro_disco.energy.drawing import particles_for
 from numpyro_disco.energy.pattern import Pattern
 
 MIN_PARTICLES = 256
-"""Fewest particles of each row's run, even if only a few of them are kept as draws."""
+"""Fewest particles of a row's tempered run, even if only a few of them are kept as draws."""
 OUTPUTS = (None, "array", "arviz")
 
 
@@ -33,7 +34,8 @@ def impute(
     Rows are independent given the prior; the missing entries of one row are drawn jointly. This is
     multiple imputation: analyse each completed copy, and pool the results. To let the likelihood of
     a model inform the missing entries as well, use `numpyro_disco.sample(name, prior, obs=data)`
-    inside it. Asymptotically exact for the density of `prior` as `num_particles` grows.
+    inside it. Rows are drawn as by `sample_conditional`: asymptotically exact for the density of
+    `prior` as `num_particles` grows.
 
     Args:
         rng_key: random key.
@@ -41,7 +43,8 @@ def impute(
         data: array (rows, D) with NaN where missing, a DataFrame, or a dict of columns. A DataFrame
             needs a column for each coordinate and may have others.
         num_imputations: number of completed copies.
-        num_particles: particles of each row's run; by default `num_imputations`, and at least 256.
+        num_particles: as for `sample_conditional`; by default `num_imputations`, rounded up to 256
+            times a power of two.
         rows_at_once: as for `sample_conditional`.
         output: by default a DataFrame gives DataFrames and anything else an array. "array" asks for
             an array, "arviz" for an ArviZ object with the variable "table", whose rows and columns
@@ -80,8 +83,9 @@ def impute(
             f"`prior` is clamped; got {len(given.values)}. Give all that is known in `data`."
         )
     if num_particles is None:
-        num_particles = max(num_imputations, MIN_PARTICLES)
-    draws = conditional_draws(rng_key, prior, rows, num_imputations, num_particles, rows_at_once)
+        num_particles = particles_for(num_imputations, MIN_PARTICLES)
+    result = draw_conditionals(rng_key, prior, rows, num_imputations, num_particles, rows_at_once)
+    draws = result.draws
     if output == "arviz":
         return tables_to_arviz(draws, prior.names, given.labels)
     if is_frame and output is None:

@@ -22,8 +22,8 @@ from helpers.conditional_targets import (
 from helpers.statistics import Mixture, assert_within
 
 import numpyro_disco as disco
-from numpyro_disco.energy.sampling import draw_conditionals
-from numpyro_disco.tempering.settings import TemperingSettings
+from numpyro_disco.energy.importance import compiled_blocks
+from numpyro_disco.energy.sampling import temper_rows
 
 
 @pytest.fixture(scope="module")
@@ -227,23 +227,23 @@ def test_rows_are_independent(prior):
     estimate, error = cross_row_correlation(draws)
     # Ten pairs: Student's t with 9 degrees of freedom, beyond 12 as rarely as a Gaussian beyond 5.
     assert_within(estimate, 0.0, error, resolution=0.5, sigmas=12, label="correlation of rows")
-    # The broken twin: one key for every row.
-    keys = jnp.broadcast_to(KEY, (ROWS,))
-    settings = TemperingSettings(num_particles=DRAWS)
-    shared, _ = prior.draw_conditionals(keys, prior.pattern(table), DRAWS, settings)
-    estimate, error = cross_row_correlation(np.asarray(shared))
+    # The broken twin: the same random numbers for every row.
+    one = draw(prior, table[:1])
+    estimate, error = cross_row_correlation(np.repeat(one, ROWS, axis=1))
     with pytest.raises(AssertionError, match="is off"):
         assert_within(estimate, 0.0, error, resolution=0.5, sigmas=12, label="one key")
 
 
-def test_new_values_and_patterns_do_not_compile_again():
+def test_new_values_patterns_and_numbers_of_rows_do_not_compile_again():
     draw(prior_of(UNEQUAL))
-    before = draw_conditionals._cache_size()
+    before = compiled_blocks()._cache_size(), temper_rows._cache_size()
     draw(prior_of(UNEQUAL), rows_with_missing_entries(seed=1))
-    draw(prior_of(GAUSSIAN), rows_with_missing_entries(seed=2), jax.random.key(9))
+    draw(prior_of(GAUSSIAN), rows_with_missing_entries(seed=2)[:7], jax.random.key(9))
     draw(prior_of(UNEQUAL).temper(1.5), np.full((ROWS, 3), np.nan))
-    disco.impute(KEY, prior_of(GAUSSIAN), rows_with_missing_entries(3), DRAWS, num_particles=DRAWS)
-    assert draw_conditionals._cache_size() == before
+    disco.impute(KEY, prior_of(GAUSSIAN), rows_with_missing_entries(3), 7, num_particles=DRAWS)
+    disco.log_marginal(KEY, prior_of(UNEQUAL), {"a": 0.5}, num_particles=DRAWS)
+    prior_of(UNEQUAL).sample(KEY, (100,))
+    assert (compiled_blocks()._cache_size(), temper_rows._cache_size()) == before
 
 
 @pytest.mark.parametrize(

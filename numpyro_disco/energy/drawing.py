@@ -1,0 +1,358 @@
+"""Draws from many conditionals of one energy, each row by the quickest way that is exact enough.
+
+1. Every row gets weighted points of the reference's conditional (`importance.py`).
+2. Rows whose points are not enough, but would be if there were more, get more of them.
+3. The other rows are tempered, one run for each (`sampling.py`).
+
+The choice needs numbers, so inside a compiled function, where there are none yet, every row is
+tempered.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from numpyro_disco._statistics import log_mean
+from numpyro_disco._typing import Array
+from numpyro_disco.energy.importance import (
+    BLOCK,
+    ESS_PER_DRAW,
+    LEAST_ESS,
+    Judgement,
+    Points,
+    ScaledEnergy,
+    blocks_at_once,
+    compiled_blocks,
+    judge,
+    log_integral,
+    resample,
+)
+from numpyro_disco.energy.pattern import Pattern
+from numpyro_disco.energy.sampling import require_convergence, temper_rows
+from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.tempering.settings import TemperingSettings
+from numpyro_disco.tempering.state import TemperedResult
+from numpyro_disco.tempering.status import CONVERGED
+
+MIN_PARTICLES = 1024
+"""Fewest particles of a tempered run, however few draws are asked for."""
+POINTS_PER_PARTICLE = 64
+"""Most points for each particle that tempering would move. Moving a particle from the reference to
+the target takes at least ten times as many evaluations."""
+IMPORTANCE_NAME, TEMPERING_NAME = "importance", "tempering"
+
+
+class Request(NamedTuple):
+    """What is asked of each row."""
+
+    num_samples: int
+    """Draws, n; 0 if only the integral is of interest."""
+    num_particles: int
+    """Particles of each tempered run, at least n."""
+    num_chains: int = 1
+    """Independent estimates of the integral."""
+    rows_at_once: int = 64
+    """Rows that are worked on together; bounds memory."""
+
+    @property
+    def required_ess(self) -> float:
+        """Least effective sample size of a row's weights."""
+        if self.num_samples:
+            return max(ESS_PER_DRAW * self.num_samples, LEAST_ESS)
+        return max(self.num_particles * self.num_chains, LEAST_ESS)
+
+    @property
+    def most_blocks(self) -> int:
+        """Most blocks of points of one row."""
+        return -(-POINTS_PER_PARTICLE * self.num_particles // BLOCK) * self.num_chains
+
+
+class DrawInfo(NamedTuple):
+    """How the draws of each row were made."""
+
+    method: np.ndarray
+    """"importance" or "tempering", shape (rows,)."""
+    num_distinct: np.ndarray
+    """Number of distinct draws, shape (rows,)."""
+    weight_ess: np.ndarray
+    """Effective sample size of the weights of the reference's points, shape (rows,). With
+    "tempering" it shows how far the reference is from the target."""
+    pareto_k: np.ndarray
+    """Pareto k of the same weights, shape (rows,)."""
+
+
+class RowDraws(NamedTuple):
+    """Draws of the conditional of each row, and its integral."""
+
+    draws: Array
+    """Draws in the user's units, shape (num_samples, rows, D)."""
+    log_integral: Array
+    """Log of the integral of exp(-E) over the free unconstrained coordinates, shape (rows,)."""
+    error: Array
+    """Standard error of `log_integral`, shape (rows,); NaN for a single chain."""
+    info: DrawInfo | None
+    """How the draws were made; None inside a compiled function."""
+
+
+class _Row(NamedTuple):
+    """One row that is done."""
+
+    draws: np.ndarray
+    """Shape (num_samples, D)."""
+    log_integral: float
+    error: float
+    method: str
+    num_distinct: int
+
+
+def particles_for(num_samples: int, least: int = MIN_PARTICLES) -> int:
+    """Number of particles for some draws: `least` times a power of two.
+
+    Different numbers of draws then share a compiled program.
+    """
+    return least * 2 ** max(0, int(np.ceil(np.log2(num_samples / least))))
+
+
+def draw_rows(
+    rng_key: Array,
+    energy: ScaledEnergy,
+    supports: CoordinateSupports,
+    rows: Pattern,
+    request: Request,
+) -> RowDraws:
+    """Draw from the conditional of each row, or only estimate its integral.
+
+    Args:
+        rng_key: random key.
+        energy: the joint energy.
+        supports: maps from unconstrained space to the user's units.
+        rows: what is observed, shape (rows, D).
+        request: what is asked of each row.
+
+    Returns:
+        A `RowDraws`. Inside a compiled function, entries of rows whose runs failed are NaN.
+
+    Raises:
+        RuntimeError: a tempered run did not reach its conditional.
+    """
+    leaves = jax.tree.leaves((rng_key, energy, rows._replace(labels=None)))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return _draw_traced(rng_key, energy, supports, rows, request)
+    return _Drawing(rng_key, energy, supports, rows, request).run()
+
+
+def _draw_traced(
+    rng_key: Array,
+    energy: ScaledEnergy,
+    supports: CoordinateSupports,
+    rows: Pattern,
+    request: Request,
+) -> RowDraws:
+    """Temper every row inside a program that is being traced."""
+    num_rows = len(rows.values)
+    run_of = np.repeat(np.arange(num_rows), request.num_chains)
+    observed = jnp.asarray(rows.observed)
+    particles, result = temper_rows(
+        rng_key,
+        jnp.arange(len(run_of)),
+        energy,
+        rows.unconstrained[run_of],
+        observed[run_of],
+        supports,
+        TemperingSettings(num_particles=request.num_particles),
+        request.rows_at_once,
+    )
+    converged = result.status == CONVERGED
+    estimates = jnp.where(converged, result.log_normalizer, jnp.nan)
+    integral, error = log_mean(estimates.reshape(num_rows, request.num_chains))
+    # A subset chosen at random is equally weighted, as the whole is.
+    keys = jax.random.split(rng_key, num_rows)
+    first = jnp.where(converged[:, None, None], particles, jnp.nan)[:: request.num_chains]
+    order = jax.vmap(lambda key: jax.random.permutation(key, request.num_particles))(keys)
+    draws = jnp.take_along_axis(first, order[:, : request.num_samples, None], axis=1)
+    values = jnp.asarray(rows.values, draws.dtype)
+    draws = jnp.where(observed, values, jnp.swapaxes(draws, 0, 1))
+    return RowDraws(draws, integral, error, None)
+
+
+class _Drawing:
+    """One call of `draw_rows` outside of compiled functions."""
+
+    def __init__(
+        self,
+        rng_key: Array,
+        energy: ScaledEnergy,
+        supports: CoordinateSupports,
+        rows: Pattern,
+        request: Request,
+    ) -> None:
+        self.rng_key, self.energy, self.supports = rng_key, energy, supports
+        self.request = request
+        self.values = np.asarray(rows.unconstrained)
+        self.observed = np.asarray(rows.observed)
+        self.known = np.asarray(rows.values, self.values.dtype)
+        self.seed = np.asarray(jax.random.key_data(rng_key)).ravel().tolist()
+        num_rows = len(self.values)
+        self.weight_ess, self.pareto_k = np.zeros(num_rows), np.full(num_rows, np.inf)
+
+    def run(self) -> RowDraws:
+        """Draw every row."""
+        num_rows, dimension = self.values.shape
+        done: dict[int, _Row] = {}
+        for start in range(0, num_rows, self.request.rows_at_once):
+            chunk = np.arange(start, min(start + self.request.rows_at_once, num_rows))
+            done |= self._by_importance(chunk)
+        done |= self._by_tempering(np.setdiff1d(np.arange(num_rows), list(done)))
+        in_order = [done[row] for row in range(num_rows)]
+        draws = np.zeros((num_rows, self.request.num_samples, dimension), self.values.dtype)
+        for row, one in enumerate(in_order):
+            draws[row] = np.where(self.observed[row], self.known[row], one.draws)
+        dtype = self.values.dtype
+        return RowDraws(
+            jnp.asarray(np.swapaxes(draws, 0, 1)),
+            jnp.asarray(np.array([one.log_integral for one in in_order], dtype)),
+            jnp.asarray(np.array([one.error for one in in_order], dtype)),
+            DrawInfo(
+                np.array([one.method for one in in_order], dtype="<U10"),
+                np.array([one.num_distinct for one in in_order], int),
+                self.weight_ess,
+                self.pareto_k,
+            ),
+        )
+
+    def _generator(self, row: int) -> np.random.Generator:
+        """Random numbers for one row, whatever the other rows."""
+        return np.random.default_rng([*self.seed, int(row)])
+
+    # -- importance -----------------------------------------------------------------------------
+
+    def _by_importance(self, chunk: np.ndarray) -> dict[int, _Row]:
+        """The rows of a chunk for which weighted points are enough."""
+        request, groups = self.request, self.request.num_chains
+        per_call = blocks_at_once(self.values.shape[1])
+        # A call of the program draws a fixed number of blocks, so few rows get many of them.
+        first = max(per_call // len(self.values), -(-int(request.required_ess) // BLOCK))
+        counts = np.full(len(chunk), _round_up(min(first, request.most_blocks), groups))
+        points = self._points(chunk, np.zeros_like(counts), counts)
+        done, more = {}, {}
+        for row, its in zip(chunk, points, strict=True):
+            judgement = self._judge(row, its)
+            if judgement.enough:
+                done[int(row)] = self._resampled(int(row), its)
+                continue
+            blocks = len(its.log_weights) // BLOCK
+            total = np.ceil(blocks * judgement.growth)
+            if total <= request.most_blocks:
+                more[int(row)] = (its, _round_up(int(total) - blocks, groups))
+        if more:
+            before = np.array([len(its.log_weights) // BLOCK for its, _ in more.values()])
+            counts = np.array([count for _, count in more.values()])
+            added = self._points(np.array(list(more)), before, counts)
+            for (row, (its, _)), new in zip(more.items(), added, strict=True):
+                joined = its.join(new)
+                if self._judge(row, joined).enough:
+                    done[row] = self._resampled(row, joined)
+        return done
+
+    def _points(self, rows: np.ndarray, before: np.ndarray, counts: np.ndarray) -> list[Points]:
+        """Weighted points of some rows: `counts` blocks of each, after the `before` it has."""
+        row_of = np.repeat(rows, counts)
+        blocks = [np.arange(n, n + count) for n, count in zip(before, counts, strict=True)]
+        block_of = np.concatenate(blocks)
+        size = blocks_at_once(self.values.shape[1])
+        calls = []
+        for start in range(0, len(row_of), size):
+            row, block = (np.resize(of[start : start + size], size) for of in (row_of, block_of))
+            calls.append(
+                compiled_blocks()(
+                    self.rng_key,
+                    row.astype(np.int32),
+                    block.astype(np.int32),
+                    self.energy,
+                    self.values[row],
+                    self.observed[row],
+                    self.supports,
+                )
+            )
+        x, log_weights = (
+            np.concatenate([np.asarray(call[place]) for call in calls])[: len(row_of)]
+            for place in (0, 1)
+        )
+        ends = np.cumsum(counts)
+        return [
+            Points(
+                x[end - count : end].reshape(-1, x.shape[-1]),
+                log_weights[end - count : end].ravel(),
+            )
+            for end, count in zip(ends, counts, strict=True)
+        ]
+
+    def _judge(self, row: int, points: Points) -> Judgement:
+        judgement = judge(points.log_weights, self.request.num_samples, self.request.required_ess)
+        self.weight_ess[row], self.pareto_k[row] = judgement.weight_ess, judgement.pareto_k
+        return judgement
+
+    def _resampled(self, row: int, points: Points) -> _Row:
+        chosen = resample(self._generator(row), points.log_weights, self.request.num_samples)
+        integral, error = log_integral(points.log_weights, self.request.num_chains)
+        # A row without free coordinates has one point.
+        distinct = 1 if self.observed[row].all() else len(np.unique(chosen))
+        return _Row(points.x[chosen], integral, error, IMPORTANCE_NAME, distinct)
+
+    # -- tempering ------------------------------------------------------------------------------
+
+    def _by_tempering(self, rows: np.ndarray) -> dict[int, _Row]:
+        """The rows in `rows`, each by tempered runs of its own."""
+        if not len(rows):
+            return {}
+        request = self.request
+        row_of = np.repeat(rows, request.num_chains)
+        particles, result = self._temper(row_of)
+        require_convergence(result, row_of, len(self.values))
+        estimates = np.asarray(result.log_normalizer).reshape(len(rows), -1)
+        integral, error = log_mean(estimates)
+        done = {}
+        for place, row in enumerate(rows):
+            own = particles[place * request.num_chains]
+            # A subset chosen at random is equally weighted, as the whole is.
+            draws = own[self._generator(row).permutation(len(own))[: request.num_samples]]
+            distinct = len(np.unique(draws, axis=0))
+            done[int(row)] = _Row(draws, integral[place], error[place], TEMPERING_NAME, distinct)
+        return done
+
+    def _temper(self, row_of: np.ndarray) -> tuple[np.ndarray, TemperedResult]:
+        """Particles (runs, N, D) and the results of one run for each entry of `row_of`.
+
+        Runs go through the program a fixed number at a time, so that other numbers of rows do not
+        compile again: one on a CPU, where they run one after another in any case.
+        """
+        size = 1
+        if jax.default_backend() != "cpu":
+            size = min(self.request.rows_at_once, 2 ** int(np.ceil(np.log2(len(row_of)))))
+        settings = TemperingSettings(num_particles=self.request.num_particles)
+        calls = []
+        for start in range(0, len(row_of), size):
+            part = np.resize(row_of[start : start + size], size)
+            calls.append(
+                temper_rows(
+                    self.rng_key,
+                    np.arange(start, start + size, dtype=np.int32),
+                    self.energy,
+                    self.values[part],
+                    self.observed[part],
+                    self.supports,
+                    settings,
+                    size,
+                )
+            )
+        host = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(row_of)], *calls)
+        return host
+
+
+def _round_up(count: int, groups: int) -> int:
+    """The smallest multiple of `groups` that is at least `count`, and not 0."""
+    return max(1, -(-count // groups)) * groups
