@@ -132,14 +132,14 @@ def test_normalize_needs_two_runs_and_a_key(mixture):
         mixture.normalize(None)
 
 
-def repeated_moments(prior, num_repeats=REPEATS):
+def repeated_moments(sample, num_repeats=REPEATS):
     """Mean and second moments of draws, with standard errors from runs of different keys.
 
     Draws of one run share ancestors, so their spread would understate the error of their mean.
     """
     moments = []
     for index in range(num_repeats):
-        x = np.asarray(prior.sample(jax.random.fold_in(KEY, index), (1000,)), float)
+        x = np.asarray(sample(jax.random.fold_in(KEY, index)), float)
         assert x.shape == (1000, 3)
         square = x[:, :, None] * x[:, None, :]
         moments.append(np.concatenate([x.mean(0), square.mean(0)[np.triu_indices(3)]]))
@@ -152,8 +152,8 @@ def true_moments():
     return np.concatenate([WEIGHTS @ MEANS, second[np.triu_indices(3)]])
 
 
-def assert_moments(prior):
-    estimate, error = repeated_moments(prior)
+def assert_moments(prior, sample=lambda prior, key: prior.sample(key, (1000,))):
+    estimate, error = repeated_moments(lambda key: sample(prior, key))
     assert_within(
         estimate, true_moments(), error, resolution=0.4, sigmas=SIGMAS, label="moments of draws"
     )
@@ -205,9 +205,8 @@ def compiled_sample():
 
 
 def test_draws_inside_a_compiled_function(mixture, compiled_sample):
-    inside = compiled_sample(mixture, KEY)
-    outside = mixture.sample(KEY, (1000,))
-    assert np.isclose(inside, outside, atol=1e-2).all(-1).mean() > 0.9
+    # Tempered there, whatever the draws outside.
+    assert_moments(mixture, compiled_sample)
 
 
 def test_a_target_out_of_reach_raises_outside_and_is_nan_inside(compiled_sample):
