@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Self
 
 import jax.numpy as jnp
+import numpy as np
 from numpyro.distributions import Distribution, constraints
 
 from numpyro_disco._gaussians import floating
@@ -22,6 +23,30 @@ class Components(NamedTuple):
     """Zero where a coordinate is observed, shape (..., K, D, D)."""
     whiteners: Array
     """Inverse Cholesky factors, the identity where a coordinate is observed, (..., K, D, D)."""
+
+
+def host_draws(rng: np.random.Generator, components: Components, num_draws: int) -> np.ndarray:
+    """Independent draws of a mixture, made on the host, in double precision.
+
+    Args:
+        rng: source of random numbers.
+        components: the Gaussians, without leading axes.
+        num_draws: number of draws.
+
+    Returns:
+        Array (num_draws, D).
+    """
+    log_weights, means, _, whiteners = (np.asarray(leaf, np.float64) for leaf in components)
+    weights = np.exp(log_weights)
+    counts = rng.multinomial(num_draws, weights / weights.sum())
+    noise = rng.standard_normal((num_draws, means.shape[1]))
+    factors = np.linalg.inv(whiteners)
+    ends = np.cumsum(counts)
+    parts = [
+        mean + noise[end - count : end] @ factor.T
+        for mean, factor, end, count in zip(means, factors, ends, counts, strict=True)
+    ]
+    return np.concatenate(parts)[rng.permutation(num_draws)]
 
 
 class Reference(Distribution):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -117,16 +118,21 @@ def untrained_model(
         if objective.learns_energy
         else ScoreNetwork
     )
-    made = make(
-        dimension,
-        width=network.width,
-        num_blocks=network.num_blocks,
-        num_octaves=network.num_octaves,
-        num_local=num_local,
-        linear=linear,
-        rngs=nnx.Rngs(rng_key),
-    )
-    graph, weights = nnx.split(made)
+
+
+    def made(rng_key: Array) -> nnx.Module:
+        return make(
+            dimension,
+            width=network.width,
+            num_blocks=network.num_blocks,
+            num_octaves=network.num_octaves,
+            num_local=num_local,
+            linear=linear,
+            rngs=nnx.Rngs(rng_key),
+        )
+
+    graph = nnx.graphdef(nnx.eval_shape(made, rng_key))
+    weights = jax.jit(lambda rng_key: nnx.state(made(rng_key)))(rng_key)
     dtype = jnp.result_type(float)
     return (LearnedEnergy if objective.learns_energy else LearnedScore)(
         weights,

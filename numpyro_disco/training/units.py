@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
+from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.supports.sinh_arcsinh import fit_sinh_arcsinh
@@ -140,7 +141,7 @@ def standard_units(
     Raises:
         ValueError: too few rows to train on, or columns that are constant among these.
     """
-    order = np.asarray(jax.random.permutation(rng_key, len(complete)))
+    order = host_generator(rng_key).permutation(len(complete))
     num_held_out = max(2, round(held_out_fraction * len(complete)))
     held_out = complete[order[:num_held_out]]
     train = np.concatenate([complete[order[num_held_out:]], filled])
