@@ -10,7 +10,7 @@ components. A second one gives the sums over rows of r_ik phi(x_i), which hold t
 and second moments of the next mixture. These sums add up over parts of the rows.
 
 Mixtures grow by splitting: every component becomes two, and the iterations go on from there.
-Everything is NumPy in double precision, so nothing has to be compiled for each number of components.
+Everything is NumPy in double precision; nothing has to be compiled for each number of components.
 
 References:
     Dempster, Laird & Rubin 1977.

@@ -33,9 +33,9 @@ leaves have a leading axis of STEPS_PER_ROUND."""
 class RowsAndDraws(NamedTuple):
     """The batches of one round of a contrastive objective."""
 
-    rows: np.ndarray
+    rows: Array | np.ndarray
     """Training rows, shape (STEPS_PER_ROUND, batch_size, D)."""
-    draws: np.ndarray
+    draws: Array | np.ndarray
     """Draws of the reference, shape (STEPS_PER_ROUND, batch_size, D)."""
     directions: Directions
     """Coordinates to redraw given the others, one choice per step: leading axis STEPS_PER_ROUND."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from numpyro_disco._compiling import compiler_options
 from numpyro_disco._progress import progress
 from numpyro_disco._statistics import standard_error
 from numpyro_disco._typing import Array, Pytree
@@ -146,12 +148,12 @@ def train(
         run = _start(model, judged, plan, upcoming)
     with progress(total=plan.num_steps, initial=int(run.carry.step), shown=progress_bar) as bar:
         try:
-            while int(run.carry.step) < plan.num_steps and not _is_exhausted(run, plan, patience):
-                trained = _train_round(run.carry, *upcoming, model, judged, True, plan)
+            while int(run.carry.step) < plan.num_steps and not is_exhausted(run, plan, patience):
+                trained = _train_round()(run.carry, *upcoming, model, judged, True, plan)
                 # The device is at work, so the batches of the next round take no time.
                 index += 1
                 upcoming = round_keys_and_data(index)
-                run = _after_round(run, *trained, plan.objective.strict)
+                run = append_round(run, *trained, plan.objective.strict)
                 bar.update(STEPS_PER_ROUND)
                 _, loss, held, _ = run.history[-1]
                 bar.set_postfix(loss=f"{loss:.4f}", held_out=f"{held:.4f}", refresh=False)
@@ -166,7 +168,7 @@ def train(
     return run, False
 
 
-def _is_exhausted(run: Run, plan: Plan, patience: int) -> bool:
+def is_exhausted(run: Run, plan: Plan, patience: int) -> bool:
     """True if a strict objective has no prospect of a lower held-out loss.
 
     That is so after `patience` steps without one, and much sooner if the loss has risen by more
@@ -196,13 +198,13 @@ def _start(model: Learned, judged: Judged, plan: Plan, keys_and_data: tuple[Arra
     state = transformation(plan.optimizer, plan.num_steps).init(weights)
     carry = Carry(weights, state, weights, jnp.zeros((), jnp.int32))
     # The program of a round also judges; without steps it judges the start.
-    *_, losses = _train_round(carry, *keys_and_data, model, judged, False, plan)
-    losses = np.asarray(losses)
+    *_, found = _train_round()(carry, *keys_and_data, model, judged, False, plan)
+    losses = np.asarray(found)
     history = ((0, np.nan, float(losses.mean()), 0.0),)
     return Run(carry, weights, 0, losses, losses, 0.0, history)
 
 
-def _after_round(run: Run, carry: Carry, mean_loss: Array, judged: Array, strict: bool) -> Run:
+def append_round(run: Run, carry: Carry, mean_loss: Array, judged: Array, strict: bool) -> Run:
     """Append a round to the run, and decide whether its weights are kept.
 
     A strict objective keeps the lowest loss. The others keep the latest weights that are not worse
@@ -252,8 +254,13 @@ def _held_out_losses(model: Learned, judged: Judged, objective: Objective) -> Ar
     return jax.lax.map(row_loss, judged, batch_size=min(1024, len(judged.rows)))
 
 
-@partial(jax.jit, static_argnames="plan")
-def _train_round(
+@cache
+def _train_round() -> Callable[..., tuple[Carry, Array, Array]]:
+    """The compiled program of a round."""
+    return jax.jit(_round, static_argnames="plan", compiler_options=compiler_options())
+
+
+def _round(
     carry: Carry,
     rng_key: Array,
     data: Any,

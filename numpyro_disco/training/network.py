@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from numpyro_disco._checks import check_count
+from numpyro_disco._compiling import compiler_options
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.learned import Learned, LearnedEnergy, LearnedScore
 from numpyro_disco.energy.networks import EnergyNetwork, ScoreNetwork
@@ -119,7 +120,6 @@ def untrained_model(
         else ScoreNetwork
     )
 
-
     def made(rng_key: Array) -> nnx.Module:
         return make(
             dimension,
@@ -132,10 +132,10 @@ def untrained_model(
         )
 
     graph = nnx.graphdef(nnx.eval_shape(made, rng_key))
-    weights = jax.jit(lambda rng_key: nnx.state(made(rng_key)))(rng_key)
+    initial = jax.jit(lambda rng_key: nnx.state(made(rng_key)), compiler_options=compiler_options())
     dtype = jnp.result_type(float)
     return (LearnedEnergy if objective.learns_energy else LearnedScore)(
-        weights,
+        initial(rng_key),
         reference,
         jnp.asarray(units.loc, dtype),
         jnp.asarray(units.whitener, dtype),

@@ -18,7 +18,8 @@ ROWS = np.random.default_rng(0).normal(size=(40, 3)) * [1.0, 2.0, 0.5]
 
 def densities(mixture, rows):
     """Weighted density of each row under each component, shape (N, K)."""
-    return np.stack([w * multivariate_normal(m, c).pdf(rows) for w, m, c in zip(*mixture)], axis=1)
+    components = zip(*mixture, strict=True)
+    return np.stack([w * multivariate_normal(m, c).pdf(rows) for w, m, c in components], axis=1)
 
 
 def one_iteration(mixture, rows):

@@ -160,7 +160,7 @@ def contrastive_batches(
         Batches of rows (B, D), draws (B, D) and redraws (B, M, D).
     """
 
-    def batch(entry: tuple[Array, RowsAndDraws]) -> tuple[Array, Array, Array]:
+    def batch(entry: tuple[Array, Any]) -> tuple[Array, Array, Array]:
         key, (rows, draws, directions) = entry
         return rows, draws, _redraws(key, rows, directions, model, num_redraws)
 
@@ -181,9 +181,7 @@ def draws_and_redraws(
 ) -> tuple[Array, Array]:
     """A draw of the reference and redraws of each row, with directions that differ by repeat."""
     draw_key, redraw_key = jax.random.split(rng_key)
-    drawn = host_draws(
-        host_generator(draw_key), model.reference.components(), len(rows) * repeats
-    )
+    drawn = host_draws(host_generator(draw_key), model.reference.components(), len(rows) * repeats)
     draws = jnp.asarray(drawn.reshape(len(rows), repeats, -1), rows.dtype)
     if not num_redraws:
         return draws, jnp.zeros((len(rows), repeats, 0, rows.shape[1]), rows.dtype)
