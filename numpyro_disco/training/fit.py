@@ -105,12 +105,15 @@ def fit(
         num_refits: number of times that missing entries are imputed from the learned density and
             everything is learned again from all rows (stochastic EM). 0, the default, learns from
             complete rows alone, which is unbiased only if entries are missing completely at random.
-        num_steps: most optimiser steps, rounded up to rounds of 50; 3,000 by default.
+        num_steps: most optimiser steps, rounded up to rounds of 50; by default 1,500 for
+            contrastive objectives, otherwise 3,000.
         batch_size: rows (and as many draws of the reference), or noisy points, in a step; by
-            default 2,048 for contrastive objectives on more than 10,000 rows, otherwise 1,024.
+            default, for contrastive objectives 512 on up to 2,000 rows and 2,048 on more than
+            10,000; otherwise 1,024.
         held_out_fraction: share of the rows that are not trained on and judge the fit; 0.1 by
             default.
-        patience: steps without a lower held-out loss after which contrastive objectives stop; 1,000
+        patience: steps without a lower held-out loss after which contrastive objectives stop, or
+            after a quarter of them if that loss has risen by more than three standard errors; 500
             by default.
         resume: an earlier result to continue, with the same key, data and settings; settings that
             are not given again are taken from it. A larger `num_steps` (and `patience`) trains for

@@ -22,7 +22,9 @@ from numpyro_disco.training.transforms import TRANSFORMS
 BATCH_SIZE, SMALL_BATCH, SMALL_ROWS, LARGE_BATCH, LARGE_ROWS = 1024, 512, 2000, 2048, 10_000
 """Default batch size, and those of a contrastive objective on at most `SMALL_ROWS` and on more than
 `LARGE_ROWS` rows."""
-NUM_STEPS, PATIENCE, HELD_OUT_FRACTION = 1500, 500, 0.1
+STRICT_STEPS, NUM_STEPS = 1500, 3000
+"""Default number of steps of strict objectives, and of the others."""
+PATIENCE, HELD_OUT_FRACTION = 500, 0.1
 """Defaults of the arguments of `fit` with these names."""
 
 
@@ -153,7 +155,7 @@ def requested_settings(
         supports={},
         transform=None,
         num_refits=0,
-        num_steps=NUM_STEPS,
+        num_steps=STRICT_STEPS if chosen.strict else NUM_STEPS,
         batch_size=None,
         held_out_fraction=HELD_OUT_FRACTION,
         patience=PATIENCE,
