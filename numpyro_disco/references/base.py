@@ -62,6 +62,15 @@ class Reference(Distribution):
 
     observed: Array | None
 
+    @classmethod
+    def gather_pytree_data_fields(cls) -> tuple[str, ...]:
+        """Names of the fields that hold arrays, in the same order in every process.
+
+        NumPyro collects them in a set. Processes that share one program, and programs that are kept
+        on disk, need one order.
+        """
+        return tuple(sorted(super().gather_pytree_data_fields()))
+
     @property
     def support(self) -> constraints.Constraint:
         """Real vectors. Values of observed coordinates are not checked."""

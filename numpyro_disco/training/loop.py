@@ -21,8 +21,8 @@ from numpyro_disco.energy.learned import Learned
 from numpyro_disco.training.batches import STEPS_PER_ROUND
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.optimizer import AdamW, transformation
-from numpyro_disco.training.row_posterior import tree_order
 from numpyro_disco.training.settings import FitSettings
+from numpyro_disco.training.windows import WindowedRows, rows_by_round
 
 MAX_HELD_OUT_POINTS, MAX_STRICT_POINTS = 4096, 16_384
 """Most held-out rows, times repeats, that judge a round: more for strict objectives, which compare
@@ -104,12 +104,13 @@ def make_plan(settings: FitSettings) -> Plan:
 def train(
     rng_key: Array,
     model: Learned,
-    rows: np.ndarray,
+    rows: np.ndarray | WindowedRows,
     held_out: np.ndarray,
     plan: Plan,
     *,
     patience: int,
     run: Run | None = None,
+    after_round: Callable[[Run], None] = lambda run: None,
     progress_bar: bool = True,
     resumable: bool = True,
 ) -> tuple[Run, bool]:
@@ -118,11 +119,12 @@ def train(
     Args:
         rng_key: random key; the same key continues the same run.
         model: the network with its first weights.
-        rows: standardised rows to train on, shape (N, D).
+        rows: standardised rows to train on, shape (N, D), or a reader of them.
         held_out: standardised rows to judge by, shape (M, D).
         plan: objective, optimiser, batch size and number of steps.
         patience: steps without a lower held-out loss after which a strict objective stops.
         run: state to continue from; the start by default.
+        after_round: called with the state after every round.
         progress_bar: show progress with tqdm.
         resumable: True if the message after an interruption may offer `resume`.
 
@@ -133,27 +135,36 @@ def train(
         FloatingPointError: the loss is not finite.
     """
     judge_key, round_key = jax.random.split(rng_key)
-    if plan.objective.in_tree_order(*rows.shape):
-        rows = rows[tree_order(rows)]
-    placed = plan.objective.placed(rows)
+    num_rounds, strict = plan.num_steps // STEPS_PER_ROUND, plan.objective.strict
     judged = _judged(judge_key, held_out, model, plan.objective)
+    rows_of_rounds = rows_by_round(
+        rows,
+        in_tree_order=plan.objective.in_tree_order(*rows.shape),
+        num_rounds=num_rounds,
+        place=plan.objective.placed,
+    )
 
-    def round_keys_and_data(index: int) -> tuple[Array, Any]:
+    def round_keys_and_data(index: int, rows: Any) -> tuple[Array, Any]:
         keys = _round_keys(jax.random.fold_in(round_key, index))
-        return keys.batches, plan.objective.round_data(keys.data, placed, model, plan.batch_size)
+        return keys.batches, plan.objective.round_data(keys.data, rows, model, plan.batch_size)
 
     index = 0 if run is None else int(run.carry.step) // STEPS_PER_ROUND
-    upcoming = round_keys_and_data(index)
-    if run is None:
-        run = _start(model, judged, plan, upcoming)
-    with progress(total=plan.num_steps, initial=int(run.carry.step), shown=progress_bar) as bar:
+    first = index * STEPS_PER_ROUND
+    with (
+        progress(total=plan.num_steps, initial=first, shown=progress_bar) as bar,
+        rows_of_rounds as rows_of,
+    ):
+        upcoming = round_keys_and_data(index, rows_of(index))
+        if run is None:
+            run = _start(model, judged, plan, upcoming)
         try:
-            while int(run.carry.step) < plan.num_steps and not is_exhausted(run, plan, patience):
+            while index < num_rounds and not is_exhausted(run, plan, patience):
                 trained = _train_round()(run.carry, *upcoming, model, judged, True, plan)
                 # The device is at work, so the batches of the next round take no time.
                 index += 1
-                upcoming = round_keys_and_data(index)
-                run = append_round(run, *trained, plan.objective.strict)
+                upcoming = round_keys_and_data(index, rows_of(index))
+                run = append_round(run, *trained, strict)
+                after_round(run)
                 bar.update(STEPS_PER_ROUND)
                 _, loss, held, _ = run.history[-1]
                 bar.set_postfix(loss=f"{loss:.4f}", held_out=f"{held:.4f}", refresh=False)

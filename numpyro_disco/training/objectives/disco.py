@@ -61,6 +61,8 @@ class NoisyBatch(NamedTuple):
 class NoisyPointsObjective(MultilevelObjective):
     """Base of `Disco`, `DiscoScore` and `Joint`: noisy points with exact targets."""
 
+    needs_all_rows: ClassVar[bool] = True
+
     target: str = "mean"
     posterior_rows: int | str | None = None
 
