@@ -63,6 +63,7 @@ def fit(
     patience: int | None = None,
     resume: FitResult | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    devices: Sequence[jax.Device] | None = None,
     progress_bar: bool = True,
 ) -> FitResult:
     """Learn the joint density of the columns of `data` as one energy.
@@ -131,6 +132,9 @@ def fit(
         checkpoint: a folder in which the state of training is saved between rounds of 50 steps,
             twice a minute at most. If it exists and belongs to the same call, `fit` continues and
             ends with the result of an uninterrupted call; if that had ended, it returns at once.
+        devices: JAX devices that share each batch equally, for instance `jax.devices()`, including
+            those of other processes under `jax.distributed`, all of which make the same call. The
+            result is the same up to rounding.
         progress_bar: show progress with tqdm.
 
     Returns:
@@ -190,7 +194,7 @@ def fit(
     )
     settings, prepared = _prepare(spread_key, table, settings)
     prepared = prepared._replace(stream=stream)
-    task = Task(keys, prepared, settings, Checkpoint(checkpoint, marks), progress_bar)
+    task = Task(keys, prepared, settings, Checkpoint(checkpoint, marks), devices, progress_bar)
     if settings.num_refits == 0:
         _warn_of_incomplete_rows(table, stream)
         return learn(task, "fit", prepared.complete[:0], resume)

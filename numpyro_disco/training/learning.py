@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_disco._devices import local, spread_over
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.learned import Learned, LearnedEnergy
@@ -82,6 +83,8 @@ class Task(NamedTuple):
     """Settings of the fit, perhaps with open defaults."""
     checkpoint: Checkpoint
     """Where the fit is saved."""
+    devices: Sequence[jax.Device] | None
+    """JAX devices that share the batches; None leaves that to JAX."""
     progress_bar: bool
     """Show progress with tqdm."""
 
@@ -111,18 +114,20 @@ def learn(task: Task, name: str, filled: np.ndarray, resume: FitResult | None) -
     saved = checkpoint.read_run(setup.model.weights, plan)
     if saved is not None and saved.finished:
         return _result(setup, task.prepared, saved.run, interrupted=False)
-    run, interrupted = train(
-        task.keys.train,
-        setup.model,
-        setup.windows or setup.rows,
-        setup.held_out,
-        plan,
-        patience=setup.settings.patience,
-        run=before if saved is None else saved.run,
-        after_round=checkpoint.after_round,
-        progress_bar=task.progress_bar,
-        resumable=not len(filled),
-    )
+    with spread_over(task.devices):
+        run, interrupted = train(
+            task.keys.train,
+            setup.model,
+            setup.windows or setup.rows,
+            setup.held_out,
+            plan,
+            patience=setup.settings.patience,
+            run=before if saved is None else saved.run,
+            after_round=checkpoint.after_round,
+            progress_bar=task.progress_bar,
+            resumable=not len(filled),
+        )
+    run = run if task.devices is None else local(run)
     checkpoint.write_run(run, finished=not interrupted)
     if resume is not None and not interrupted:
         _warn_if_nothing_was_trained(resume, run)
@@ -172,9 +177,10 @@ def _set_up(
     if resume is not None:
         noise_scales = resume.noise_scales
     settings = dataclasses.replace(settings, objective=objective)
-    fitted = partial(_fitted_mixture, units, rows, held_out, checkpoint, task.progress_bar)
+    fitted = partial(_fitted_mixture, task, units, rows, held_out, checkpoint)
     references = _make_references(settings, units, rows, resume, fitted)
     settings = settings.resolved(references.standard, len(rows))
+    _check_devices(task.devices, settings)
     model = untrained_model(
         keys.network,
         settings.network,
@@ -197,6 +203,15 @@ def _set_up(
         noise_scales,
         fingerprint,
     )
+
+
+def _check_devices(devices: Sequence[jax.Device] | None, settings: FitSettings) -> None:
+    """Refuse batches that the devices cannot share equally."""
+    if devices is not None and settings.batch_size % len(devices):
+        raise ValueError(
+            f"Expected a `batch_size` that {len(devices)} `devices` can share equally; got "
+            f"{settings.batch_size}. Give a multiple of {len(devices)}."
+        )
 
 
 def _windows(task: Task, units: Units, settings: FitSettings) -> WindowedRows | None:
@@ -267,19 +282,20 @@ def _make_references(
 
 
 def _fitted_mixture(
+    task: Task,
     units: Units,
     rows: np.ndarray,
     held_out: np.ndarray,
     checkpoint: Checkpoint,
-    progress_bar: bool,
     settings: MixtureFit,
 ) -> tuple[MixtureParameters, dict[int, float]]:
     """Fit a mixture over standardised rows, unless the checkpoint has it."""
 
     def fitted() -> dict[str, np.ndarray]:
-        mixture, components = fit_reference(
-            rows, held_out, settings=settings, basis=units.basis, progress_bar=progress_bar
-        )
+        with spread_over(task.devices):
+            mixture, components = fit_reference(
+                rows, held_out, settings=settings, basis=units.basis, progress_bar=task.progress_bar
+            )
         return {**mixture._asdict(), "components": np.asarray(list(components.items()))}
 
     arrays = checkpoint.kept("reference", fitted)

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from numpyro_disco._compiling import compiler_options
+from numpyro_disco._devices import spread
 from numpyro_disco._progress import progress
 from numpyro_disco._statistics import standard_error
 from numpyro_disco._typing import Array, Pytree
@@ -297,7 +298,7 @@ def _round(
         batch_of, entries = plan.objective.batches(rng_key, data, template, plan.batch_size)
 
         def step(carry: Carry, entry: Pytree) -> tuple[Carry, Array]:
-            loss, gradient = jax.value_and_grad(loss_fn)(carry.weights, batch_of(entry))
+            loss, gradient = jax.value_and_grad(loss_fn)(carry.weights, spread(batch_of(entry)))
             updates, optimizer_state = optimizer.update(gradient, carry.optimizer, carry.weights)
             weights = optax.apply_updates(carry.weights, updates)
             # A short memory at first, so that the average soon forgets the first weights.
