@@ -20,43 +20,41 @@ ROOT = pathlib.Path(disco.__file__).parents[1]
 
 SHARED = """
 import json, sys
-process, num_processes, port, checkpoint = (*map(int, sys.argv[1:4]), sys.argv[4])
+kind, process, port, checkpoint = sys.argv[1:]
 import jax
-if num_processes > 1:
-    jax.distributed.initialize(f"localhost:{port}", num_processes, process)
+if kind == "processes":
+    jax.distributed.initialize(f"localhost:{port}", 2, int(process))
 import jax.numpy as jnp, numpy as np, numpyro_disco as disco
-from helpers.fits import SMALL, TARGET
+from helpers.fits import TARGET
 from numpyro_disco._devices import spread, spread_over
 
 rows = TARGET.draw(np.random.default_rng(0), 600)
 
-def learned(devices, objective, checkpoint=None):
+def learned(devices, objective="contrastive", checkpoint=None):
     fit = disco.fit(
         jax.random.key(0), rows, objective=objective, devices=devices, checkpoint=checkpoint,
-        reference=disco.GaussianReference(np.zeros(2), 4 * np.eye(2)),
-        **(SMALL | {"num_steps": 100}),
+        reference=disco.GaussianReference(np.zeros(2), 4 * np.eye(2)), num_steps=100,
+        network=disco.MLP(width=8, num_blocks=1), batch_size=64, progress_bar=False,
     )
     assert all(leaf.is_fully_addressable for leaf in jax.tree.leaves(fit.distribution))
-    scores = np.asarray(fit.distribution.score(rows[:9]))
-    return [fit.best_step, *fit.history.held_out_loss, *scores.ravel()]
+    scores = np.asarray(fit.score(rows[:9])).ravel()
+    return [fit.best_step, *fit.history.held_out_loss, *scores.tolist()]
 
-contrast = disco.Contrastive(num_redraws=1)
-if num_processes > 1:
-    results = {"processes": learned(jax.devices(), contrast, checkpoint)}
-    results["again"] = learned(jax.devices(), contrast, checkpoint)
-else:
-    results = {n: learned(jax.devices()[:n], contrast) for n in (1, 2, 8)}
-    results["without"] = learned(None, contrast)
-    results["disco 8"] = learned(jax.devices(), disco.Disco())
-    results["disco"] = learned(None, disco.Disco())
+if kind == "processes":
+    results = {n: learned(jax.devices(), checkpoint=checkpoint) for n in ("first", "again")}
+elif kind == "devices":
+    results = {n: learned(jax.devices()[:n]) for n in (1, 2, 8)}
+    results["without"] = learned(None)
     with spread_over(jax.devices()):
         program = jax.jit(lambda x: spread(x).sum()).lower(jnp.ones(16)).compile()
     assert "all-reduce" in program.as_text()
+else:
+    results = {"8": learned(jax.devices(), "disco"), "without": learned(None, "disco")}
 print("RESULT", json.dumps(results))
 """
 
 
-def shared(num_devices, num_processes, checkpoint="none"):
+def shared(kind, num_devices, num_processes=1, checkpoint="none"):
     """Results of every process, with devices that are forced upon the host."""
     environment = os.environ | {
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
@@ -70,7 +68,7 @@ def shared(num_devices, num_processes, checkpoint="none"):
         port = str(free.getsockname()[1])
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", SHARED, str(process), str(num_processes), port, str(checkpoint)],
+            [sys.executable, "-c", SHARED, kind, str(process), port, str(checkpoint)],
             # The order of sets of names differs between these processes.
             env=environment | {"PYTHONHASHSEED": str(process)},
             stdout=subprocess.PIPE,
@@ -90,32 +88,32 @@ def shared(num_devices, num_processes, checkpoint="none"):
 
 @pytest.fixture(scope="module")
 def in_one_process():
-    return shared(8, 1)[0]
+    return shared("devices", 8)[0]
 
 
 def assert_close(found, expected):
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("num_devices", ["1", "2", "8"])
 def test_devices_share_batches(in_one_process, num_devices):
     assert_close(in_one_process[num_devices], in_one_process["without"])
-
-
-def test_devices_share_noisy_points(in_one_process):
-    assert_close(in_one_process["disco 8"], in_one_process["disco"])
-
-
-def test_another_objective_is_noticed(in_one_process):
-    with pytest.raises(AssertionError):
-        assert_close(in_one_process["disco"], in_one_process["without"])
+    # The scores are those of a trained network, and not of its start.
+    first, last = np.array(in_one_process["without"])[[1, 3]]
+    assert last < first - 0.01
 
 
 def test_processes_share_batches(in_one_process, tmp_path):
-    first, second = shared(2, 2, tmp_path / "checkpoint")
-    assert first == second
-    assert_close(first["processes"], in_one_process["without"])
-    assert first["again"] == first["processes"]
+    one, other = shared("processes", 2, 2, tmp_path / "checkpoint")
+    assert one == other
+    assert_close(one["first"], in_one_process["without"])
+    assert one["again"] == one["first"]
+
+
+@pytest.mark.slow
+def test_devices_share_noisy_points():
+    results = shared("disco", 8)[0]
+    assert_close(results["8"], results["without"])
 
 
 def test_batches_have_to_be_shared_equally():

@@ -132,7 +132,10 @@ class TestOtherCalls:
             (
                 0,
                 slice(None),
-                {"reference": disco.GaussianReference(np.zeros(2), np.eye(2))},
+                {
+                    "reference": disco.GaussianReference(np.zeros(2), np.eye(2)),
+                    "objective": "contrastive",
+                },
                 "`reference`",
             ),
         ],
@@ -198,6 +201,10 @@ def test_imputed_rows_are_kept(few, tmp_path, monkeypatch):
     rows = few[:200].copy()
     rows[:20, 0] = np.nan
     settings = SETTINGS | {"num_refits": 1, "num_steps": 50}
+    monkeypatch.setattr(
+        "numpyro_disco.training.fit.impute",
+        lambda key, prior, table, num_imputations: np.nan_to_num(table)[None],
+    )
     first = disco.fit(jax.random.key(0), rows, checkpoint=tmp_path, **settings)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fit", "refit_1"]
     shutil.rmtree(tmp_path / "refit_1" / "rounds")

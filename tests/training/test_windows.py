@@ -113,7 +113,7 @@ class TestFits:
                 np.testing.assert_array_equal(a, b)
         assert one.history.held_out_loss[-1] < one.history.held_out_loss[0] - 0.1
 
-    def test_killed_and_continued(self, path, few_fit, tmp_path):
+    def test_checkpoints_of_rows_on_disk(self, path, few_fit, tmp_path):
         whole = disco.fit(jax.random.key(0), mapped(path), **SETTINGS)
         kwargs = SETTINGS | {"checkpoint": tmp_path}
         disco.fit(jax.random.key(0), mapped(path), **kwargs)
