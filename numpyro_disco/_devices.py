@@ -45,3 +45,24 @@ def local(tree: _Tree) -> _Tree:
     return jax.tree.map(
         lambda leaf: jnp.asarray(np.asarray(leaf)) if isinstance(leaf, jax.Array) else leaf, tree
     )
+
+
+def same_everywhere(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of the first process, in every process.
+
+    Args:
+        arrays: results of the same computation in every process, perhaps with other shapes where
+            rounding decided.
+    """
+    if jax.process_count() == 1:
+        return arrays
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    shared = {}
+    for name, array in arrays.items():
+        shape = tuple(broadcast_one_to_all(np.asarray(array.shape)).tolist())
+        # As bytes, because JAX would round double precision to single.
+        mine = array if jax.process_index() == 0 else np.zeros(shape, array.dtype)
+        data = np.ascontiguousarray(mine).view(np.uint8)
+        shared[name] = np.asarray(broadcast_one_to_all(data)).view(array.dtype).reshape(shape)
+    return shared

@@ -26,7 +26,7 @@ if kind == "processes":
     jax.distributed.initialize(f"localhost:{port}", 2, int(process))
 import jax.numpy as jnp, numpy as np, numpyro_disco as disco
 from helpers.fits import TARGET
-from numpyro_disco._devices import spread, spread_over
+from numpyro_disco._devices import same_everywhere, spread, spread_over
 
 rows = TARGET.draw(np.random.default_rng(0), 600)
 
@@ -41,6 +41,11 @@ def learned(devices, objective="contrastive", checkpoint=None):
     return [fit.best_step, *fit.history.held_out_loss, *scores.tolist()]
 
 if kind == "processes":
+    # The arrays of the first process are those of all, in double precision.
+    arrays = {"a": np.arange(2.0 + int(process)) / 3, "b": np.array([process == "0"])}
+    arrays = same_everywhere(arrays)
+    np.testing.assert_array_equal(arrays["a"], np.arange(2) / 3)
+    assert arrays["b"].all()
     results = {n: learned(jax.devices(), checkpoint=checkpoint) for n in ("first", "again")}
 elif kind == "devices":
     results = {n: learned(jax.devices()[:n]) for n in (1, 2, 8)}

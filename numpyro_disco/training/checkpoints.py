@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from numpyro_disco._devices import same_everywhere
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.references.base import Reference
 from numpyro_disco.tempering.checkpoints import CheckpointError
@@ -129,9 +130,11 @@ class Checkpoint:
 
     def after_round(self, run: Run) -> None:
         """Save a state of training if the former one is older than `SECONDS_BETWEEN`."""
-        if self.path is not None and _same_everywhere(
-            time.monotonic() - self._saved_at >= SECONDS_BETWEEN
-        ):
+        if self.path is None:
+            return
+        # All processes write together, when the first one says so.
+        due = np.array([time.monotonic() - self._saved_at >= SECONDS_BETWEEN])
+        if same_everywhere({"due": due})["due"].any():
             self.write_run(run, finished=False)
 
 
@@ -187,15 +190,6 @@ def _probe(optimizer: optax.GradientTransformation, state: Pytree, weights: Pytr
         updates, state = optimizer.update(gradient, state, weights)
         found += [np.asarray(leaf) for leaf in jax.tree.leaves(updates)]
     return _digest(found)
-
-
-def _same_everywhere(decision: bool) -> bool:
-    """The decision of the first process: all processes write together."""
-    if jax.process_count() == 1:
-        return decision
-    from jax.experimental import multihost_utils
-
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(decision)))
 
 
 def _arrays_of(run: Run) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_disco._devices import local, spread_over
+from numpyro_disco._devices import local, same_everywhere, spread_over
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.learned import Learned, LearnedEnergy
@@ -207,6 +207,7 @@ def _set_up(
 
 def _check_devices(devices: Sequence[jax.Device] | None, settings: FitSettings) -> None:
     """Refuse batches that the devices cannot share equally."""
+    assert settings.batch_size is not None
     if devices is not None and settings.batch_size % len(devices):
         raise ValueError(
             f"Expected a `batch_size` that {len(devices)} `devices` can share equally; got "
@@ -299,6 +300,8 @@ def _fitted_mixture(
         return {**mixture._asdict(), "components": np.asarray(list(components.items()))}
 
     arrays = checkpoint.kept("reference", fitted)
+    if task.devices is not None:
+        arrays = same_everywhere(arrays)
     components = {int(count): float(value) for count, value in arrays["components"]}
     return MixtureParameters(*(arrays[name] for name in MixtureParameters._fields)), components
 

@@ -31,7 +31,7 @@ SAMPLE_ROWS = 200_000
 WINDOW_NUMBERS = 2**24
 """Numbers in a window, unless a round of training needs more."""
 
-RoundRows: TypeAlias = Callable[[int], Array]
+RoundRows: TypeAlias = Callable[[int], Any]
 """From the index of a round to its rows, shape (n, D), the same n for every round."""
 
 
@@ -160,27 +160,32 @@ class WindowedRows:
 
 @contextmanager
 def rows_by_round(
-    rows: np.ndarray | WindowedRows, *, in_tree_order: bool, num_rounds: int
+    rows: np.ndarray | WindowedRows,
+    *,
+    in_tree_order: bool,
+    num_rounds: int,
+    place: Callable[[np.ndarray], Any] = jnp.asarray,
 ) -> Iterator[RoundRows]:
-    """The rows on which each round is trained, on the device.
+    """The rows on which each round is trained.
 
     Args:
         rows: rows in memory, which serve every round, or rows on disk.
         in_tree_order: True sorts them by the leaves of a k-d tree.
         num_rounds: number of rounds, beyond which nothing is read.
+        place: puts rows where they are used, by default on the device.
     """
 
     def sorted_rows(rows: np.ndarray) -> np.ndarray:
         return rows[tree_order(rows)] if in_tree_order else rows
 
     if not isinstance(rows, WindowedRows):
-        in_memory = jnp.asarray(sorted_rows(rows))
+        in_memory = place(sorted_rows(rows))
         yield lambda index: in_memory
         return
     windows = rows
     reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rows")
     reads: dict[int, Future[np.ndarray]] = {}
-    current: dict[int, Array] = {}
+    current: dict[int, Any] = {}
 
     def start_reading(window: int) -> None:
         if window not in reads and window * windows.num_rounds < num_rounds:
@@ -192,7 +197,7 @@ def rows_by_round(
         if window not in current:
             start_reading(window)
             current.clear()
-            current[window] = jnp.asarray(reads.pop(window).result())
+            current[window] = place(reads.pop(window).result())
             start_reading(window + 1)
         return current[window]
 

@@ -18,6 +18,7 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -85,9 +86,9 @@ def excess(prior: disco.EnergyDistribution, new_rows: np.ndarray) -> tuple[float
 def main(args: argparse.Namespace) -> None:
     """Write the file, fit it, and print one line for each fit."""
     num_rows = 400_000 if args.small else args.rows
-    settings = {
+    settings: dict[str, Any] = {
         "num_steps": 100 if args.small else args.steps,
-        "reference": disco.MixtureFit(max_components=4 if args.small else 32),
+        "reference": disco.MixtureFit(max_components=4 if args.small else 8),
         "progress_bar": False,
     }
     rng = np.random.default_rng(3)
