@@ -48,7 +48,7 @@ if kind == "processes":
     assert arrays["b"].all()
     results = {n: learned(jax.devices(), checkpoint=checkpoint) for n in ("first", "again")}
 elif kind == "devices":
-    results = {n: learned(jax.devices()[:n]) for n in (1, 2, 8)}
+    results = {n: learned(jax.devices()[:n]) for n in (2, 8)}
     results["without"] = learned(None)
     with spread_over(jax.devices()):
         program = jax.jit(lambda x: spread(x).sum()).lower(jnp.ones(16)).compile()
@@ -100,7 +100,7 @@ def assert_close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("num_devices", ["1", "2", "8"])
+@pytest.mark.parametrize("num_devices", ["2", "8"])
 def test_devices_share_batches(in_one_process, num_devices):
     assert_close(in_one_process[num_devices], in_one_process["without"])
     # The scores are those of a trained network, and not of its start.
