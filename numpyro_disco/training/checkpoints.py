@@ -110,7 +110,7 @@ class Checkpoint:
             return None
         arrays, about = found
         carry = Carry(weights, state, weights, jnp.zeros((), jnp.int32))
-        template = Run(carry, weights, 0, np.zeros(0), np.zeros(0), ())
+        template = Run(carry, weights, **_NO_RECORDS)
         return Saved(_run_of(self.path / "rounds", arrays, template), bool(about["finished"]))
 
     def write_run(self, run: Run, finished: bool) -> None:
@@ -210,21 +210,21 @@ def _run_of(folder: Path, arrays: dict[str, np.ndarray], template: Run) -> Run:
             raise _damaged(folder, f"{jax.tree_util.keystr(place)} is missing or has another shape")
         return jnp.asarray(array)
 
-    kept = {"carry": template.carry, "best": template.best}
-    learned = jax.tree_util.tree_map_with_path(stored, Run(**kept, **_NO_RECORDS))
+    learned = jax.tree_util.tree_map_with_path(stored, template)
     try:
         history = tuple((int(step), *map(float, rest)) for step, *rest in arrays["history"])
         return learned._replace(
             best_step=int(arrays["best_step"]),
             start=arrays["start"],
             lowest=arrays["lowest"],
+            rise=float(arrays["rise"]),
             history=history,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, error) from error
 
 
-_NO_RECORDS: dict[str, Any] = {"best_step": None, "start": None, "lowest": None, "history": None}
+_NO_RECORDS: dict[str, Any] = {name: None for name in Run._fields if name not in ("carry", "best")}
 """Fields of a run that are no arrays of a fixed shape."""
 
 
