@@ -146,7 +146,7 @@ class WindowedRows:
         before = self.held_out - np.arange(len(self.held_out))
         places += np.searchsorted(before, places, side="right")
         values = self.stream.source.take(places)[:, self.stream.columns]
-        rows = np.empty((num_rows, dimension))
+        rows = np.empty((num_rows, dimension), jnp.result_type(float))
         for start in range(0, num_rows, BATCH_ROWS):
             part = self.stream.table._replace(values=values[start : start + BATCH_ROWS])
             check_finite(part.values, part.names)
@@ -155,7 +155,7 @@ class WindowedRows:
         missing = np.flatnonzero(np.isnan(rows).any(axis=1))
         complete = np.delete(np.arange(num_rows), missing)
         rows[missing] = rows[seed.choice(complete, len(missing))]
-        return rows.astype(jnp.result_type(float))
+        return rows
 
 
 @contextmanager
