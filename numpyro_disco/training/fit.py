@@ -195,9 +195,15 @@ def fit(
     settings, prepared = _prepare(spread_key, table, settings)
     prepared = prepared._replace(stream=stream)
     task = Task(keys, prepared, settings, Checkpoint(checkpoint, marks), devices, progress_bar)
-    if settings.num_refits == 0:
-        _warn_of_incomplete_rows(table, stream)
-        return learn(task, "fit", prepared.complete[:0], resume)
+    if settings.num_refits:
+        _check_refits(prepared, resume)
+        return _learn_with_refits(impute_key, task)
+    _warn_of_incomplete_rows(table, stream)
+    return learn(task, "fit", prepared.complete[:0], resume)
+
+
+def _check_refits(prepared: PreparedRows, resume: FitResult | None) -> None:
+    """Refuse refits of rows without missing entries, and of earlier results."""
     if resume is not None or not len(prepared.incomplete):
         raise ValueError(
             "Expected `num_refits` with rows of `data` that have missing entries, and without "
@@ -208,7 +214,6 @@ def fit(
                 else "no entry is missing: leave it out."
             )
         )
-    return _learn_with_refits(impute_key, task)
 
 
 def _check_stream(settings: FitSettings) -> None:
