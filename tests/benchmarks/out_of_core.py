@@ -6,9 +6,9 @@
 
 The rows are those of a bent mixture of four Gaussians, whose density is known. The file is sorted
 by component, so that a reader that takes rows from one place at a time sees one component only.
-Printed are the seconds of the fit with compilation, the peak memory of the process, and the mean
-log density of new rows less that of the truth: of the mixture alone, of the fit, and of a fit in
-memory of as many rows as the sample has, with the same settings.
+Printed are the seconds of the fit with compilation, the peak memory of the process so far, and the
+mean log density of new rows less that of the truth, of the mixture alone and of the fit; then the
+same for a fit in memory of as many rows as the sample has, with the same settings.
 """
 
 from __future__ import annotations
