@@ -14,6 +14,7 @@ do not depend on which coordinates are observed, so one compiled program serves 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -139,10 +140,16 @@ def factorize(
     """
     if symmetric:
         check_symmetric(covariance, argument)
+    covariance, cholesky, whitener = _factors(covariance, free)
+    check_definite(cholesky, argument)
+    return covariance, cholesky, whitener
+
+
+@partial(jax.jit, inline=True)
+def _factors(covariance: Array, free: Array) -> tuple[Array, Array, Array]:
     keep = free.astype(covariance.dtype)
     covariance = covariance * outer(keep, keep)
     cholesky = padded_cholesky(covariance, free)
-    check_definite(cholesky, argument)
     return covariance, cholesky, inverse_factor(cholesky)
 
 

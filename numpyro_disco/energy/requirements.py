@@ -11,7 +11,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from numpyro_disco._typing import Array, EnergyFn
-from numpyro_disco.references.base import Reference
+from numpyro_disco.references.base import Reference, host_draws
 from numpyro_disco.supports.coordinates import CoordinateSupports, check_supports
 
 NUM_TRIAL_DRAWS = 64
@@ -76,9 +76,11 @@ def check_energy(energy_fn: EnergyFn, reference: Reference, loc: Array) -> None:
     leaves = jax.tree.leaves((energy_fn, reference, loc))
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return
-    draws = reference.sample(jax.random.key(0), (NUM_TRIAL_DRAWS,))
-    points = jnp.concatenate([reference.mean[None], draws])
-    energies = np.asarray(jax.vmap(energy_fn)(points))
+    components = reference.components()
+    draws = host_draws(np.random.default_rng(0), components, NUM_TRIAL_DRAWS)
+    mean = np.exp(components.log_weights) @ np.asarray(components.means)
+    points = jnp.asarray(np.concatenate([mean[None], draws]), loc.dtype)
+    energies = np.asarray(_energies(energy_fn, points))
     bad = np.isnan(energies) | (energies == -np.inf)
     if bad.any() or np.isinf(energies).all():
         index = int(np.argmax(bad)) if bad.any() else 0
@@ -88,3 +90,8 @@ def check_energy(energy_fn: EnergyFn, reference: Reference, loc: Array) -> None:
             f"({int(bad.sum())} of {len(bad)} trial points are NaN or -infinity). Correct the "
             "energy there, return +infinity for points of zero density, or narrow the reference."
         )
+
+
+@jax.jit
+def _energies(energy_fn: EnergyFn, points: Array) -> Array:
+    return jax.vmap(energy_fn)(points)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Self
 
 import jax.numpy as jnp
+import numpy as np
 from numpyro.distributions import Distribution, constraints
 
 from numpyro_disco._gaussians import floating
@@ -24,6 +25,30 @@ class Components(NamedTuple):
     """Inverse Cholesky factors, the identity where a coordinate is observed, (..., K, D, D)."""
 
 
+def host_draws(rng: np.random.Generator, components: Components, num_draws: int) -> np.ndarray:
+    """Independent draws of a mixture, made on the host, in double precision.
+
+    Args:
+        rng: source of random numbers.
+        components: the Gaussians, without leading axes.
+        num_draws: number of draws.
+
+    Returns:
+        Array (num_draws, D).
+    """
+    log_weights, means, _, whiteners = (np.asarray(leaf, np.float64) for leaf in components)
+    weights = np.exp(log_weights)
+    counts = rng.multinomial(num_draws, weights / weights.sum())
+    noise = rng.standard_normal((num_draws, means.shape[1]))
+    factors = np.linalg.inv(whiteners)
+    ends = np.cumsum(counts)
+    parts = [
+        mean + noise[end - count : end] @ factor.T
+        for mean, factor, end, count in zip(means, factors, ends, counts, strict=True)
+    ]
+    return np.concatenate(parts)[rng.permutation(num_draws)]
+
+
 class Reference(Distribution):
     """A normalised density over D coordinates that can be sampled and conditioned exactly.
 
@@ -36,6 +61,15 @@ class Reference(Distribution):
     """
 
     observed: Array | None
+
+    @classmethod
+    def gather_pytree_data_fields(cls) -> tuple[str, ...]:
+        """Names of the fields that hold arrays, in the same order in every process.
+
+        NumPyro collects them in a set. Processes that share one program, and programs that are kept
+        on disk, need one order.
+        """
+        return tuple(sorted(super().gather_pytree_data_fields()))
 
     @property
     def support(self) -> constraints.Constraint:

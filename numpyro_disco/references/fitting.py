@@ -1,27 +1,24 @@
-"""Gaussian mixtures fitted by expectation-maximisation, with scikit-learn.
+"""Gaussian mixtures with as many components as data support.
 
 `fit_reference` fits the reference of a learned prior to rows of data; held-out rows choose the
 number of components. `fit_mixture` fits the starting density of tempering to a user's draws; the
-Bayesian information criterion chooses.
+Bayesian information criterion chooses. Both grow mixtures by expectation-maximisation (`em.py`).
 
 References:
-    Dempster, Laird & Rubin 1977, for expectation-maximisation.
     Schwarz 1978, for the criterion of `fit_mixture`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from numpyro_disco._checks import check_count
-from numpyro_disco._gaussians import affine_gaussian
 from numpyro_disco._progress import progress
 from numpyro_disco._statistics import standard_error
+from numpyro_disco.references.em import MixtureParameters, growing_mixtures
 from numpyro_disco.references.mixture import MixtureReference
 
 BASE_WIDTH = 2.0
@@ -29,13 +26,15 @@ BASE_WIDTH = 2.0
 MAX_ROWS = 60_000
 """Most rows that `fit_reference` reads; more rows take longer and barely change the fit."""
 RIDGE = 1e-6
-"""Share of each variance that is added to it, so that a covariance is regular."""
+"""Share of each column's variance that is added to it, so that a covariance is regular."""
 ROUNDING_VARIANCE = 2.0
 """Share of each column's variance that is added to it in every component, in units of the machine
 epsilon times the number of columns. Without it, a component could be closer to singular than the
 precision of its conditionals allows."""
 ROWS_PER_COLUMN = 4
 """Rows per column from which a component's covariance is used without shrinkage."""
+BASE_COMPONENTS, BASE_ROWS_PER_COLUMN = 8, 4
+"""Most components of `fit_mixture`, and fewest draws for each component and column."""
 WIDE_SHARE, WIDE = 0.01, 4.0
 """Weight of the wide component, and the factor by which it widens the covariance of the rows."""
 
@@ -44,9 +43,10 @@ WIDE_SHARE, WIDE = 0.01, 4.0
 class MixtureFit:
     """Settings of the Gaussian mixture that `fit` uses as the reference.
 
-    Expectation-maximisation fits mixtures with 1, 2, 4, ... components and full covariances. The
-    number doubles as long as the mean log density of the held-out rows rises by more than its
-    standard error. One more component, wide and of small weight, covers the space in between.
+    Expectation-maximisation fits mixtures with 1, 2, 4, ... components and full covariances. Each
+    starts from the one before, with every component split into two. The number doubles as long as
+    the mean log density of the held-out rows rises by more than its standard error. One more
+    component, wide and of small weight, covers the space in between.
 
     Args:
         max_components: largest number of components, not counting the wide one.
@@ -63,32 +63,6 @@ class MixtureFit:
 
     def __post_init__(self) -> None:
         check_count(self.max_components, "max_components")
-
-
-class MixtureParameters(NamedTuple):
-    """The parameters of a mixture in double precision, in the order of `MixtureReference`."""
-
-    weights: np.ndarray
-    """Shape (K,)."""
-    means: np.ndarray
-    """Shape (K, D)."""
-    covariances: np.ndarray
-    """Shape (K, D, D)."""
-
-    def affine(self, matrix: np.ndarray, shift: np.ndarray) -> MixtureParameters:
-        """The mixture of matrix @ x + shift."""
-        return MixtureParameters(
-            self.weights, *affine_gaussian(self.means, self.covariances, matrix, shift)
-        )
-
-    def regularized(self, basis: np.ndarray) -> MixtureParameters:
-        """Add `ROUNDING_VARIANCE` to the variance of each column of basis @ x."""
-        inverse = np.linalg.inv(basis)
-        variances = np.einsum("ij,kjl,il->ki", basis, self.covariances, basis)
-        epsilon = float(jnp.finfo(jnp.result_type(float)).eps)
-        added = ROUNDING_VARIANCE * len(basis) * epsilon * variances
-        ridge = np.einsum("ij,kj,lj->kil", inverse, added, inverse)
-        return self._replace(covariances=self.covariances + ridge)
 
 
 def fit_reference(
@@ -123,12 +97,14 @@ def fit_reference(
     best_log_densities: np.ndarray = np.zeros(0)
     tried: dict[int, float] = {}
     counts = _component_counts(rows, settings.max_components)
+    whitened, loc, factor = _whitened(rows)
+    fits = growing_mixtures(whitened, counts)
     with progress(counts, desc="mixture", shown=progress_bar) as bar:
         for count in bar:
             bar.set_postfix(components=count)
-            mixture = _with_wide_component(_fit_components(rows, count), rows).regularized(basis)
-            reference = MixtureReference(*mixture)
-            log_densities = np.asarray(reference.log_prob(jnp.asarray(held_out)), np.float64)
+            mixture = _shrunk(next(fits), len(rows)).affine(factor, loc)
+            mixture = _regularized(_with_wide_component(mixture, rows), rows, basis)
+            log_densities = mixture.log_prob(held_out)
             tried[count] = float(log_densities.mean())
             if best is not None:
                 gain = log_densities - best_log_densities
@@ -151,27 +127,34 @@ def fit_mixture(draws: np.ndarray) -> MixtureReference:
     Raises:
         ValueError: Some draws are not finite.
     """
-    from sklearn.mixture import GaussianMixture
-
     if not np.isfinite(draws).all():
         raise ValueError(
             "Expected finite draws for `base`, inside the supports of their sites; got some that "
             "are not finite in unconstrained space. Drop them."
         )
-    loc, scale = draws.mean(0), draws.std(0)
-    scale = np.where(scale > 0, scale, 1.0)
-    standard = np.asarray((draws - loc) / scale, np.float64)
-    fits = [
-        GaussianMixture(k, random_state=0, reg_covar=1e-6).fit(standard)
-        for k in (1, 2, 4, 8)
-        if k == 1 or k * standard.shape[1] * 4 <= len(standard)
-    ]
-    best = min(fits, key=lambda fit: fit.bic(standard))
-    return MixtureReference(
-        best.weights_,
-        loc + scale * best.means_,
-        BASE_WIDTH * best.covariances_ * np.multiply.outer(scale, scale),
-    )
+    num_draws, dimension = draws.shape
+    most = max(1, min(BASE_COMPONENTS, num_draws // (BASE_ROWS_PER_COLUMN * dimension)))
+    whitened, loc, factor = _whitened(np.asarray(draws, np.float64))
+    fits = growing_mixtures(whitened, _powers_of_two(most))
+    best = min(fits, key=lambda mixture: _bayesian_criterion(mixture, whitened))
+    weights, means, covariances = best.affine(factor, loc)
+    return MixtureReference(weights, means, BASE_WIDTH * covariances)
+
+
+def _bayesian_criterion(mixture: MixtureParameters, rows: np.ndarray) -> float:
+    """Minus twice the log likelihood, plus the log number of rows for each free parameter."""
+    num_components, dimension = mixture.means.shape
+    num_parameters = num_components * (dimension + 1) * (dimension + 2) / 2 - 1
+    return -2 * mixture.log_prob(rows).sum() + num_parameters * np.log(len(rows))
+
+
+def _whitened(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows with mean zero and the identity as covariance, and loc and factor of the way back.
+
+    The directions in which nearly collinear columns differ are then as long as all others.
+    """
+    loc, factor = rows.mean(0), np.linalg.cholesky(_covariance(rows))
+    return np.linalg.solve(factor, (rows - loc).T).T, loc, factor
 
 
 def _subsample(rows: np.ndarray) -> np.ndarray:
@@ -184,39 +167,34 @@ def _subsample(rows: np.ndarray) -> np.ndarray:
 def _component_counts(rows: np.ndarray, max_components: int) -> list[int]:
     """The numbers of components to try, in order: powers of two, with enough rows for the means."""
     num_rows, dimension = rows.shape
-    most = max(1, min(max_components, num_rows // (2 * dimension)))
+    return _powers_of_two(max(1, min(max_components, num_rows // (2 * dimension))))
+
+
+def _powers_of_two(most: int) -> list[int]:
     return [2**k for k in range(most.bit_length())]
 
 
-def _fit_components(rows: np.ndarray, num_components: int) -> MixtureParameters:
-    """Fit a mixture with full covariances, in the rows' units."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
-    # EM starts from k-means, which sees only directions of large variance. Whitening gives equal
-    # weight to the directions in which nearly collinear columns differ.
-    loc = rows.mean(0)
-    factor = np.linalg.cholesky(_covariance(rows))
-    white = np.linalg.solve(factor, (rows - loc).T).T
-    mixture = GaussianMixture(num_components, random_state=0, reg_covar=1e-6, max_iter=100)
-    with warnings.catch_warnings():
-        # A reference need not be converged to the last digit.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        mixture.fit(white)
-    covariances = _shrunk(mixture.covariances_, mixture.weights_ * len(rows))
-    return MixtureParameters(
-        mixture.weights_,
-        loc + mixture.means_ @ factor.T,
-        factor @ covariances @ factor.T + RIDGE * np.diag(rows.var(0)),
-    )
-
-
-def _shrunk(covariances: np.ndarray, num_rows: np.ndarray) -> np.ndarray:
+def _shrunk(mixture: MixtureParameters, num_rows: int) -> MixtureParameters:
     """Shrink the covariances of components with few rows towards spheres of the same trace."""
-    dimension = covariances.shape[-1]
-    known = np.minimum(1, num_rows / (ROWS_PER_COLUMN * dimension))[:, None, None]
-    sizes = np.trace(covariances, axis1=1, axis2=2)[:, None, None] / dimension
-    return known * covariances + (1 - known) * sizes * np.eye(dimension)
+    dimension = mixture.means.shape[1]
+    known = np.minimum(1, num_rows * mixture.weights / (ROWS_PER_COLUMN * dimension))
+    known = known[:, None, None]
+    sizes = np.trace(mixture.covariances, axis1=1, axis2=2)[:, None, None] / dimension
+    spheres = sizes * np.eye(dimension)
+    return mixture._replace(covariances=known * mixture.covariances + (1 - known) * spheres)
+
+
+def _regularized(
+    mixture: MixtureParameters, rows: np.ndarray, basis: np.ndarray
+) -> MixtureParameters:
+    """Add `RIDGE` to the variances of the rows, and `ROUNDING_VARIANCE` to those of basis @ x."""
+    covariances = mixture.covariances + RIDGE * np.diag(rows.var(0))
+    inverse = np.linalg.inv(basis)
+    variances = np.einsum("ij,kjl,il->ki", basis, covariances, basis)
+    epsilon = float(jnp.finfo(jnp.result_type(float)).eps)
+    added = ROUNDING_VARIANCE * len(basis) * epsilon * variances
+    ridge = np.einsum("ij,kj,lj->kil", inverse, added, inverse)
+    return mixture._replace(covariances=covariances + ridge)
 
 
 def _with_wide_component(mixture: MixtureParameters, rows: np.ndarray) -> MixtureParameters:
@@ -231,4 +209,5 @@ def _with_wide_component(mixture: MixtureParameters, rows: np.ndarray) -> Mixtur
 def _covariance(rows: np.ndarray) -> np.ndarray:
     """Covariance of the rows, regular in single precision however few they are."""
     covariance = np.atleast_2d(np.cov(rows, rowvar=False))
-    return covariance + RIDGE * np.diag(np.diagonal(covariance))
+    variances = np.diagonal(covariance)
+    return covariance + RIDGE * np.diag(np.where(variances > 0, variances, 1.0))

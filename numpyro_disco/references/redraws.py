@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_disco._gaussians import inverse_factor, log_diagonal
+from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array
 from numpyro_disco.references.base import Reference
 
@@ -50,7 +51,7 @@ def column_directions(rng_key: Array, whitener: Array, num_sets: int) -> Directi
     Returns:
         Directions with a leading axis of `num_sets`.
     """
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(rng_key)).ravel())
+    rng = host_generator(rng_key)
     columns = np.asarray(whitener, np.float64).T  # row j: the direction of column j
     dimension = len(columns)
     several = rng.integers(1, max(2, dimension), num_sets)

@@ -24,7 +24,7 @@ PROBE_TOLERANCE = 1e-3
 
 
 class CheckpointError(ValueError):
-    """A file is not a checkpoint of this run; the message says why."""
+    """A file or a folder is not a checkpoint of this run; the message says why."""
 
 
 def fingerprint(settings: Any, rng_keys: Array, arguments: Pytree) -> str:

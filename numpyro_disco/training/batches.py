@@ -8,15 +8,16 @@ than the mean of independently drawn rows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energy.learned import Learned
+from numpyro_disco.references.base import host_draws
 from numpyro_disco.references.redraws import Directions, column_directions
 from numpyro_disco.training.noise import NUM_NOISE_SCALES, geometric_noise_scales
 from numpyro_disco.training.row_posterior import tree_order
@@ -30,12 +31,12 @@ leaves have a leading axis of STEPS_PER_ROUND."""
 
 
 class RowsAndDraws(NamedTuple):
-    """The data of one round of a contrastive objective; rows and draws in k-d tree order."""
+    """The batches of one round of a contrastive objective."""
 
-    rows: Array
-    """All training rows, shape (N, D)."""
-    draws: Array
-    """Draws of the reference for one round, shape (batch_size * STEPS_PER_ROUND, D)."""
+    rows: Array | np.ndarray
+    """Training rows, shape (STEPS_PER_ROUND, batch_size, D)."""
+    draws: Array | np.ndarray
+    """Draws of the reference, shape (STEPS_PER_ROUND, batch_size, D)."""
     directions: Directions
     """Coordinates to redraw given the others, one choice per step: leading axis STEPS_PER_ROUND."""
 
@@ -50,28 +51,53 @@ def random_rows(rng_key: Array, rows: Array, size: int) -> Array:
     return rows[jax.random.randint(rng_key, (size,), 0, rows.shape[0])]
 
 
-def spread_rows(rng_key: Array, rows: Array, size: int) -> Array:
-    """Draw one row from each of `size` equal shares of all rows (N, D); all are equally likely."""
-    whole, rest = np.divmod(np.arange(size) * len(rows), size)
-    # Single precision cannot count the rows of a large table, so the whole part is added last.
-    within = rest / size + jax.random.uniform(rng_key, (size,)) * (len(rows) / size)
-    return rows[jnp.minimum(whole + within.astype(int), len(rows) - 1)]
+def spread_picks(rng: np.random.Generator, num_rows: int, shape: tuple[int, int]) -> np.ndarray:
+    """Pick one row from each of `size` equal shares of all rows; all are equally likely.
+
+    Args:
+        rng: source of random numbers.
+        num_rows: N, number of rows.
+        shape: number of batches, and `size`.
+
+    Returns:
+        Indices of rows, shape `shape`.
+    """
+    within = (np.arange(shape[1]) + rng.random(shape)) / shape[1]
+    return np.minimum((within * num_rows).astype(int), num_rows - 1)
 
 
-@partial(jax.jit, static_argnames="batch_size")
-def reference_draws(rng_key: Array, model: Learned, batch_size: int) -> Array:
-    """Draws of the reference for one round, shape (batch_size * STEPS_PER_ROUND, D)."""
-    draw = lambda key: model.reference.sample(key, (batch_size,))  # noqa: E731
-    draws = jax.lax.map(draw, jax.random.split(rng_key, STEPS_PER_ROUND))
-    return draws.reshape(-1, draws.shape[-1])
+def spread_draws(rng: np.random.Generator, draws: np.ndarray, num_batches: int) -> np.ndarray:
+    """Deal draws in k-d tree order to batches: each gets a draw from every neighbourhood.
+
+    Args:
+        rng: source of random numbers.
+        draws: shape (num_batches * size, D).
+        num_batches: number of batches.
+
+    Returns:
+        Array (num_batches, size, D).
+    """
+    dealt = draws.reshape(-1, num_batches, draws.shape[1])
+    order = rng.permuted(np.tile(np.arange(num_batches), (len(dealt), 1)), axis=1)
+    return np.take_along_axis(dealt, order[:, :, None], axis=1).swapaxes(0, 1)
 
 
-def rows_and_draws(rng_key: Array, rows: Array, model: Learned, batch_size: int) -> RowsAndDraws:
-    """Draws and redraw directions for one round, with the rows, which are in k-d tree order."""
+def rows_and_draws(
+    rng_key: Array, rows: np.ndarray, model: Learned, batch_size: int
+) -> RowsAndDraws:
+    """The batches of one round, from rows in k-d tree order.
+
+    They are made on the host: the device can be at work on the round before.
+    """
     draw_key, directions_key = jax.random.split(rng_key)
-    draws = np.asarray(reference_draws(draw_key, model, batch_size))
-    directions = column_directions(directions_key, model.whitener, STEPS_PER_ROUND)
-    return RowsAndDraws(rows, jnp.asarray(draws[tree_order(draws)]), directions)
+    rng = host_generator(draw_key)
+    draws = host_draws(rng, model.reference.components(), batch_size * STEPS_PER_ROUND)
+    draws = draws.astype(rows.dtype)
+    return RowsAndDraws(
+        rows[spread_picks(rng, len(rows), (STEPS_PER_ROUND, batch_size))],
+        spread_draws(rng, draws[tree_order(draws)], STEPS_PER_ROUND),
+        column_directions(directions_key, model.whitener, STEPS_PER_ROUND),
+    )
 
 
 def noise_levels(

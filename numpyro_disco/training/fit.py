@@ -8,8 +8,10 @@ its correction, and the result is put together (`learning.py`).
 from __future__ import annotations
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,11 +21,13 @@ from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_key
 from numpyro_disco._typing import Array
+from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.imputation import impute
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.supports.coordinates import CoordinateSupports
-from numpyro_disco.training.learning import FitKeys, PreparedRows, learn
+from numpyro_disco.training.checkpoints import Checkpoint, fit_marks
+from numpyro_disco.training.learning import FitKeys, PreparedRows, Task, learn
 from numpyro_disco.training.network import MLP
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.optimizer import AdamW
@@ -34,10 +38,10 @@ from numpyro_disco.training.table import (
     check_copies,
     check_rounding,
     check_ties,
-    read_table,
 )
 from numpyro_disco.training.transforms import choose_transform
 from numpyro_disco.training.units import unconstrained_rows
+from numpyro_disco.training.windows import Stream, read_sample
 
 
 def fit(
@@ -58,6 +62,8 @@ def fit(
     held_out_fraction: float | None = None,
     patience: int | None = None,
     resume: FitResult | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    devices: Sequence[jax.Device] | None = None,
     progress_bar: bool = True,
 ) -> FitResult:
     """Learn the joint density of the columns of `data` as one energy.
@@ -79,7 +85,12 @@ def fit(
     Args:
         rng_key: random key; the same key gives the same result on the same machine.
         data: array (N, D), a DataFrame, or a dict of columns; finite numbers, or NaN where an entry
-            is missing. At least max(10, D + 2) complete rows.
+            is missing. At least max(10, D + 2) complete rows. Rows that do not fit into memory can
+            stay on disk: a memory-mapped array, a Parquet data set (its path, or a
+            `pyarrow.dataset.Dataset`; columns that `names` leaves out are not read), or a
+            `grain.RandomAccessDataSource` of records. Of more than 200,000 such rows, a random
+            sample of that size gives the units, the reference and the held-out rows, and is what
+            `report` compares with; batches are drawn from all other rows.
         objective: an objective such as `disco.Contrastive(num_redraws=2)` or
             `disco.Disco(noise_scale=0.05)`, or its name if it needs no settings. By default
             `Contrastive()`; with a `reference` other than a fitted mixture, `Disco()`.
@@ -105,16 +116,25 @@ def fit(
         num_refits: number of times that missing entries are imputed from the learned density and
             everything is learned again from all rows (stochastic EM). 0, the default, learns from
             complete rows alone, which is unbiased only if entries are missing completely at random.
-        num_steps: most optimiser steps, rounded up to rounds of 50; 3,000 by default.
+        num_steps: most optimiser steps, rounded up to rounds of 50; by default 1,500 for
+            contrastive objectives, otherwise 3,000.
         batch_size: rows (and as many draws of the reference), or noisy points, in a step; by
-            default 2,048 for contrastive objectives on more than 10,000 rows, otherwise 1,024.
+            default, for contrastive objectives 512 on up to 2,000 rows and 2,048 on more than
+            10,000; otherwise 1,024.
         held_out_fraction: share of the rows that are not trained on and judge the fit; 0.1 by
             default.
-        patience: steps without a lower held-out loss after which contrastive objectives stop; 1,000
+        patience: steps without a lower held-out loss after which contrastive objectives stop, or
+            after a quarter of them if that loss has risen by more than three standard errors; 500
             by default.
         resume: an earlier result to continue, with the same key, data and settings; settings that
             are not given again are taken from it. A larger `num_steps` (and `patience`) trains for
             longer.
+        checkpoint: a folder in which the state of training is saved between rounds of 50 steps,
+            twice a minute at most. If it exists and belongs to the same call, `fit` continues and
+            ends with the result of an uninterrupted call; if that had ended, it returns at once.
+        devices: JAX devices that share each batch equally, for instance `jax.devices()`, including
+            those of other processes under `jax.distributed`, all of which make the same call. The
+            result is the same up to rounding.
         progress_bar: show progress with tqdm.
 
     Returns:
@@ -122,6 +142,7 @@ def fit(
 
     Raises:
         ValueError: data without a density, or arguments that do not fit together.
+        CheckpointError: `checkpoint` belongs to another call, or is damaged.
         FloatingPointError: the loss is not finite.
 
     Warns:
@@ -157,14 +178,32 @@ def fit(
         held_out_fraction=held_out_fraction,
         patience=patience,
     )
-    table = read_table(data, names, settings.supports)
+    sample_key = jax.random.fold_in(keys.table, 2)
+    table, stream = read_sample(sample_key, data, names, settings.supports)
+    if stream is not None:
+        _check_stream(settings)
     _check_reference(settings.reference, len(table.names))
     settings.objective.check_dimension(*table.values.shape)
     spread_key, impute_key = jax.random.split(keys.table)
+    marks = fit_marks(
+        rng_key,
+        table.names,
+        [table.values],
+        settings,
+        None if resume is None else resume.resumable.run,
+    )
     settings, prepared = _prepare(spread_key, table, settings)
-    if settings.num_refits == 0:
-        _warn_of_incomplete_rows(table)
-        return learn(keys, prepared, prepared.complete[:0], settings, resume, progress_bar)
+    prepared = prepared._replace(stream=stream)
+    task = Task(keys, prepared, settings, Checkpoint(checkpoint, marks), devices, progress_bar)
+    if settings.num_refits:
+        _check_refits(prepared, resume)
+        return _learn_with_refits(impute_key, task)
+    _warn_of_incomplete_rows(table, stream)
+    return learn(task, "fit", prepared.complete[:0], resume)
+
+
+def _check_refits(prepared: PreparedRows, resume: FitResult | None) -> None:
+    """Refuse refits of rows without missing entries, and of earlier results."""
     if resume is not None or not len(prepared.incomplete):
         raise ValueError(
             "Expected `num_refits` with rows of `data` that have missing entries, and without "
@@ -175,16 +214,34 @@ def fit(
                 else "no entry is missing: leave it out."
             )
         )
-    return _learn_with_refits(keys, impute_key, prepared, settings, progress_bar)
 
 
-def _warn_of_incomplete_rows(table: Table) -> None:
+def _check_stream(settings: FitSettings) -> None:
+    """Refuse settings for which all rows have to be in memory."""
+    if settings.objective.needs_all_rows:
+        raise ValueError(
+            f"Expected an `objective` that learns from batches, for rows that stay on disk; got "
+            f"{type(settings.objective).__name__}, whose targets are computed from all rows. Use "
+            "`disco.Contrastive()` or `disco.Denoising()`, or give a random part of the rows that "
+            "fits into memory, as an array."
+        )
+    if settings.num_refits:
+        raise ValueError(
+            "Expected no `num_refits` for rows that stay on disk: all rows are imputed in memory; "
+            f"got {settings.num_refits}. Give a random part of the rows, as an array."
+        )
+
+
+def _warn_of_incomplete_rows(table: Table, stream: Stream | None) -> None:
     """Warn of rows with missing entries, which are left out."""
     num_incomplete = int(table.incomplete.sum())
     if num_incomplete:
+        found = f"{num_incomplete} of {len(table.values)} rows of"
         warnings.warn(
-            f"{num_incomplete} of {len(table.values)} rows of `data` have missing entries and are "
-            "left out. To learn from them as well give `num_refits`, for example 3.",
+            f"{found} `data` have missing entries and are left out. To learn from them as well "
+            "give `num_refits`, for example 3."
+            if stream is None
+            else f"{found} a sample of `data` have missing entries; all such rows are left out.",
             stacklevel=3,
         )
 
@@ -226,23 +283,23 @@ def _prepare(
     return settings, PreparedRows(complete, values[table.incomplete], table.names, supports)
 
 
-def _learn_with_refits(
-    keys: FitKeys,
-    impute_key: Array,
-    prepared: PreparedRows,
-    settings: FitSettings,
-    progress_bar: bool,
-) -> FitResult:
+def _learn_with_refits(impute_key: Array, task: Task) -> FitResult:
     """Learn from complete rows; then impute the others and learn from all rows, repeatedly."""
-    result = learn(keys, prepared, prepared.complete[:0], settings, None, progress_bar)
+    prepared = task.prepared
+    result = learn(task, "fit", prepared.complete[:0], None)
     real = CoordinateSupports((constraints.real,) * len(prepared.names))
     missing = np.isnan(prepared.incomplete)
-    for refit in range(settings.num_refits):
+
+    def imputed(rng_key: Array, prior: EnergyDistribution) -> dict[str, np.ndarray]:
+        unconstrained = prior.replace(coordinate_supports=real)
+        drawn = impute(rng_key, unconstrained, prepared.incomplete, num_imputations=1)[0]
+        return {"rows": np.where(missing, np.asarray(drawn, np.float64), prepared.incomplete)}
+
+    for refit in range(task.settings.num_refits):
         if result.interrupted:
             break
-        key = jax.random.fold_in(impute_key, refit)
-        unconstrained = result.distribution.replace(coordinate_supports=real)
-        drawn = impute(key, unconstrained, prepared.incomplete, num_imputations=1)[0]
-        filled = np.where(missing, np.asarray(drawn, np.float64), prepared.incomplete)
-        result = learn(keys, prepared, filled, settings, None, progress_bar)
+        name = f"refit_{refit + 1}"
+        make = partial(imputed, jax.random.fold_in(impute_key, refit), result.distribution)
+        filled = task.checkpoint.subfolder(name).kept("imputed", make)["rows"]
+        result = learn(task, name, filled, None)
     return result

@@ -5,25 +5,30 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_disco._devices import local, same_everywhere, spread_over
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.learned import Learned, LearnedEnergy
 from numpyro_disco.references.base import Reference
-from numpyro_disco.references.fitting import MixtureFit, fit_reference
+from numpyro_disco.references.fitting import MixtureFit, MixtureParameters, fit_reference
 from numpyro_disco.references.mixture import MixtureReference
 from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.training.checkpoints import Checkpoint
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.loop import Run, make_plan, train
 from numpyro_disco.training.network import gaussian_start, untrained_model
 from numpyro_disco.training.result import FitResult, Resumable, history_arrays
 from numpyro_disco.training.settings import FitSettings
-from numpyro_disco.training.units import Units, standard_units
+from numpyro_disco.training.units import Units, split_rows, standard_units
+from numpyro_disco.training.windows import Stream, WindowedRows
 
 
 class FitKeys(NamedTuple):
@@ -50,6 +55,8 @@ class PreparedRows(NamedTuple):
     """Names of the D columns."""
     supports: CoordinateSupports
     """Maps between unconstrained space and the user's units."""
+    stream: Stream | None = None
+    """All rows, if these are a sample of rows on disk."""
 
 
 class _References(NamedTuple):
@@ -65,48 +72,66 @@ class _References(NamedTuple):
     """Mean held-out log density by number of components tried."""
 
 
-def learn(
-    keys: FitKeys,
-    prepared: PreparedRows,
-    filled: np.ndarray,
-    settings: FitSettings,
-    resume: FitResult | None,
-    progress_bar: bool,
-) -> FitResult:
+class Task(NamedTuple):
+    """What to learn from, and how."""
+
+    keys: FitKeys
+    """The random keys."""
+    prepared: PreparedRows
+    """Rows in unconstrained space."""
+    settings: FitSettings
+    """Settings of the fit, perhaps with open defaults."""
+    checkpoint: Checkpoint
+    """Where the fit is saved."""
+    devices: Sequence[jax.Device] | None
+    """JAX devices that share the batches; None leaves that to JAX."""
+    progress_bar: bool
+    """Show progress with tqdm."""
+
+
+def learn(task: Task, name: str, filled: np.ndarray, resume: FitResult | None) -> FitResult:
     """Learn from complete rows, some of them held out, and from imputed rows.
 
     Args:
-        keys: the random keys of the fit.
-        prepared: rows in unconstrained space.
+        task: what to learn from, and how.
+        name: the part of the checkpoint that this training owns.
         filled: rows whose missing entries were imputed, shape (n, D); all are trained on.
-        settings: settings of the fit, perhaps with open defaults.
         resume: an earlier result to continue, or None.
-        progress_bar: show progress with tqdm.
 
     Raises:
         ValueError: `resume` comes from other rows or settings.
         FloatingPointError: the loss is not finite.
     """
-    setup = _set_up(keys, prepared, filled, settings, resume, progress_bar)
+    checkpoint = task.checkpoint.subfolder(name)
+    setup = _set_up(task, filled, resume, checkpoint)
     if resume is not None and resume.resumable.fingerprint != setup.fingerprint:
         raise ValueError(
             "Expected `resume` to come from the same key, data, reference and settings (all but "
             "`num_steps` and `patience`); they differ. Start anew without `resume`."
         )
-    run, interrupted = train(
-        keys.train,
-        setup.model,
-        setup.rows,
-        setup.held_out,
-        make_plan(setup.settings),
-        patience=setup.settings.patience,
-        run=None if resume is None else resume.resumable.run,
-        progress_bar=progress_bar,
-        resumable=not len(filled),
-    )
+    plan = make_plan(setup.settings)
+    before = None if resume is None else resume.resumable.run
+    saved = checkpoint.read_run(setup.model.weights, plan)
+    if saved is not None and saved.finished:
+        return _result(setup, task.prepared, saved.run, interrupted=False)
+    with spread_over(task.devices):
+        run, interrupted = train(
+            task.keys.train,
+            setup.model,
+            setup.windows or setup.rows,
+            setup.held_out,
+            plan,
+            patience=setup.settings.patience,
+            run=before if saved is None else saved.run,
+            after_round=checkpoint.after_round,
+            progress_bar=task.progress_bar,
+            resumable=not len(filled),
+        )
+    run = run if task.devices is None else local(run)
+    checkpoint.write_run(run, finished=not interrupted)
     if resume is not None and not interrupted:
         _warn_if_nothing_was_trained(resume, run)
-    return _result(setup, prepared, run, interrupted)
+    return _result(setup, task.prepared, run, interrupted)
 
 
 class _Setup(NamedTuple):
@@ -121,7 +146,9 @@ class _Setup(NamedTuple):
     distribution: EnergyDistribution | None
     """The distribution around it; None for a score network."""
     rows: np.ndarray
-    """Standardised rows to train on, shape (N, D)."""
+    """Standardised rows to train on, shape (N, D); with `windows`, those of the sample."""
+    windows: WindowedRows | None
+    """Training rows that are read from disk, if they do not fit into memory."""
     held_out: np.ndarray
     """Standardised held-out rows, shape (M, D)."""
     noise_scales: dict[float, float]
@@ -131,14 +158,10 @@ class _Setup(NamedTuple):
 
 
 def _set_up(
-    keys: FitKeys,
-    prepared: PreparedRows,
-    filled: np.ndarray,
-    settings: FitSettings,
-    resume: FitResult | None,
-    progress_bar: bool,
+    task: Task, filled: np.ndarray, resume: FitResult | None, checkpoint: Checkpoint
 ) -> _Setup:
     """Standardise the rows, make the reference, resolve the settings, and build the network."""
+    keys, prepared, settings = task.keys, task.prepared, task.settings
     objective = settings.objective
     units = standard_units(
         keys.split,
@@ -154,8 +177,10 @@ def _set_up(
     if resume is not None:
         noise_scales = resume.noise_scales
     settings = dataclasses.replace(settings, objective=objective)
-    references = _make_references(settings, units, rows, held_out, resume, progress_bar)
+    fitted = partial(_fitted_mixture, task, units, rows, held_out, checkpoint)
+    references = _make_references(settings, units, rows, resume, fitted)
     settings = settings.resolved(references.standard, len(rows))
+    _check_devices(task.devices, settings)
     model = untrained_model(
         keys.network,
         settings.network,
@@ -168,7 +193,41 @@ def _set_up(
     distribution = _distribution(model, references.unconstrained, prepared, units, settings)
     fingerprint = _fingerprint(keys, prepared, filled, references, model, settings)
     return _Setup(
-        settings, references, model, distribution, rows, held_out, noise_scales, fingerprint
+        settings,
+        references,
+        model,
+        distribution,
+        rows,
+        _windows(task, units, settings),
+        held_out,
+        noise_scales,
+        fingerprint,
+    )
+
+
+def _check_devices(devices: Sequence[jax.Device] | None, settings: FitSettings) -> None:
+    """Refuse batches that the devices cannot share equally."""
+    assert settings.batch_size is not None
+    if devices is not None and settings.batch_size % len(devices):
+        raise ValueError(
+            f"Expected a `batch_size` that {len(devices)} `devices` can share equally; got "
+            f"{settings.batch_size}. Give a multiple of {len(devices)}."
+        )
+
+
+def _windows(task: Task, units: Units, settings: FitSettings) -> WindowedRows | None:
+    """The reader of training rows, if they are on disk."""
+    stream = task.prepared.stream
+    if stream is None:
+        return None
+    held_out, _ = split_rows(task.keys.split, len(stream.places), settings.held_out_fraction)
+    assert settings.batch_size is not None
+    return WindowedRows(
+        stream,
+        np.sort(stream.places[held_out]),
+        task.prepared.supports,
+        units,
+        settings.batch_size,
     )
 
 
@@ -203,9 +262,8 @@ def _make_references(
     settings: FitSettings,
     units: Units,
     rows: np.ndarray,
-    held_out: np.ndarray,
     resume: FitResult | None,
-    progress_bar: bool,
+    fitted_mixture: Callable[[MixtureFit], tuple[MixtureParameters, dict[int, float]]],
 ) -> _References:
     """Fit, take or derive the reference."""
     given = settings.reference
@@ -217,13 +275,35 @@ def _make_references(
             standard, before = resume.evidence.model.reference, resume.evidence.distribution
             unconstrained = standard if before is None else before.joint_reference
             return _References(standard, unconstrained, None, resume.components)
-        mixture, components = fit_reference(
-            rows, held_out, settings=given, basis=units.basis, progress_bar=progress_bar
-        )
+        mixture, components = fitted_mixture(given)
         moved = mixture.affine(units.basis, units.loc)
         return _References(MixtureReference(*mixture), MixtureReference(*moved), None, components)
     gaussian, linear = gaussian_start(rows, settings.objective.resolution)
     return _References(gaussian, gaussian.affine(units.basis, units.loc), linear, {})
+
+
+def _fitted_mixture(
+    task: Task,
+    units: Units,
+    rows: np.ndarray,
+    held_out: np.ndarray,
+    checkpoint: Checkpoint,
+    settings: MixtureFit,
+) -> tuple[MixtureParameters, dict[int, float]]:
+    """Fit a mixture over standardised rows, unless the checkpoint has it."""
+
+    def fitted() -> dict[str, np.ndarray]:
+        with spread_over(task.devices):
+            mixture, components = fit_reference(
+                rows, held_out, settings=settings, basis=units.basis, progress_bar=task.progress_bar
+            )
+        return {**mixture._asdict(), "components": np.asarray(list(components.items()))}
+
+    arrays = checkpoint.kept("reference", fitted)
+    if task.devices is not None:
+        arrays = same_everywhere(arrays)
+    components = {int(count): float(value) for count, value in arrays["components"]}
+    return MixtureParameters(*(arrays[name] for name in MixtureParameters._fields)), components
 
 
 def _distribution(

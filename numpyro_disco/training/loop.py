@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from numpyro_disco._compiling import compiler_options
+from numpyro_disco._devices import spread
 from numpyro_disco._progress import progress
 from numpyro_disco._statistics import standard_error
 from numpyro_disco._typing import Array, Pytree
@@ -20,12 +22,14 @@ from numpyro_disco.energy.learned import Learned
 from numpyro_disco.training.batches import STEPS_PER_ROUND
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.optimizer import AdamW, transformation
-from numpyro_disco.training.row_posterior import tree_order
 from numpyro_disco.training.settings import FitSettings
+from numpyro_disco.training.windows import WindowedRows, rows_by_round
 
 MAX_HELD_OUT_POINTS, MAX_STRICT_POINTS = 4096, 16_384
 """Most held-out rows, times repeats, that judge a round: more for strict objectives, which compare
 losses exactly and evaluate the energy without its gradient."""
+RISE, SOONER = 3.0, 4
+"""A rise of the held-out loss by so many standard errors shortens patience by this factor."""
 EMA_DECAY = 0.999
 """Decay of the moving average of the weights; the average is judged and kept."""
 
@@ -43,10 +47,6 @@ class History(NamedTuple):
     objectives it is their own loss: 2 log 2 + log(1 + num_redraws) for the reference alone."""
     held_out_error: np.ndarray
     """Standard error over held-out rows of `held_out_loss` minus its first entry."""
-
-
-Judge: TypeAlias = Callable[[Pytree], np.ndarray]
-"""Weights to the held-out loss of each row, shape (rows,)."""
 
 
 class Carry(NamedTuple):
@@ -75,6 +75,8 @@ class Run(NamedTuple):
     """Loss of each held-out row before any step."""
     lowest: np.ndarray
     """Loss of each held-out row under the weights with the lowest mean so far."""
+    rise: float
+    """Rise of the mean held-out loss above the lowest, in standard errors."""
     history: tuple[tuple[float, float, float, float], ...]
     """Rows of a `History`."""
 
@@ -103,12 +105,13 @@ def make_plan(settings: FitSettings) -> Plan:
 def train(
     rng_key: Array,
     model: Learned,
-    rows: np.ndarray,
+    rows: np.ndarray | WindowedRows,
     held_out: np.ndarray,
     plan: Plan,
     *,
     patience: int,
     run: Run | None = None,
+    after_round: Callable[[Run], None] = lambda run: None,
     progress_bar: bool = True,
     resumable: bool = True,
 ) -> tuple[Run, bool]:
@@ -117,11 +120,12 @@ def train(
     Args:
         rng_key: random key; the same key continues the same run.
         model: the network with its first weights.
-        rows: standardised rows to train on, shape (N, D).
+        rows: standardised rows to train on, shape (N, D), or a reader of them.
         held_out: standardised rows to judge by, shape (M, D).
         plan: objective, optimiser, batch size and number of steps.
         patience: steps without a lower held-out loss after which a strict objective stops.
         run: state to continue from; the start by default.
+        after_round: called with the state after every round.
         progress_bar: show progress with tqdm.
         resumable: True if the message after an interruption may offer `resume`.
 
@@ -132,20 +136,36 @@ def train(
         FloatingPointError: the loss is not finite.
     """
     judge_key, round_key = jax.random.split(rng_key)
-    judge = _judge(judge_key, held_out, model, plan.objective)
-    if run is None:
-        run = _start(model.weights, judge, plan)
-    if plan.objective.in_tree_order(*rows.shape):
-        rows = rows[tree_order(rows)]
-    device_rows = jnp.asarray(rows)
-    first = int(run.carry.step)
-    with progress(total=plan.num_steps, initial=first, shown=progress_bar) as bar:
+    num_rounds, strict = plan.num_steps // STEPS_PER_ROUND, plan.objective.strict
+    judged = _judged(judge_key, held_out, model, plan.objective)
+    rows_of_rounds = rows_by_round(
+        rows,
+        in_tree_order=plan.objective.in_tree_order(*rows.shape),
+        num_rounds=num_rounds,
+        place=plan.objective.placed,
+    )
+
+    def round_keys_and_data(index: int, rows: Any) -> tuple[Array, Any]:
+        keys = _round_keys(jax.random.fold_in(round_key, index))
+        return keys.batches, plan.objective.round_data(keys.data, rows, model, plan.batch_size)
+
+    index = 0 if run is None else int(run.carry.step) // STEPS_PER_ROUND
+    first = index * STEPS_PER_ROUND
+    with (
+        progress(total=plan.num_steps, initial=first, shown=progress_bar) as bar,
+        rows_of_rounds as rows_of,
+    ):
+        upcoming = round_keys_and_data(index, rows_of(index))
+        if run is None:
+            run = _start(model, judged, plan, upcoming)
         try:
-            for index in range(first // STEPS_PER_ROUND, plan.num_steps // STEPS_PER_ROUND):
-                if plan.objective.strict and int(run.carry.step) - run.best_step >= patience:
-                    break
-                round_keys = _round_keys(jax.random.fold_in(round_key, index))
-                run = _one_round(round_keys, run, device_rows, model, judge, plan)
+            while index < num_rounds and not is_exhausted(run, plan, patience):
+                trained = _train_round()(run.carry, *upcoming, model, judged, True, plan)
+                # The device is at work, so the batches of the next round take no time.
+                index += 1
+                upcoming = round_keys_and_data(index, rows_of(index))
+                run = append_round(run, *trained, strict)
+                after_round(run)
                 bar.update(STEPS_PER_ROUND)
                 _, loss, held, _ = run.history[-1]
                 bar.set_postfix(loss=f"{loss:.4f}", held_out=f"{held:.4f}", refresh=False)
@@ -158,6 +178,17 @@ def train(
             )
             return run, True
     return run, False
+
+
+def is_exhausted(run: Run, plan: Plan, patience: int) -> bool:
+    """True if a strict objective has no prospect of a lower held-out loss.
+
+    That is so after `patience` steps without one, and much sooner if the loss has risen by more
+    than chance.
+    """
+    waited = int(run.carry.step) - run.best_step
+    soon = patience // SOONER if run.rise > RISE else patience
+    return plan.objective.strict and waited >= soon
 
 
 class _RoundKeys(NamedTuple):
@@ -174,28 +205,25 @@ def _round_keys(rng_key: Array) -> _RoundKeys:
     return _RoundKeys(data=jax.random.fold_in(rng_key, 2), batches=rng_key)
 
 
-def _one_round(
-    keys: _RoundKeys, run: Run, rows: Array, model: Learned, judge: Judge, plan: Plan
-) -> Run:
-    data = plan.objective.round_data(keys.data, rows, model, plan.batch_size)
-    carry, loss = _train_round(run.carry, keys.batches, data, model, plan)
-    return _after_round(run, carry, float(loss), judge(carry.average), plan.objective.strict)
-
-
-def _start(weights: Pytree, judge: Judge, plan: Plan) -> Run:
-    losses = judge(weights)
+def _start(model: Learned, judged: Judged, plan: Plan, keys_and_data: tuple[Array, Any]) -> Run:
+    weights = model.weights
     state = transformation(plan.optimizer, plan.num_steps).init(weights)
     carry = Carry(weights, state, weights, jnp.zeros((), jnp.int32))
-    return Run(carry, weights, 0, losses, losses, ((0, np.nan, float(losses.mean()), 0.0),))
+    # The program of a round also judges; without steps it judges the start.
+    *_, found = _train_round()(carry, *keys_and_data, model, judged, False, plan)
+    losses = np.asarray(found)
+    history = ((0, np.nan, float(losses.mean()), 0.0),)
+    return Run(carry, weights, 0, losses, losses, 0.0, history)
 
 
-def _after_round(run: Run, carry: Carry, loss: float, losses: np.ndarray, strict: bool) -> Run:
+def append_round(run: Run, carry: Carry, mean_loss: Array, judged: Array, strict: bool) -> Run:
     """Append a round to the run, and decide whether its weights are kept.
 
     A strict objective keeps the lowest loss. The others keep the latest weights that are not worse
     than the lowest by more than one standard error: later weights have seen more of the space far
     from rows, which a held-out loss near rows does not judge.
     """
+    loss, losses = float(mean_loss), np.asarray(judged)
     step, held_out = int(carry.step), float(losses.mean())
     if not (np.isfinite(loss) and np.isfinite(held_out)):
         raise FloatingPointError(
@@ -203,58 +231,84 @@ def _after_round(run: Run, carry: Carry, loss: float, losses: np.ndarray, strict
             "learning rate, `optimizer=disco.AdamW(learning_rate=...)`, or a larger `noise_scale`."
         )
     excess = losses - run.lowest
-    keep = excess.mean() <= (0 if strict else standard_error(excess))
+    error = standard_error(excess)
+    keep = excess.mean() <= (0 if strict else error)
     best, best_step = (carry.average, step) if keep else (run.best, run.best_step)
     lowest = losses if excess.mean() < 0 else run.lowest
     row = (step, loss, held_out, standard_error(losses - run.start))
-    return run._replace(
-        carry=carry, best=best, best_step=best_step, lowest=lowest, history=(*run.history, row)
-    )
+    rise = float(excess.mean() / error) if error > 0 else 0.0
+    return Run(carry, best, best_step, run.start, lowest, rise, (*run.history, row))
 
 
-def _judge(rng_key: Array, held_out: np.ndarray, template: Learned, objective: Objective) -> Judge:
-    """Held-out loss of each row under given weights, with the same random numbers every time."""
+class Judged(NamedTuple):
+    """Held-out rows, and the random numbers with which they are judged every time."""
+
+    rows: Array
+    """Shape (rows, D)."""
+    noise: Pytree
+    """Leading axes (rows, repeats)."""
+
+
+def _judged(rng_key: Array, held_out: np.ndarray, model: Learned, objective: Objective) -> Judged:
     most = MAX_STRICT_POINTS if objective.strict else MAX_HELD_OUT_POINTS
     rows = jnp.asarray(held_out[:most])
     repeats = max(1, min(16, most // len(rows)))
-    noise = objective.judging_noise(rng_key, rows, repeats, template)
-    return lambda weights: np.asarray(_held_out_losses(weights, template, rows, noise, objective))
+    return Judged(rows, objective.judging_noise(rng_key, rows, repeats, model))
 
 
-@partial(jax.jit, static_argnames="objective")
-def _held_out_losses(
-    weights: Pytree, template: Learned, rows: Array, noise: Pytree, objective: Objective
-) -> Array:
+def _held_out_losses(model: Learned, judged: Judged, objective: Objective) -> Array:
     """Loss of each row, shape (rows,), averaged over the repeats of its noise (rows, repeats)."""
-    judge = partial(objective.judge, dataclasses.replace(template, weights=weights))
 
     def row_loss(row_and_noise: tuple[Array, Pytree]) -> Array:
         row, row_noise = row_and_noise
-        return jax.vmap(lambda one: judge(row, one))(row_noise).mean()
+        return jax.vmap(lambda one: objective.judge(model, row, one))(row_noise).mean()
 
-    return jax.lax.map(row_loss, (rows, noise), batch_size=min(1024, len(rows)))
+    return jax.lax.map(row_loss, judged, batch_size=min(1024, len(judged.rows)))
 
 
-@partial(jax.jit, static_argnames="plan")
-def _train_round(
-    carry: Carry, rng_key: Array, data: Any, template: Learned, plan: Plan
-) -> tuple[Carry, Array]:
-    """STEPS_PER_ROUND steps on batches drawn afresh from `data`."""
+@cache
+def _train_round() -> Callable[..., tuple[Carry, Array, Array]]:
+    """The compiled program of a round."""
+    return jax.jit(_round, static_argnames="plan", compiler_options=compiler_options())
+
+
+def _round(
+    carry: Carry,
+    rng_key: Array,
+    data: Any,
+    template: Learned,
+    judged: Judged,
+    trains: bool,
+    plan: Plan,
+) -> tuple[Carry, Array, Array]:
+    """STEPS_PER_ROUND steps, or none unless `trains`; then judge the average of the weights.
+
+    Returns:
+        The state of the loop, the mean loss of the steps, and the loss of each held-out row.
+    """
     optimizer = transformation(plan.optimizer, plan.num_steps)
-    batch_of, entries = plan.objective.batches(rng_key, data, template, plan.batch_size)
+
+    def model_with(weights: Pytree) -> Learned:
+        return dataclasses.replace(template, weights=weights)
 
     def loss_fn(weights: Pytree, batch: tuple[Array, ...]) -> Array:
-        model = dataclasses.replace(template, weights=weights)
-        return jax.vmap(partial(plan.objective.loss, model))(*batch).mean()
+        return jax.vmap(partial(plan.objective.loss, model_with(weights)))(*batch).mean()
 
-    def step(carry: Carry, entry: Pytree) -> tuple[Carry, Array]:
-        loss, gradient = jax.value_and_grad(loss_fn)(carry.weights, batch_of(entry))
-        updates, optimizer_state = optimizer.update(gradient, carry.optimizer, carry.weights)
-        weights = optax.apply_updates(carry.weights, updates)
-        # A short memory at first, so that the average soon forgets the first weights.
-        decay = jnp.minimum(EMA_DECAY, (1 + carry.step) / (10 + carry.step))
-        average = optax.incremental_update(weights, carry.average, 1 - decay)
-        return Carry(weights, optimizer_state, average, carry.step + 1), loss
+    def steps(carry: Carry) -> tuple[Carry, Array]:
+        batch_of, entries = plan.objective.batches(rng_key, data, template, plan.batch_size)
 
-    carry, losses = jax.lax.scan(step, carry, entries)
-    return carry, losses.mean()
+        def step(carry: Carry, entry: Pytree) -> tuple[Carry, Array]:
+            loss, gradient = jax.value_and_grad(loss_fn)(carry.weights, spread(batch_of(entry)))
+            updates, optimizer_state = optimizer.update(gradient, carry.optimizer, carry.weights)
+            weights = optax.apply_updates(carry.weights, updates)
+            # A short memory at first, so that the average soon forgets the first weights.
+            decay = jnp.minimum(EMA_DECAY, (1 + carry.step) / (10 + carry.step))
+            average = optax.incremental_update(weights, carry.average, 1 - decay)
+            return Carry(weights, optimizer_state, average, carry.step + 1), loss
+
+        carry, losses = jax.lax.scan(step, carry, entries)
+        return carry, losses.mean()
+
+    none = lambda carry: (carry, jnp.full((), jnp.nan, jnp.result_type(float)))  # noqa: E731
+    carry, loss = jax.lax.cond(trains, steps, none, carry)
+    return carry, loss, _held_out_losses(model_with(carry.average), judged, plan.objective)

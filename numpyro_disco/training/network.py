@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from numpyro_disco._checks import check_count
+from numpyro_disco._compiling import compiler_options
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.learned import Learned, LearnedEnergy, LearnedScore
 from numpyro_disco.energy.networks import EnergyNetwork, ScoreNetwork
@@ -117,19 +119,23 @@ def untrained_model(
         if objective.learns_energy
         else ScoreNetwork
     )
-    made = make(
-        dimension,
-        width=network.width,
-        num_blocks=network.num_blocks,
-        num_octaves=network.num_octaves,
-        num_local=num_local,
-        linear=linear,
-        rngs=nnx.Rngs(rng_key),
-    )
-    graph, weights = nnx.split(made)
+
+    def made(rng_key: Array) -> nnx.Module:
+        return make(
+            dimension,
+            width=network.width,
+            num_blocks=network.num_blocks,
+            num_octaves=network.num_octaves,
+            num_local=num_local,
+            linear=linear,
+            rngs=nnx.Rngs(rng_key),
+        )
+
+    graph = nnx.graphdef(nnx.eval_shape(made, rng_key))
+    initial = jax.jit(lambda rng_key: nnx.state(made(rng_key)), compiler_options=compiler_options())
     dtype = jnp.result_type(float)
     return (LearnedEnergy if objective.learns_energy else LearnedScore)(
-        weights,
+        initial(rng_key),
         reference,
         jnp.asarray(units.loc, dtype),
         jnp.asarray(units.whitener, dtype),

@@ -19,9 +19,12 @@ from numpyro_disco.training.objectives import OBJECTIVES, Disco, Objective
 from numpyro_disco.training.optimizer import DECAY_ROWS, AdamW, check_optimizer
 from numpyro_disco.training.transforms import TRANSFORMS
 
-BATCH_SIZE, LARGE_BATCH, LARGE_ROWS = 1024, 2048, 10_000
-"""Default batch size, and that of a contrastive objective on more than `LARGE_ROWS` rows."""
-NUM_STEPS, PATIENCE, HELD_OUT_FRACTION = 3000, 1000, 0.1
+BATCH_SIZE, SMALL_BATCH, SMALL_ROWS, LARGE_BATCH, LARGE_ROWS = 1024, 512, 2000, 2048, 10_000
+"""Default batch size, and those of a contrastive objective on at most `SMALL_ROWS` and on more than
+`LARGE_ROWS` rows."""
+STRICT_STEPS, NUM_STEPS = 1500, 3000
+"""Default number of steps of strict objectives, and of the others."""
+PATIENCE, HELD_OUT_FRACTION = 500, 0.1
 """Defaults of the arguments of `fit` with these names."""
 
 
@@ -103,7 +106,7 @@ class FitSettings:
             decays = contrastive and mixture and num_rows <= DECAY_ROWS
             optimizer = dataclasses.replace(optimizer, weight_decay=1.0 if decays else 0.0)
         if batch_size is None:
-            batch_size = LARGE_BATCH if contrastive and num_rows > LARGE_ROWS else BATCH_SIZE
+            batch_size = _contrastive_batch(num_rows) if contrastive else BATCH_SIZE
         objective = self.objective.resolved(reference, num_rows)
         return dataclasses.replace(
             self,
@@ -112,6 +115,13 @@ class FitSettings:
             optimizer=optimizer,
             batch_size=batch_size,
         )
+
+
+def _contrastive_batch(num_rows: int) -> int:
+    """Batch size of a contrastive objective; a small table needs no large batch."""
+    if num_rows <= SMALL_ROWS:
+        return SMALL_BATCH
+    return LARGE_BATCH if num_rows > LARGE_ROWS else BATCH_SIZE
 
 
 def _description(value: Any) -> str:
@@ -145,7 +155,7 @@ def requested_settings(
         supports={},
         transform=None,
         num_refits=0,
-        num_steps=NUM_STEPS,
+        num_steps=STRICT_STEPS if chosen.strict else NUM_STEPS,
         batch_size=None,
         held_out_fraction=HELD_OUT_FRACTION,
         patience=PATIENCE,

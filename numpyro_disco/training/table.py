@@ -67,7 +67,7 @@ def read_table(
     if names is not None and found is not None:
         values = _reordered(values, check_names(names, dimension), found)
     checked_names = check_names(names if names is not None else found, dimension)
-    _check_finite(values, checked_names)
+    check_finite(values, checked_names)
     complete = values[~np.isnan(values).any(axis=1)]
     _check_number_of_rows(values, complete)
     constant = constant_columns(complete)
@@ -94,7 +94,8 @@ def _reordered(values: np.ndarray, names: Sequence[str], found: Sequence[str]) -
     return values
 
 
-def _check_finite(values: np.ndarray, names: tuple[str, ...]) -> None:
+def check_finite(values: np.ndarray, names: tuple[str, ...]) -> None:
+    """Refuse rows (N, D) that hold infinity."""
     infinite = np.isinf(values)
     if infinite.any():
         columns = [names[i] for i in np.flatnonzero(infinite.any(axis=0))]

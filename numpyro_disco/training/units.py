@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
+from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.supports.sinh_arcsinh import fit_sinh_arcsinh
@@ -43,7 +44,32 @@ def unconstrained_rows(
     Raises:
         ValueError: values outside of their support or on its bound.
     """
-    values, found = table.values.copy(), list(table.supports)
+    found = list(table.supports)
+    for place, support in enumerate(table.supports):
+        if support.is_discrete:
+            found[place] = _interval_around(support)
+        elif transform == "sinh_arcsinh" and isinstance(support, type(constraints.real)):
+            column = table.values[:, place]
+            found[place] = fit_sinh_arcsinh(column[~np.isnan(column)])
+    supports = CoordinateSupports(tuple(found))
+    return UnconstrainedRows(map_rows(rng_key, table, supports), supports)
+
+
+def map_rows(rng_key: Array, table: Table, supports: CoordinateSupports) -> np.ndarray:
+    """Map rows to unconstrained space by maps that were found before.
+
+    Args:
+        rng_key: random key for the spreading of whole numbers.
+        table: the rows in the user's units.
+        supports: the maps.
+
+    Returns:
+        Array (N, D) in double precision; NaN where an entry is missing.
+
+    Raises:
+        ValueError: values outside of their support or on its bound.
+    """
+    values = table.values.copy()
     for place, (name, support) in enumerate(zip(table.names, table.supports, strict=True)):
         column = values[:, place]
         seen = column[~np.isnan(column)]
@@ -55,12 +81,8 @@ def unconstrained_rows(
             )
         if support.is_discrete:
             values[:, place] += _within_unit_interval(jax.random.fold_in(rng_key, place), column)
-            found[place] = _interval_around(support)
-        elif transform == "sinh_arcsinh" and isinstance(support, type(constraints.real)):
-            found[place] = fit_sinh_arcsinh(seen)
-    supports = CoordinateSupports(tuple(found))
     if supports.real:
-        return UnconstrainedRows(values, supports)
+        return values
     # Double precision: columns may be nearly collinear in unconstrained space as well.
     with jax.enable_x64(True):
         y = np.asarray(supports.unconstrain(jnp.asarray(values)))
@@ -73,7 +95,7 @@ def unconstrained_rows(
             f"{values[row, place]:g}, where no density reaches. Give a wider support, or move them "
             "inside by less than the precision of the measurement."
         )
-    return UnconstrainedRows(np.where(np.isnan(values), np.nan, y), supports)
+    return np.where(np.isnan(values), np.nan, y)
 
 
 def _within_unit_interval(rng_key: Array, column: np.ndarray) -> np.ndarray:
@@ -116,6 +138,21 @@ class Units(NamedTuple):
         return ((x - self.loc) @ self.whitener.T).astype(jnp.result_type(float))
 
 
+def split_rows(
+    rng_key: Array, num_rows: int, held_out_fraction: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the held-out rows and of those to train on, in random order.
+
+    Args:
+        rng_key: random key.
+        num_rows: number of complete rows.
+        held_out_fraction: share of them that is held out.
+    """
+    order = host_generator(rng_key).permutation(num_rows)
+    num_held_out = max(2, round(held_out_fraction * num_rows))
+    return order[:num_held_out], order[num_held_out:]
+
+
 def standard_units(
     rng_key: Array,
     complete: np.ndarray,
@@ -140,10 +177,9 @@ def standard_units(
     Raises:
         ValueError: too few rows to train on, or columns that are constant among these.
     """
-    order = np.asarray(jax.random.permutation(rng_key, len(complete)))
-    num_held_out = max(2, round(held_out_fraction * len(complete)))
-    held_out = complete[order[:num_held_out]]
-    train = np.concatenate([complete[order[num_held_out:]], filled])
+    judging, training = split_rows(rng_key, len(complete), held_out_fraction)
+    held_out = complete[judging]
+    train = np.concatenate([complete[training], filled])
     _check_training_rows(train, held_out, names)
     loc, scale = train.mean(axis=0), train.std(axis=0)
     if not whiten:

@@ -62,13 +62,14 @@ def gradient_variance(fit: disco.FitResult, rows: np.ndarray, order: str, rounds
         return jax.lax.map(one, entries)
 
     rng, found = np.random.default_rng(0), []
-    in_tree_order = jnp.asarray(rows[tree_order(rows)])
+    in_tree_order = rows[tree_order(rows)]
     for key in jax.random.split(jax.random.key(1), rounds):
         draw_key, batch_key = jax.random.split(key)
         data = objective.round_data(draw_key, in_tree_order, model, batch_size)
         if order == "random":
-            shuffled, draws = (rng.permutation(part) for part in (data.rows, data.draws))
-            data = data._replace(rows=jnp.asarray(shuffled), draws=jnp.asarray(draws))
+            picked = rows[rng.integers(len(rows), size=data.rows.shape[:2])]
+            draws = rng.permutation(data.draws.reshape(-1, rows.shape[1]))
+            data = data._replace(rows=picked, draws=draws.reshape(data.draws.shape))
         found.append(np.asarray(gradients(batch_key, data)))
     return float(np.concatenate(found).var(axis=0).sum())
 

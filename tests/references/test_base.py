@@ -24,6 +24,7 @@ from helpers.references import (
 from helpers.statistics import Mixture
 
 from numpyro_disco import GaussianReference, MixtureReference
+from numpyro_disco.references.base import host_draws
 
 enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
 
@@ -47,6 +48,15 @@ def test_log_prob_agrees_with_scipy(truth, reference):
     np.testing.assert_allclose(log_prob_of(reference, x), expected, rtol=3e-6, atol=3e-5)
     # The oracle of all other tests here must meet the same standard.
     np.testing.assert_allclose(truth.log_prob(x), expected, rtol=1e-12)
+
+
+def test_draws_on_the_host_have_the_moments_and_no_order(truth, reference):
+    draws = host_draws(np.random.default_rng(0), reference.components(), 100_000)
+    check_moments(draws, truth)
+    # Neighbours are independent: they are not sorted by component.
+    centred = draws - draws.mean(0)
+    along = (centred[1:] * centred[:-1]).mean(0) / centred.var(0)
+    assert np.abs(along).max() < 5 / np.sqrt(len(draws))
 
 
 def test_describe_returns_residuals_and_probabilities(truth, reference):

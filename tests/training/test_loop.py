@@ -1,5 +1,6 @@
 """The training loop: interruption, resuming, progress, and losses that diverge."""
 
+import dataclasses
 import signal
 import threading
 from functools import partial
@@ -10,6 +11,8 @@ import pytest
 from helpers.fits import quick_fit, weights_of
 
 import numpyro_disco as disco
+from numpyro_disco.training.loop import Carry, Run, append_round, is_exhausted, make_plan
+from numpyro_disco.training.settings import requested_settings
 
 
 class TestInterruption:
@@ -24,7 +27,7 @@ class TestInterruption:
         """Send the signal of ctrl-C in the middle of a later round; return an undo function."""
         from numpyro_disco.training import loop as training
 
-        original, calls = training._train_round, 0
+        original, calls = training.append_round, 0
 
         def counted(*args):
             nonlocal calls
@@ -33,8 +36,8 @@ class TestInterruption:
                 signal.raise_signal(signal.SIGINT)
             return original(*args)
 
-        monkeypatch.setattr(training, "_train_round", counted)
-        return lambda: monkeypatch.setattr(training, "_train_round", original)
+        monkeypatch.setattr(training, "append_round", counted)
+        return lambda: monkeypatch.setattr(training, "append_round", original)
 
     def test_returns_the_best_so_far_and_resumes_to_the_same_end(self, few, monkeypatch):
         assert threading.current_thread() is threading.main_thread()
@@ -86,6 +89,43 @@ class TestInterruption:
         with pytest.raises(ValueError, match="`resume`.*differ"):
             other = disco.GaussianReference(np.zeros(2), 9 * np.eye(2))
             disco.fit(jax.random.key(0), few, resume=fit, reference=other)
+
+
+class TestRise:
+    """A held-out loss that rises by more than chance shortens patience."""
+
+    PLAN = make_plan(
+        dataclasses.replace(
+            requested_settings(
+                None, objective=None, noise_scale=None, reference=None, network=None, optimizer=None
+            ),
+            batch_size=8,
+        )
+    )
+
+    def run_of(self, losses, step):
+        """A run with its lowest losses at step 100, and other losses at a later step."""
+        carry = Carry(None, None, None, np.asarray(100))
+        lowest = np.random.default_rng(0).normal(size=100)
+        run = Run(carry, None, 100, lowest, lowest, 0.0, ((100, 1.0, float(lowest.mean()), 0.1),))
+        later = carry._replace(step=np.asarray(step))
+        return append_round(run, later, 1.0, lowest + losses, strict=True)
+
+    @pytest.mark.parametrize(
+        ("waited", "rise", "expected"),
+        [
+            (100, 10.0, False),
+            (125, 10.0, True),
+            (450, 1.0, False),
+            (500, 1.0, True),
+        ],
+    )
+    def test_ends_training_after_a_part_of_patience(self, waited, rise, expected):
+        noise = np.tile([1.0, -1.0], 50)
+        error = np.std(noise, ddof=1) / 10
+        run = self.run_of(rise * error + noise, 100 + waited)
+        assert run.rise == pytest.approx(rise) and run.best_step == 100
+        assert is_exhausted(run, self.PLAN, 500) == expected
 
 
 class TestProgress:

@@ -9,7 +9,7 @@ from helpers.fits import NETWORK, SMALL, TARGET, quick_fit
 
 import numpyro_disco as disco
 from numpyro_disco.training.optimizer import DECAY_ROWS
-from numpyro_disco.training.settings import LARGE_ROWS, requested_settings
+from numpyro_disco.training.settings import LARGE_ROWS, SMALL_ROWS, requested_settings
 
 NOTHING = dict.fromkeys(
     (
@@ -31,7 +31,7 @@ def test_settings_of_a_fit_have_no_open_defaults(few):
     assert settings.network == disco.MLP(width=16, num_blocks=1, num_octaves=1)
     assert settings.optimizer == disco.AdamW(learning_rate=2e-3, weight_decay=1.0)
     assert settings.reference == disco.MixtureFit(max_components=128)
-    assert (settings.batch_size, settings.patience) == (64, 1000)
+    assert (settings.batch_size, settings.patience) == (64, 500)
     printed = str(settings)
     assert "objective          Contrastive(defensive_share=0.001, num_redraws=0)" in printed
     assert all(getattr(settings, name) is not None for name in NOTHING if name != "transform")
@@ -107,17 +107,18 @@ def test_weights_decay_for_few_rows_with_a_mixture():
     assert decays == [1.0, 0.0, 0.0, 0.0]
 
 
-def test_batches_are_larger_for_many_rows_and_contrastive_objectives():
+def test_batches_follow_the_number_of_rows_for_contrastive_objectives():
     sizes = {}
     reference = disco.GaussianReference(np.zeros(2), np.eye(2))
     for objective in ("contrastive", "disco"):
-        for num_rows in (LARGE_ROWS, LARGE_ROWS + 1):
+        for num_rows in (SMALL_ROWS, LARGE_ROWS, LARGE_ROWS + 1):
             for given in (None, 64):
                 made = requested(objective=objective, batch_size=given).resolved(
                     reference, num_rows
                 )
                 sizes[objective, num_rows, given] = made.batch_size
     assert sizes.pop(("contrastive", LARGE_ROWS + 1, None)) == 2048
+    assert sizes.pop(("contrastive", SMALL_ROWS, None)) == 512
     assert all(size == (given or 1024) for (*_, given), size in sizes.items())
 
 

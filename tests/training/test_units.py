@@ -7,7 +7,7 @@ from numpyro.distributions import constraints
 
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.training.table import Table
-from numpyro_disco.training.units import standard_units, unconstrained_rows
+from numpyro_disco.training.units import map_rows, split_rows, standard_units, unconstrained_rows
 
 KEY = jax.random.key(5)
 FACTOR = np.array([[2.0, 0.0, 0.0], [1.0, 0.5, 0.0], [-30.0, 10.0, 5.0]])
@@ -41,6 +41,25 @@ def test_training_rows_have_mean_zero_and_unit_variance(whiten):
     assert (correlated < 1e-2) == whiten
     np.testing.assert_allclose(units.whitener @ units.basis, np.eye(3), atol=1e-10)
     np.testing.assert_allclose(z @ units.basis.T + units.loc, units.rows, rtol=1e-5)
+
+
+def test_split_rows_tells_which_rows_are_held_out():
+    rows = np.random.default_rng(0).normal(size=(50, 3))
+    held_out, training = split_rows(KEY, 50, 0.2)
+    units = standardized(False, rows)
+    np.testing.assert_array_equal(units.held_out, rows[held_out])
+    np.testing.assert_array_equal(units.rows, rows[training])
+
+
+def test_maps_that_were_found_before_refuse_values_outside_of_them():
+    table = Table(
+        np.array([[0.5, 1.0], [np.nan, 2.0]]), ("a", "b"), (constraints.unit_interval,) * 2
+    )
+    inside = table._replace(values=np.array([[0.25, 0.75]]))
+    mapped = map_rows(KEY, inside, CoordinateSupports(table.supports))
+    np.testing.assert_allclose(mapped, [[-np.log(3), np.log(3)]], rtol=1e-6)
+    with pytest.raises(ValueError, match="'b' in `data` to be in its support"):
+        map_rows(KEY, table, CoordinateSupports(table.supports))
 
 
 @pytest.mark.parametrize(

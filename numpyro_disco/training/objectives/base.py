@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_disco._checks import check_positive
+from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energy.learned import Learned
 from numpyro_disco.references.base import Reference
@@ -40,6 +41,8 @@ class Objective(abc.ABC):
     """True if the learned density is that of the rows smoothed by `noise_scale`."""
     is_contrastive: ClassVar[bool] = False
     """True if rows are classified against draws of the reference, which must be close to them."""
+    needs_all_rows: ClassVar[bool] = False
+    """True if targets are computed from all training rows, which must then be in memory."""
     learns_energy: ClassVar[bool] = True
     """True if the network is an energy; a score network has no density."""
     default_reference: ClassVar[str] = "gaussian"
@@ -105,8 +108,12 @@ class Objective(abc.ABC):
         """True if rows have to be in the order of a k-d tree."""
         return False
 
-    def round_data(self, rng_key: Array, rows: Array, model: Learned, batch_size: int) -> Any:
-        """Data of one round of steps: all rows, and anything that is drawn once per round."""
+    def placed(self, rows: np.ndarray) -> Any:
+        """The rows where `round_data` reads them: on the device by default."""
+        return jnp.asarray(rows)
+
+    def round_data(self, rng_key: Array, rows: Any, model: Learned, batch_size: int) -> Any:
+        """Data of one round of steps, from the value of `placed`; called outside of `jit`."""
         return rows
 
     @abc.abstractmethod
@@ -126,7 +133,10 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Pytree:
-        """Random numbers with which held-out rows are judged, leading axes (rows, repeats)."""
+        """Random numbers with which held-out rows are judged, leading axes (rows, repeats).
+
+        Called once, outside of `jit`.
+        """
 
     @abc.abstractmethod
     def judge(self, model: Any, row: Array, noise: Any) -> Array:
@@ -173,7 +183,8 @@ class SmoothingObjective(Objective):
 
     def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Pytree:
         """Standard normal numbers, shape (rows, repeats, D)."""
-        return normal_noise(rng_key, rows, repeats)
+        numbers = host_generator(rng_key).standard_normal((len(rows), repeats, rows.shape[1]))
+        return jnp.asarray(numbers, rows.dtype)
 
     def judge(self, model: Any, row: Array, noise: Any) -> Array:
         """Denoising score matching at sigma_0, shape ()."""

@@ -13,11 +13,13 @@ from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from numpyro_disco._checks import check_count, check_share
+from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.learned import Learned
-from numpyro_disco.references.base import Reference
+from numpyro_disco.references.base import Reference, host_draws
 from numpyro_disco.references.mixture import MixtureReference
 from numpyro_disco.references.redraws import Directions, column_directions, redraw
 from numpyro_disco.training.batches import (
@@ -25,7 +27,6 @@ from numpyro_disco.training.batches import (
     RowsAndDraws,
     Source,
     rows_and_draws,
-    spread_rows,
 )
 from numpyro_disco.training.losses import contrastive_loss, ranking_loss
 from numpyro_disco.training.objectives.base import Objective, or_none, store_checked
@@ -99,13 +100,17 @@ class Contrastive(Objective):
         """True: batches are spread over the rows in that order."""
         return True
 
-    def round_data(self, rng_key: Array, rows: Array, model: Learned, batch_size: int) -> Any:
-        """All rows, and draws of the reference for one round."""
+    def placed(self, rows: np.ndarray) -> np.ndarray:
+        """The rows on the host, where batches are made."""
+        return rows
+
+    def round_data(self, rng_key: Array, rows: Any, model: Learned, batch_size: int) -> Any:
+        """Batches of rows and of draws of the reference."""
         return rows_and_draws(rng_key, rows, model, batch_size)
 
     def batches(self, rng_key: Array, data: Any, model: Learned, batch_size: int) -> Source:
         """Rows, draws of the reference, and redraws of each row."""
-        return contrastive_batches(rng_key, data, model, batch_size, self.num_redraws or 0)
+        return contrastive_batches(rng_key, data, model, self.num_redraws or 0)
 
     def loss(self, model: Any, *example: Array) -> Array:
         """Logistic loss of a row and a draw, and ranking loss of the row among its redraws."""
@@ -139,37 +144,27 @@ def resolved_redraws(given: int | None, reference: Reference) -> int:
 
 
 def contrastive_batches(
-    rng_key: Array, data: RowsAndDraws, model: Learned, batch_size: int, num_redraws: int
+    rng_key: Array, data: RowsAndDraws, model: Learned, num_redraws: int
 ) -> Source:
-    """Batches of rows and of draws of the reference, each spread over all of them.
+    """Batches of rows and of draws of the reference, and redraws of the rows.
 
-    Each row comes with its redraws, in which some of its coordinates are drawn anew given the rest.
+    In the redraws of a row some of its coordinates are drawn anew given the rest.
 
     Args:
         rng_key: random key.
         data: rows and draws of one round.
         model: the network and its reference.
-        batch_size: B, number of rows and of draws in a batch.
         num_redraws: M, number of redraws of each row.
 
     Returns:
         Batches of rows (B, D), draws (B, D) and redraws (B, M, D).
     """
-    row_key, order_key = jax.random.split(rng_key)
-    dimension = data.rows.shape[1]
-    # Every step gets a different draw from each neighbourhood of draws.
-    order = jnp.tile(jnp.arange(STEPS_PER_ROUND), (batch_size, 1))
-    order = jax.random.permutation(order_key, order, axis=1, independent=True)
-    draws = data.draws.reshape(batch_size, STEPS_PER_ROUND, dimension)
-    draws = jnp.take_along_axis(draws, order[:, :, None], axis=1).swapaxes(0, 1)
 
-    def batch(entry: tuple[Array, Array, Directions]) -> tuple[Array, Array, Array]:
-        key, drawn, directions = entry
-        rows = spread_rows(key, data.rows, batch_size)
-        redraw_key = jax.random.fold_in(key, 1)
-        return rows, drawn, _redraws(redraw_key, rows, directions, model, num_redraws)
+    def batch(entry: tuple[Array, Any]) -> tuple[Array, Array, Array]:
+        key, (rows, draws, directions) = entry
+        return rows, draws, _redraws(key, rows, directions, model, num_redraws)
 
-    return batch, (jax.random.split(row_key, STEPS_PER_ROUND), draws, data.directions)
+    return batch, (jax.random.split(rng_key, STEPS_PER_ROUND), data)
 
 
 def _redraws(
@@ -185,10 +180,26 @@ def draws_and_redraws(
     rng_key: Array, rows: Array, repeats: int, model: Learned, num_redraws: int
 ) -> tuple[Array, Array]:
     """A draw of the reference and redraws of each row, with directions that differ by repeat."""
-    draw_key, directions_key, redraw_key = jax.random.split(rng_key, 3)
-    draws = model.reference.sample(draw_key, (len(rows), repeats))
+    draw_key, redraw_key = jax.random.split(rng_key)
+    drawn = host_draws(host_generator(draw_key), model.reference.components(), len(rows) * repeats)
+    draws = jnp.asarray(drawn.reshape(len(rows), repeats, -1), rows.dtype)
+    if not num_redraws:
+        return draws, jnp.zeros((len(rows), repeats, 0, rows.shape[1]), rows.dtype)
+    directions = column_directions(redraw_key, model.whitener, NUM_JUDGED_DIRECTIONS)
+    return draws, _judged_redraws(redraw_key, rows, repeats, model, directions, num_redraws)
+
+
+@partial(jax.jit, static_argnames=("repeats", "num_redraws"))
+def _judged_redraws(
+    rng_key: Array,
+    rows: Array,
+    repeats: int,
+    model: Learned,
+    directions: Directions,
+    num_redraws: int,
+) -> Array:
+    """Redraws of each row, shape (rows, repeats, num_redraws, D)."""
     groups = NUM_JUDGED_DIRECTIONS
-    directions = column_directions(directions_key, model.whitener, groups)
     points = jnp.repeat(rows, repeats, axis=0)
     # Consecutive points get different directions; the last group is padded.
     padded = jnp.resize(points, (-(-len(points) // groups), groups, rows.shape[1]))
@@ -197,10 +208,10 @@ def draws_and_redraws(
         key, points, directions = group
         return _redraws(key, points, directions, model, num_redraws)
 
-    keys = jax.random.split(redraw_key, groups)
+    keys = jax.random.split(rng_key, groups)
     redraws = jax.lax.map(group_redraws, (keys, padded.swapaxes(0, 1), directions)).swapaxes(0, 1)
     redraws = redraws.reshape(padded.shape[0] * groups, *redraws.shape[2:])[: len(points)]
-    return draws, redraws.reshape(len(rows), repeats, *redraws.shape[1:])
+    return redraws.reshape(len(rows), repeats, *redraws.shape[1:])
 
 
 def row_loss(model: Any, row: Array, draw: Array, redraws: Array) -> Array:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import jax
 
 from numpyro_disco._checks import check_count, check_flag, check_non_negative
+from numpyro_disco._devices import spread
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.learned import Learned
 from numpyro_disco.references.base import Reference
@@ -61,6 +62,8 @@ class NoisyBatch(NamedTuple):
 class NoisyPointsObjective(MultilevelObjective):
     """Base of `Disco`, `DiscoScore` and `Joint`: noisy points with exact targets."""
 
+    needs_all_rows: ClassVar[bool] = True
+
     target: str = "mean"
     posterior_rows: int | str | None = None
 
@@ -101,7 +104,7 @@ class NoisyPointsObjective(MultilevelObjective):
         proposal_scale = self.levels(level_key, (batch_size,))
         chosen = random_rows(row_key, rows, batch_size)
         noise = jax.random.normal(noise_key, chosen.shape, rows.dtype)
-        points = chosen + proposal_scale[:, None] * noise
+        points = spread(chosen + proposal_scale[:, None] * noise)
         posterior_of = near_row_posterior if near else row_posterior
         posterior = posterior_of(posterior_key, points, rows, self.resolution)
         target = posterior.mean if self.target == "mean" else posterior.draw

@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any, ClassVar, Self
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from numpyro_disco._checks import check_count, check_share
 from numpyro_disco._typing import Array
@@ -80,17 +82,23 @@ class Joint(NoisyPointsObjective):
         """True: batches are spread over the rows in that order."""
         return True
 
-    def round_data(self, rng_key: Array, rows: Array, model: Learned, batch_size: int) -> Any:
-        """All rows, and draws of the reference for one round."""
-        return rows_and_draws(rng_key, rows, model, batch_size)
+    def placed(self, rows: np.ndarray) -> tuple[np.ndarray, Array]:
+        """The rows on the host, for batches, and on the device, for the posterior over rows."""
+        return rows, jnp.asarray(rows)
+
+    def round_data(self, rng_key: Array, rows: Any, model: Learned, batch_size: int) -> Any:
+        """Batches of rows and of draws of the reference, and all rows."""
+        on_host, on_device = rows
+        return rows_and_draws(rng_key, on_host, model, batch_size), on_device
 
     def batches(self, rng_key: Array, data: Any, model: Learned, batch_size: int) -> Source:
         """Rows with draws and redraws, and noisy points with their targets."""
         contrastive_key, noisy_key = jax.random.split(rng_key)
+        pairs_of_round, rows = data
         pair_of, pairs = contrastive_batches(
-            contrastive_key, data, model, batch_size, self.num_redraws or 0
+            contrastive_key, pairs_of_round, model, self.num_redraws or 0
         )
-        points_of, points = self.noisy_batches(noisy_key, data.rows, batch_size)
+        points_of, points = self.noisy_batches(noisy_key, rows, batch_size)
 
         def batch(entry: tuple[Any, Any]) -> tuple[Array, ...]:
             return *pair_of(entry[0]), *points_of(entry[1])

@@ -8,8 +8,7 @@ from helpers.references import OVERLAPPING, reference_of
 from helpers.statistics import Mixture, mean_and_error
 
 import numpyro_disco as disco
-from numpyro_disco.references.redraws import column_directions
-from numpyro_disco.training.batches import STEPS_PER_ROUND, RowsAndDraws
+from numpyro_disco.training.batches import STEPS_PER_ROUND, rows_and_draws
 from numpyro_disco.training.objectives.contrastive import contrastive_batches
 
 GAUSSIAN = Mixture([1.0], OVERLAPPING.means[:1], OVERLAPPING.covariances[2:])
@@ -48,11 +47,9 @@ def test_held_out_rows_are_judged_on_many_sets_of_columns(few_steps):
 @pytest.mark.training
 def test_every_step_redraws_its_own_rows_in_its_own_columns(few_steps):
     model = few_steps.evidence.model
-    rows = jnp.asarray(few_steps.evidence.rows, jnp.float32)
-    draws = jnp.zeros((32 * STEPS_PER_ROUND, 3))
-    directions = column_directions(jax.random.key(1), model.whitener, STEPS_PER_ROUND)
-    data = RowsAndDraws(rows, draws, directions)
-    batch_of, entries = contrastive_batches(jax.random.key(0), data, model, 32, 4)
+    data = rows_and_draws(jax.random.key(1), few_steps.evidence.rows, model, 32)
+    directions = data.directions
+    batch_of, entries = contrastive_batches(jax.random.key(0), data, model, 4)
     rows, _, redraws = jax.vmap(batch_of)(entries)
     assert redraws.shape == (STEPS_PER_ROUND, 32, 4, 3)
 

@@ -1,0 +1,13 @@
+"""Random numbers on the host, where nothing has to be compiled."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from numpyro_disco._typing import Array
+
+
+def host_generator(rng_key: Array) -> np.random.Generator:
+    """NumPy's generator for a random key; the same key gives the same numbers."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(rng_key)).ravel())

@@ -1,0 +1,207 @@
+"""Training on more rows than fit into memory, through windows.
+
+A sample of the rows decides everything that is decided before training: units, reference, and the
+held-out rows. Training reads windows, which are random subsets of all other rows, each for as many
+rounds as its rows last. A thread reads the next window while the device computes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import constraints
+
+from numpyro_disco._typing import Array
+from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.training.batches import STEPS_PER_ROUND
+from numpyro_disco.training.row_posterior import tree_order
+from numpyro_disco.training.sources import BATCH_ROWS, RowSource, row_source, spread_places
+from numpyro_disco.training.table import Table, check_finite, read_table
+from numpyro_disco.training.units import Units, map_rows
+
+SAMPLE_ROWS = 200_000
+"""Rows that decide what is decided before training; a source with no more is read into memory."""
+WINDOW_NUMBERS = 2**24
+"""Numbers in a window, unless a round of training needs more."""
+
+RoundRows: TypeAlias = Callable[[int], Any]
+"""From the index of a round to its rows, shape (n, D), the same n for every round."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """Rows on disk, with the sample of them that was read."""
+
+    rng_key: Array
+    """Random key for the windows."""
+    source: RowSource
+    """The rows."""
+    places: np.ndarray
+    """Indices of the complete rows of the sample, increasing, shape (n,)."""
+    columns: np.ndarray
+    """Indices of the columns in the order wanted, shape (D,)."""
+    table: Table
+    """The sample in the user's units."""
+
+
+def read_sample(
+    rng_key: Array,
+    data: Any,
+    names: Sequence[str] | None,
+    supports: Mapping[str, constraints.Constraint] | None,
+) -> tuple[Table, Stream | None]:
+    """Parse data in memory, or a sample of the rows of a source.
+
+    Args:
+        rng_key: random key for the sample and for the windows.
+        data: as for `fit`.
+        names: as for `fit`.
+        supports: as for `fit`.
+
+    Returns:
+        All rows and None, or `SAMPLE_ROWS` rows and the stream of all rows.
+
+    Raises:
+        ValueError: as for `read_table`.
+    """
+    source = row_source(data, names)
+    if source is None:
+        return read_table(data, names, supports), None
+    sample_key, window_key = jax.random.split(rng_key)
+    if source.num_rows <= SAMPLE_ROWS:
+        places = np.arange(source.num_rows)
+    else:
+        seed = np.random.default_rng(np.asarray(jax.random.key_data(sample_key)).ravel())
+        places = np.unique(spread_places(seed, source.num_rows, SAMPLE_ROWS))
+    values, found = source.take(places), source.names
+    carried = values if found is None else dict(zip(found, values.T, strict=True))
+    table = read_table(carried, names, supports)
+    if source.num_rows <= SAMPLE_ROWS:
+        return table, None
+    reordered = found is not None and set(found) == set(table.names)
+    columns = (
+        [found.index(name) for name in table.names]
+        if reordered and found
+        else [*range(len(table.names))]
+    )
+    complete = places[~table.incomplete]
+    return table, Stream(window_key, source, complete, np.asarray(columns), table)
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowedRows:
+    """Standardised training rows that are read in windows.
+
+    Attributes:
+        stream: the rows on disk.
+        held_out: indices of the rows that are not trained on, increasing.
+        supports: maps between unconstrained space and the user's units.
+        units: standardised units.
+        batch_size: rows in a batch.
+    """
+
+    stream: Stream
+    held_out: np.ndarray
+    supports: CoordinateSupports
+    units: Units
+    batch_size: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of a window."""
+        dimension, round_rows = len(self.units.loc), STEPS_PER_ROUND * self.batch_size
+        most = self.stream.source.num_rows - len(self.held_out)
+        return min(most, max(WINDOW_NUMBERS // dimension, round_rows)), dimension
+
+    @property
+    def num_rounds(self) -> int:
+        """Rounds for which a window is used."""
+        return max(1, self.shape[0] // (STEPS_PER_ROUND * self.batch_size))
+
+    def read(self, index: int) -> np.ndarray:
+        """Read one window.
+
+        Args:
+            index: number of the window; the same one has the same rows.
+
+        Returns:
+            Complete rows in standardised units. If some rows have missing entries, others are there
+            twice in their place.
+
+        Raises:
+            ValueError: infinite values, or values outside of their support.
+        """
+        key = jax.random.fold_in(self.stream.rng_key, index)
+        seed = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+        num_rows, dimension = self.shape
+        places = spread_places(seed, self.stream.source.num_rows - len(self.held_out), num_rows)
+        # Skip the held-out rows: the i-th of the others comes after so many of them.
+        before = self.held_out - np.arange(len(self.held_out))
+        places += np.searchsorted(before, places, side="right")
+        values = self.stream.source.take(places)[:, self.stream.columns]
+        rows = np.empty((num_rows, dimension), jnp.result_type(float))
+        for start in range(0, num_rows, BATCH_ROWS):
+            part = self.stream.table._replace(values=values[start : start + BATCH_ROWS])
+            check_finite(part.values, part.names)
+            mapped = map_rows(jax.random.fold_in(key, start), part, self.supports)
+            rows[start : start + BATCH_ROWS] = self.units.standardize(mapped)
+        missing = np.flatnonzero(np.isnan(rows).any(axis=1))
+        complete = np.delete(np.arange(num_rows), missing)
+        rows[missing] = rows[seed.choice(complete, len(missing))]
+        return rows
+
+
+@contextmanager
+def rows_by_round(
+    rows: np.ndarray | WindowedRows,
+    *,
+    in_tree_order: bool,
+    num_rounds: int,
+    place: Callable[[np.ndarray], Any] = jnp.asarray,
+) -> Iterator[RoundRows]:
+    """The rows on which each round is trained.
+
+    Args:
+        rows: rows in memory, which serve every round, or rows on disk.
+        in_tree_order: True sorts them by the leaves of a k-d tree.
+        num_rounds: number of rounds, beyond which nothing is read.
+        place: puts rows where they are used, by default on the device.
+    """
+
+    def sorted_rows(rows: np.ndarray) -> np.ndarray:
+        return rows[tree_order(rows)] if in_tree_order else rows
+
+    if not isinstance(rows, WindowedRows):
+        in_memory = place(sorted_rows(rows))
+        yield lambda index: in_memory
+        return
+    windows = rows
+    reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rows")
+    reads: dict[int, Future[np.ndarray]] = {}
+    current: dict[int, Any] = {}
+
+    def start_reading(window: int) -> None:
+        if window not in reads and window * windows.num_rounds < num_rounds:
+            reads[window] = reader.submit(lambda: sorted_rows(windows.read(window)))
+
+    def rows_of(index: int) -> Array:
+        # The data of one more round than is trained are made.
+        window = min(index, num_rounds - 1) // windows.num_rounds
+        if window not in current:
+            start_reading(window)
+            current.clear()
+            current[window] = place(reads.pop(window).result())
+            start_reading(window + 1)
+        return current[window]
+
+    try:
+        yield rows_of
+    finally:
+        reader.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,110 @@
+"""Rows on disk: what is recognised, and what is read."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from numpyro_disco.training import sources
+from numpyro_disco.training.sources import row_source, spread_places
+
+pyarrow = pytest.importorskip("pyarrow")
+dataset = pytest.importorskip("pyarrow.dataset")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+ROWS = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+ROWS[7, 1] = np.nan
+PLACES = np.array([0, 0, 3, 7, 20, 21, 49])
+
+
+class Records:
+    """A random-access data source of records, as grain's are."""
+
+    def __init__(self, named):
+        self.named = named
+
+    def __len__(self):
+        return len(ROWS)
+
+    def __getitem__(self, index):
+        return dict(zip("abc", ROWS[index], strict=True)) if self.named else ROWS[index]
+
+
+class TogetherRecords(Records):
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two Parquet files with a few groups of rows each."""
+    for part, rows in enumerate(np.split(ROWS, [30])):
+        table = pyarrow.table(
+            {name: pyarrow.array(rows[:, i], from_pandas=True) for i, name in enumerate("abc")}
+            | {"text": ["x"] * len(rows)}
+        )
+        parquet.write_table(table, tmp_path / f"{part}.parquet", row_group_size=8)
+    np.save(tmp_path / "rows.npy", ROWS)
+    return tmp_path
+
+
+class TestSources:
+    def test_rows_of_a_memory_map(self, folder):
+        source = row_source(np.load(folder / "rows.npy", mmap_mode="r"), None)
+        assert (source.num_rows, source.names) == (50, None)
+        np.testing.assert_array_equal(source.take(PLACES), ROWS[PLACES])
+
+    @pytest.mark.parametrize("batch_rows", [5, 1000])
+    def test_rows_of_parquet_files(self, folder, monkeypatch, batch_rows):
+        monkeypatch.setattr(sources, "BATCH_ROWS", batch_rows)
+        (folder / "rows.npy").unlink()
+        for data in (folder, str(folder), dataset.dataset(folder)):
+            source = row_source(data, ("c", "b"))
+            assert (source.num_rows, source.names) == (50, ("c", "b"))
+            np.testing.assert_array_equal(source.take(PLACES), ROWS[PLACES][:, [2, 1]])
+
+    @pytest.mark.parametrize("kind", [Records, TogetherRecords])
+    @pytest.mark.parametrize("named", [False, True])
+    def test_records(self, kind, named):
+        source = row_source(kind(named), None)
+        assert (source.num_rows, source.names) == (50, ("a", "b", "c") if named else None)
+        np.testing.assert_array_equal(source.take(PLACES), ROWS[PLACES])
+
+    def test_a_grain_data_set(self):
+        grain = pytest.importorskip("grain")
+        source = row_source(grain.MapDataset.source(Records(True)), None)
+        assert source.num_rows == 50 and source.names == ("a", "b", "c")
+        np.testing.assert_array_equal(source.take(PLACES), ROWS[PLACES])
+
+    @pytest.mark.parametrize(
+        "data",
+        [ROWS, ROWS.tolist(), {"a": ROWS[:, 0]}, pd.DataFrame(ROWS)],
+        ids=["array", "lists", "columns", "frame"],
+    )
+    def test_data_in_memory_are_no_source(self, data):
+        assert row_source(data, None) is None
+
+
+class TestRefusals:
+    def test_columns_without_numbers(self, folder):
+        (folder / "rows.npy").unlink()
+        with pytest.raises(ValueError, match=r"\['text'\] hold something else"):
+            row_source(folder, None)
+
+    def test_a_path_without_a_file(self, tmp_path):
+        with pytest.raises(ValueError, match="Parquet file, or a folder"):
+            row_source(tmp_path / "nothing.parquet", None)
+
+    def test_a_vector(self, tmp_path):
+        np.save(tmp_path / "vector.npy", ROWS[:, 0])
+        with pytest.raises(ValueError, match=r"shape \(N, D\) for `data`"):
+            row_source(np.load(tmp_path / "vector.npy", mmap_mode="r"), None)
+
+
+def test_places_are_spread_and_equally_likely():
+    seed, counts = np.random.default_rng(0), np.zeros(10)
+    for _ in range(20_000):
+        places = spread_places(seed, 10, 4)
+        assert (np.diff(places) >= 0).all() and places[0] >= 0 and places[-1] < 10
+        counts += np.bincount(places, minlength=10)
+    error = np.sqrt(0.4 * 0.6 / 20_000)
+    assert np.abs(counts / 20_000 - 0.4).max() < 5 * error < 0.02

@@ -1,0 +1,150 @@
+"""Training on rows that are read in windows."""
+
+import jax
+import numpy as np
+import pytest
+from helpers.fits import SMALL, weights_of
+from numpyro.distributions import constraints
+
+import numpyro_disco as disco
+from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.training import windows
+from numpyro_disco.training.sources import MappedRows
+from numpyro_disco.training.table import Table
+from numpyro_disco.training.units import Units
+from numpyro_disco.training.windows import Stream, WindowedRows, read_sample, rows_by_round
+
+SETTINGS = SMALL | {"reference": disco.MixtureFit(max_components=2), "names": ("a", "b")}
+
+
+@pytest.fixture
+def few_fit(monkeypatch):
+    """Samples of 1,000 rows, and windows of 3,200, one round of 50 batches of 64."""
+    monkeypatch.setattr(windows, "SAMPLE_ROWS", 1000)
+    monkeypatch.setattr(windows, "WINDOW_NUMBERS", 100)
+
+
+@pytest.fixture(scope="module")
+def path(rows, tmp_path_factory):
+    """The rows, sorted by their first column."""
+    path = tmp_path_factory.mktemp("rows") / "rows.npy"
+    np.save(path, rows[np.argsort(rows[:, 0])])
+    return path
+
+
+def mapped(path):
+    return np.load(path, mmap_mode="r")
+
+
+class Records:
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return {"b": self.rows[index, 1], "a": self.rows[index, 0]}
+
+
+def numbered(num_rows, held_out, window_rows, **values):
+    """A reader of rows that hold their own number."""
+    numbers = np.arange(float(num_rows))[:, None]
+    for place, value in values.items():
+        numbers[int(place[1:])] = value
+    supports = CoordinateSupports((constraints.real,))
+    table = Table(numbers[:0], ("number",), supports.supports)
+    units = Units(numbers, numbers, np.zeros(1), np.ones(1), np.eye(1), np.eye(1))
+    stream = Stream(jax.random.key(0), MappedRows(numbers), np.zeros(0, int), np.arange(1), table)
+    return WindowedRows(stream, np.asarray(held_out), supports, units, window_rows // 50)
+
+
+class TestWindows:
+    def test_held_out_rows_are_never_read_and_all_others_are(self, monkeypatch):
+        monkeypatch.setattr(windows, "WINDOW_NUMBERS", 1)
+        held_out = [0, 3, 4, 599]
+        reader = numbered(600, held_out, 100)
+        assert reader.shape == (100, 1) and reader.num_rounds == 1
+        read = [reader.read(index)[:, 0] for index in range(60)]
+        assert sorted(set(range(600)) - set(np.concatenate(read))) == held_out
+        np.testing.assert_array_equal(reader.read(7)[:, 0], read[7])
+        assert not np.array_equal(read[0], read[1])
+
+    def test_rows_with_missing_entries_are_replaced(self):
+        read = numbered(100, [5], 100, r7=np.nan, r8=np.nan).read(0)
+        assert read.shape == (99, 1) and np.isfinite(read).all()
+        assert not {5, 7, 8} & set(read[:, 0])
+
+    def test_infinite_values_are_refused(self):
+        with pytest.raises(ValueError, match="Expected finite numbers"):
+            numbered(100, [5], 100, r7=np.inf).read(0)
+
+    def test_a_window_serves_as_many_rounds_as_its_rows_last(self, monkeypatch):
+        reader, read = numbered(1000, [5], 150), []
+        monkeypatch.setattr(windows, "WINDOW_NUMBERS", 300)
+        original = WindowedRows.read
+        monkeypatch.setattr(
+            WindowedRows, "read", lambda self, index: read.append(index) or original(self, index)
+        )
+        with rows_by_round(reader, in_tree_order=False, num_rounds=7) as rows_of:
+            found = [np.asarray(rows_of(index)) for index in range(3, 7)]
+        assert read == [1, 2, 3]
+        for index, rows in zip(range(3, 7), found, strict=True):
+            np.testing.assert_array_equal(rows, original(reader, index // 2))
+
+
+class TestFits:
+    def test_all_sources_give_the_same_fit(self, path, rows, few_fit, tmp_path):
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        table = mapped(path)
+        parquet.write_table(
+            pyarrow.table({"b": table[:, 1], "a": table[:, 0]}), tmp_path / "rows.parquet"
+        )
+        one, *others = [
+            disco.fit(jax.random.key(0), data, **SETTINGS)
+            for data in (table, tmp_path / "rows.parquet", Records(table))
+        ]
+        assert one.evidence.rows.shape[0] + one.evidence.held_out.shape[0] == pytest.approx(
+            1000, abs=50
+        )
+        for other in others:
+            for a, b in zip(weights_of(one), weights_of(other), strict=True):
+                np.testing.assert_array_equal(a, b)
+        assert one.history.held_out_loss[-1] < one.history.held_out_loss[0] - 0.1
+
+    def test_checkpoints_of_rows_on_disk(self, path, few_fit, tmp_path):
+        whole = disco.fit(jax.random.key(0), mapped(path), **SETTINGS)
+        kwargs = SETTINGS | {"checkpoint": tmp_path}
+        disco.fit(jax.random.key(0), mapped(path), **kwargs)
+        again = disco.fit(jax.random.key(0), mapped(path), **kwargs)
+        for a, b in zip(weights_of(whole), weights_of(again), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_few_rows_are_read_into_memory(self, path, rows):
+        few = mapped(path)[:500]
+        assert isinstance(few, np.memmap)
+        table, stream = read_sample(jax.random.key(0), few, None, {})
+        assert stream is None
+        np.testing.assert_array_equal(table.values, few)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"objective": "disco", "reference": "gaussian"}, "got Disco, .* `disco.Contrastive"),
+            ({"objective": "joint"}, "got Joint"),
+            ({"num_refits": 1}, "Expected no `num_refits`"),
+        ],
+    )
+    def test_what_needs_all_rows_is_refused(self, path, few_fit, settings, message):
+        with pytest.raises(ValueError, match=message):
+            disco.fit(jax.random.key(0), mapped(path), **(SETTINGS | settings))
+
+    def test_values_outside_of_a_support_are_refused_wherever_they_are(self, few_fit, tmp_path):
+        rows = np.abs(np.random.default_rng(0).normal(size=(20_000, 2))) + 0.1
+        rows[10_000:10_400, 0] *= -1
+        rows[::20, 0] = np.abs(rows[::20, 0])
+        np.save(tmp_path / "rows.npy", rows)
+        reader = {"supports": {"a": constraints.positive}}
+        with pytest.raises(ValueError, match="'a' in `data` to be in its support"):
+            disco.fit(jax.random.key(0), mapped(tmp_path / "rows.npy"), **SETTINGS, **reader)
