@@ -203,7 +203,8 @@ class TemperedSMC(MCMC):
         result = self._finished.result
         # "potential_energy" is NumPyro's name for -log joint in unconstrained space. ArviZ shows it
         # as "lp", with the sign changed.
-        fields = {"potential_energy": -result.log_target, "accept_prob": result.acceptance}
+        energy = np.negative(result.log_target)
+        fields = {"potential_energy": energy, "accept_prob": result.acceptance}
         store_draws(self, args, kwargs, self._finished.draws, fields)
         if self.throw:
             self._raise_if_failed(args, kwargs)

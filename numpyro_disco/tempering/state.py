@@ -116,8 +116,9 @@ class State(NamedTuple):
     """One of the codes of `status.py`, shape ()."""
     rng_key: Array
     """Random key for all that follows."""
-    history: TemperedHistory
-    """One row for each step."""
+    history: Array
+    """One row for each step, with the fields of `TemperedHistory`; one array compiles faster than ten.
+    NaN for steps not yet taken, shape (max_temperatures, fields)."""
 
 
 class TemperedResult(NamedTuple):
