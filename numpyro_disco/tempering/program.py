@@ -114,9 +114,7 @@ class Program(NamedTuple):
     def _draw_start(self, rng_key: Array) -> BaseDraws:
         """Draw base_draws * num_particles points of the base, with their densities."""
         settings = self.settings
-        keys = jax.random.split(
-            threefry_key(rng_key), settings.base_draws * settings.num_particles
-        )
+        keys = jax.random.split(threefry_key(rng_key), settings.base_draws * settings.num_particles)
 
         def draw(keys: Array) -> tuple[Particles, Array]:
             position = jax.vmap(self.draw_base)(keys)
@@ -236,7 +234,12 @@ class Program(NamedTuple):
         log_normalizer, mixture_ess = state.log_normalizer, jnp.zeros_like(state.log_normalizer)
         if self.settings.num_sweeps:
             swept = sweep_particles(
-                state.rng_key, state.num_steps + 1, flat, self.log_densities, self.settings, self._free_coordinates(flat)
+                state.rng_key,
+                state.num_steps + 1,
+                flat,
+                self.log_densities,
+                self.settings,
+                self._free_coordinates(flat),
             )
             flat, mixture_ess = swept.particles, swept.mixture_ess
             log_normalizer = combine_estimates(

@@ -26,10 +26,20 @@ def relative_weights(log_weights: Array) -> tuple[Array, Array]:
     return jnp.exp(log_weights - log_scale), log_scale
 
 
+def _power_sums(weights: Array) -> tuple[Array, Array]:
+    """Sums of the weights and of their squares.
+
+    They are one reduction because each further one is slow to compile.
+    """
+    total, square = jnp.stack([weights, weights**2], axis=1).sum(0)
+    return total, square
+
+
 def log_mean_exp(log_weights: Array) -> Array:
     """Log of the mean of exp(log_weights), shape () from shape (n,)."""
     weights, log_scale = relative_weights(log_weights)
-    return jnp.log(weights.mean()) + log_scale
+    total, _ = _power_sums(weights)
+    return jnp.log(total / len(weights)) + log_scale
 
 
 def weight_ess(log_weights: Array) -> Array:
@@ -39,8 +49,7 @@ def weight_ess(log_weights: Array) -> Array:
 
 def ess_of_weights(weights: Array) -> Array:
     """The same from weights on any scale that neither overflows nor underflows."""
-    # One reduction instead of two, which compile slowly.
-    total, square = jnp.stack([weights, weights**2], axis=1).sum(0)
+    total, square = _power_sums(weights)
     ess = total**2 / square
     return jnp.where(jnp.isnan(ess), 0.0, ess)
 
@@ -57,7 +66,9 @@ def _at_positions(weights: Array, positions: Array) -> Array:
 
 def _on_grid(log_weights: Array, num_draws: int, shift: Array) -> Array:
     """Particle at each point of a regular grid, moved up by `shift`, a share of its spacing."""
-    return _at_positions(relative_weights(log_weights)[0], (jnp.arange(num_draws) + shift) / num_draws)
+    return _at_positions(
+        relative_weights(log_weights)[0], (jnp.arange(num_draws) + shift) / num_draws
+    )
 
 
 def systematic(rng_key: Array, log_weights: Array, num_draws: int | None = None) -> Array:

@@ -115,10 +115,10 @@ class State(NamedTuple):
     status: Array
     """One of the codes of `status.py`, shape ()."""
     rng_key: Array
-    """Random key for all that follows."""
+    """Random key of the run; `draw_key` numbers the keys of its draws."""
     history: Array
-    """One row for each step, with the fields of `TemperedHistory`; one array compiles faster than ten.
-    NaN for steps not yet taken, shape (max_temperatures, fields)."""
+    """The fields of `TemperedHistory`, one row for each step, NaN for steps that are not taken yet;
+    one array compiles faster than ten. Shape (max_temperatures, fields)."""
 
 
 class TemperedResult(NamedTuple):
