@@ -318,6 +318,8 @@ def main(args):
     start = time.perf_counter()
     output = Path(__file__).parent / "output"
     output.mkdir(exist_ok=True)
+    # A second run of this script loads what the first one compiled.
+    jax.config.update("jax_compilation_cache_dir", str(output / "compiled"))
     num_repetitions = 2 if args.small else args.num_repetitions
     num_draws, num_imputations = (200, 3) if args.small else (300, 10)
 

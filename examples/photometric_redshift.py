@@ -306,6 +306,8 @@ def main(args):
     start = time.perf_counter()
     fit_key, sample_key, compare_key = jax.random.split(jax.random.key(0), 3)
     OUTPUT.mkdir(exist_ok=True)
+    # A second run of this script loads what the first one compiled.
+    jax.config.update("jax_compilation_cache_dir", str(OUTPUT / "compiled"))
     rng = np.random.default_rng(0)
     num_galaxies, num_draws = (6, 128) if args.small else (args.galaxies, 256)
     learn, test = load_galaxies(rng, num_galaxies)

@@ -181,6 +181,8 @@ def main(args):
     fit_key, *keys = jax.random.split(jax.random.key(0), 7)
     num_draws = 100 if args.small else 500
     OUTPUT.mkdir(exist_ok=True)
+    # A second run of this script loads what the first one compiled.
+    jax.config.update("jax_compilation_cache_dir", str(OUTPUT / "compiled"))
     learn, complete, incomplete, outcome = load_patients()
 
     print(f"1. Learn the density of {len(MEASUREMENTS)} measurements from {len(learn)} patients")

@@ -33,7 +33,7 @@ from numpyro_disco._compiling import compiler_options
 from numpyro_disco._typing import Array, EnergyFn
 from numpyro_disco.references.base import Reference
 from numpyro_disco.supports.coordinates import CoordinateSupports
-from numpyro_disco.tempering.program import quick_key
+from numpyro_disco.tempering.noise import quick_key
 
 BLOCK = 1024
 """Points in a block."""

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from numpyro.distributions import Distribution
 
+from numpyro_disco._compiling import compiler_options
 from numpyro_disco._numpyro import constrain_fn
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.models.bases import BaseBlock
@@ -138,7 +139,7 @@ class Programs:
     def __init__(self, options: RunOptions, signature: Signature) -> None:
         self.options, self.signature = options, signature
         self.latent = ()
-        jit_options: dict[str, Any] = {}
+        jit_options: dict[str, Any] = {"compiler_options": compiler_options()}
         if options.mesh is not None:
             jit_options["out_shardings"] = NamedSharding(options.mesh, PartitionSpec())
         jit = partial(jax.jit, **jit_options)

@@ -140,13 +140,13 @@ def base_sampler(structure: ModelStructure, base: ModelBase) -> DrawBase:
     unravel_block = _block_unravel(structure, base)
 
     def draw_base(rng_key: Array) -> Array:
-        group_key, site_key, block_key = jax.random.split(rng_key, 3)
-        in_groups = _draw_groups(group_key, structure, base)
+        # One key for each group, for the block, and for each remaining site in the order in which
+        # the model comes to them. Folding keys as they are needed keeps the program small.
+        keys = (jax.random.fold_in(rng_key, index) for index in itertools.count())
+        in_groups = _draw_groups(keys, structure, base)
         in_block = {}
         if base.block is not None:
-            in_block = unravel_block(base.block.density.sample(block_key))
-        # One key for each remaining site, in the order in which the model comes to them.
-        site_keys = (jax.random.fold_in(site_key, index) for index in itertools.count())
+            in_block = unravel_block(base.block.density.sample(next(keys)))
 
         def substitute_fn(site: dict) -> Any:
             name = site["name"]
@@ -155,7 +155,7 @@ def base_sampler(structure: ModelStructure, base: ModelBase) -> DrawBase:
             if name in in_block:
                 # The support may depend on sites before this one.
                 return biject_to(site["fn"].support)(in_block[name])
-            return _draw_site(site, base, site_keys) if is_latent(site) else None
+            return _draw_site(site, base, keys) if is_latent(site) else None
 
         drawing = handlers.substitute(structure.fixed_model, substitute_fn=substitute_fn)
         trace = handlers.trace(drawing).get_trace(*structure.args, **structure.kwargs)
@@ -173,11 +173,13 @@ def _block_unravel(
     return ravel_pytree({name: prototypes[name] for name in names})[1]
 
 
-def _draw_groups(rng_key: Array, structure: ModelStructure, base: ModelBase) -> dict[str, Array]:
+def _draw_groups(
+    keys: Iterator[Array], structure: ModelStructure, base: ModelBase
+) -> dict[str, Array]:
     """Draw the coordinates of every group from the reference of its prior."""
     drawn: dict[str, Array] = {}
-    for index, group in enumerate(base.groups):
-        x = group.reference(structure.sites).sample(jax.random.fold_in(rng_key, index))
+    for group in base.groups:
+        x = group.reference(structure.sites).sample(next(keys))
         drawn |= {site: x[..., coordinate] for site, coordinate in group.free.items()}
     return drawn
 

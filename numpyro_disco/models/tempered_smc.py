@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpyro.diagnostics import print_summary
 from numpyro.infer import MCMC
@@ -203,7 +204,9 @@ class TemperedSMC(MCMC):
         result = self._finished.result
         # "potential_energy" is NumPyro's name for -log joint in unconstrained space. ArviZ shows it
         # as "lp", with the sign changed.
-        fields = {"potential_energy": -result.log_target, "accept_prob": result.acceptance}
+        # In NumPy, which compiles nothing.
+        energy = jnp.asarray(np.negative(result.log_target))
+        fields = {"potential_energy": energy, "accept_prob": result.acceptance}
         store_draws(self, args, kwargs, self._finished.draws, fields)
         if self.throw:
             self._raise_if_failed(args, kwargs)

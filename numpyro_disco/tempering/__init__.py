@@ -28,6 +28,7 @@ Each file owns one part:
 - `settings.py`: how a run is made (`TemperingSettings`).
 - `status.py`: how a run ended, as codes and as messages to the user.
 - `state.py`: the records that the other files exchange.
+- `noise.py`: the random numbers of a run.
 - `schedule.py`: the path and the next inverse temperature on it.
 - `resampling.py`: weights and resampling schemes.
 - `whitening.py`: the scale of the particles, in whose units moves are made.

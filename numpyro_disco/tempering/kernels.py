@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from numpyro_disco._batching import in_batches
 from numpyro_disco._typing import Array
+from numpyro_disco.tempering.noise import signed_uniforms, to_normal
 from numpyro_disco.tempering.schedule import LogDensities, log_path
 from numpyro_disco.tempering.state import Chains, Level, Tuning
 from numpyro_disco.tempering.tuning import STEP_SPREAD, Outcome, squared_jump, tune
@@ -80,11 +81,12 @@ def choose(accept: Array, new: _Record, old: _Record) -> _Record:
 def draw_noise(rng_key: Array, chains: Chains, free: Array) -> Noise:
     """Draw everything that a move needs in one call: each further call is slow to compile."""
     num_chains, dimension = chains.position.shape
-    noise = jax.random.normal(rng_key, (num_chains, dimension + 2), chains.position.dtype)
+    signed = signed_uniforms(rng_key, (num_chains, dimension + 2), chains.position.dtype)
+    normal = to_normal(signed[:, : dimension + 1])
     return Noise(
-        velocity=free * noise[:, :dimension],
-        jitter=STEP_SPREAD * noise[:, dimension],
-        log_uniform=jax.scipy.special.log_ndtr(noise[:, dimension + 1]),
+        velocity=free * normal[:, :dimension],
+        jitter=STEP_SPREAD * normal[:, dimension],
+        log_uniform=jnp.log(0.5 * (1 - signed[:, dimension + 1])),
     )
 
 

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from numpyro_disco._typing import Array
 from numpyro_disco.tempering.devices import shard
 from numpyro_disco.tempering.kernels import Kernel, Move
+from numpyro_disco.tempering.noise import draw_key
+from numpyro_disco.tempering.resampling import relative_weights
 from numpyro_disco.tempering.schedule import LogDensities, log_path
 from numpyro_disco.tempering.settings import TemperingSettings
 from numpyro_disco.tempering.state import Chains, Level, Particles, Selection, Tuning
@@ -30,6 +32,8 @@ MAX_CORRELATION = 0.1
 """Correlation with their start below which chains count as having forgotten it."""
 MIN_MOVES = 1
 """Smallest number of moves before the first kept state."""
+FIRST_MOVE = 1
+"""Number of a step's first draw for moves; the one before it is for resampling."""
 FINAL_FACTOR = 2
 """Factor of `MIN_MOVES` at b = 1, where no later move can make up for dependence."""
 
@@ -59,6 +63,7 @@ class Moves(NamedTuple):
 
 def move_particles(
     rng_key: Array,
+    step: Array,
     particles: Particles,
     selection: Selection,
     tuning: Tuning,
@@ -70,7 +75,8 @@ def move_particles(
     """Move the survivors of a resampling until P states of each chain are kept.
 
     Args:
-        rng_key: random key.
+        rng_key: random key of the run.
+        step: number of the step, for the keys of its draws, shape ().
         particles: all particles before the resampling, flat.
         selection: the next inverse temperature, with weights and ancestors.
         tuning: parameters of the first move.
@@ -91,7 +97,7 @@ def move_particles(
 
     def body(moves: Moves) -> Moves:
         stale = (moves.total == 0).astype(int)
-        move_key = jax.random.fold_in(rng_key, moves.total)
+        move_key = draw_key(rng_key, step, FIRST_MOVE + moves.total)
         move = kernel.move(move_key, moves.chains, stale, moves.tuning, level)
         move = move._replace(chains=shard(move.chains, mesh, 0))
         correlation = largest_correlation(traces, standardized_traces(move.chains), free)
@@ -109,7 +115,8 @@ def find_level(
     particles: Particles, selection: Selection, free: Array, settings: TemperingSettings
 ) -> Level:
     """Compute the scales of the particles, weighted for the next inverse temperature."""
-    b, weights = selection.inverse_temperature, jax.nn.softmax(selection.log_weights)
+    b, (weights, _) = selection.inverse_temperature, relative_weights(selection.log_weights)
+    weights /= weights.sum()
     factor = spread(particles.position, weights, free, settings.is_dense(len(free)))
     height = jnp.where(weights > 0, log_path(particles.log_base, particles.log_target, b), 0.0)
     deviation = jnp.sqrt(weights @ (height - weights @ height) ** 2)

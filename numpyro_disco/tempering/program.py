@@ -16,6 +16,7 @@ from numpyro_disco._batching import in_batches
 from numpyro_disco._typing import Array
 from numpyro_disco.tempering.devices import shard
 from numpyro_disco.tempering.moves import Moves, move_particles
+from numpyro_disco.tempering.noise import draw_key, quick_key, threefry_key
 from numpyro_disco.tempering.resampling import SCHEMES, log_mean_exp, weight_ess
 from numpyro_disco.tempering.schedule import DrawBase, LogDensities, next_inverse_temperature
 from numpyro_disco.tempering.settings import TemperingSettings
@@ -38,6 +39,8 @@ from numpyro_disco.tempering.status import (
 from numpyro_disco.tempering.sweep import combine_estimates, sweep_particles
 from numpyro_disco.tempering.tuning import initial_tuning
 
+SELECTED = tuple(map(TemperedHistory._fields.index, ("weight_ess", "unique_ancestors")))
+"""Columns of the history that are known once ancestors are selected."""
 MOST_EDGES = 1e-3
 """Largest share of the base's draws that may lie on the edge of their support."""
 
@@ -80,9 +83,9 @@ class Program(NamedTuple):
         Returns:
             The state before the first moves, with N particles.
         """
-        start_key, resample_key, loop_key = jax.random.split(rng_key, 3)
+        resample_key = draw_key(rng_key, 0, 0)
         settings = self.settings
-        flat, sound = self._draw_start(start_key)
+        flat, sound = self._draw_start(rng_key)
         dtype, dimension = flat.log_target.dtype, flat.position.shape[-1]
         zero = jnp.zeros((), dtype)
         selected = self._select(resample_key, flat, zero, 0, settings.num_particles)
@@ -92,13 +95,11 @@ class Program(NamedTuple):
         )
         status = jnp.where(selected.weight_ess == 0, COLLAPSED, RUNNING)
         status = jnp.where(sound, status, NON_FINITE)
-        blank = jnp.full(settings.max_temperatures, jnp.nan, dtype)
-        history = TemperedHistory(*(blank for _ in TemperedHistory._fields))
-        # The first moves fill in the rest of this row.
-        history = history._replace(
-            weight_ess=blank.at[0].set(selected.weight_ess),
-            unique_ancestors=blank.at[0].set(selected.unique_ancestors),
-        )
+        columns = len(TemperedHistory._fields)
+        # The first moves replace this row.
+        known = jnp.stack([selected.weight_ess, selected.unique_ancestors.astype(dtype)])
+        history = jnp.full((settings.max_temperatures, columns), jnp.nan, dtype)
+        history = history.at[0, jnp.array(SELECTED)].set(known)
         return State(
             shard(particles, self.mesh, 1),
             inverse_temperature=selected.inverse_temperature,
@@ -106,17 +107,14 @@ class Program(NamedTuple):
             tuning=initial_tuning(dimension, dtype),
             num_steps=jnp.zeros((), jnp.int32),
             status=status.astype(jnp.int32),
-            rng_key=loop_key,
+            rng_key=rng_key,
             history=history,
         )
 
     def _draw_start(self, rng_key: Array) -> BaseDraws:
         """Draw base_draws * num_particles points of the base, with their densities."""
         settings = self.settings
-        # A key for each draw: only JAX's default kind draws for many keys side by side.
-        seed = jax.random.bits(rng_key, (), jnp.uint32)
-        draw_key = jax.random.key(seed, impl="threefry2x32")
-        keys = jax.random.split(draw_key, settings.base_draws * settings.num_particles)
+        keys = jax.random.split(threefry_key(rng_key), settings.base_draws * settings.num_particles)
 
         def draw(keys: Array) -> tuple[Particles, Array]:
             position = jax.vmap(self.draw_base)(keys)
@@ -161,14 +159,15 @@ class Program(NamedTuple):
         Returns:
             The state after it.
         """
-        next_key, resample_key, move_key = jax.random.split(state.rng_key, 3)
-        settings = self.settings
+        settings, step = self.settings, state.num_steps + 1
+        resample_key = draw_key(state.rng_key, step, 0)
         flat = jax.tree.map(
             lambda leaf: leaf.reshape((settings.num_particles,) + leaf.shape[2:]), state.particles
         )
         selected = self._select_unless_first(resample_key, flat, state)
         moves = move_particles(
-            move_key,
+            state.rng_key,
+            step,
             flat,
             selected,
             state.tuning,
@@ -179,9 +178,8 @@ class Program(NamedTuple):
         )
         log_normalizer = state.log_normalizer + log_mean_exp(selected.log_weights)
         row = _history_row(selected, log_normalizer, moves)
-        history = jax.tree.map(
-            lambda column, value: column.at[state.num_steps].set(value), state.history, row
-        )
+        values = jnp.stack([value.astype(state.history.dtype) for value in row])
+        history = jax.lax.dynamic_update_index_in_dim(state.history, values, state.num_steps, 0)
         if self.report is not None:
             self.report(selected.inverse_temperature)
         return State(
@@ -189,9 +187,9 @@ class Program(NamedTuple):
             selected.inverse_temperature,
             log_normalizer,
             moves.tuning,
-            num_steps=state.num_steps + 1,
-            status=self._status_after(selected, row.acceptance, state.num_steps + 1),
-            rng_key=next_key,
+            num_steps=step,
+            status=self._status_after(selected, row.acceptance, step),
+            rng_key=state.rng_key,
             history=history,
         )
 
@@ -203,8 +201,7 @@ class Program(NamedTuple):
             state.inverse_temperature,
             jnp.zeros_like(selected.log_weights),
             jnp.arange(count) * self.settings.chain_length,
-            state.history.weight_ess[0],
-            state.history.unique_ancestors[0],
+            *state.history[0, jnp.array(SELECTED)],
         )
         first = state.num_steps == 0
         return jax.tree.map(lambda old, new: jnp.where(first, old, new), done, selected)
@@ -229,19 +226,24 @@ class Program(NamedTuple):
 
     def result(self, state: State) -> TemperedResult:
         """Sweep the particles of a finished run, and estimate the mass of the target."""
-        sweep_key = state.rng_key
         # Particles of one chain, and the chains of one ancestor, next to each other.
         flat = jax.tree.map(
             lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape((-1,) + leaf.shape[2:]), state.particles
         )
+        history = TemperedHistory(*state.history.T)
         log_normalizer, mixture_ess = state.log_normalizer, jnp.zeros_like(state.log_normalizer)
         if self.settings.num_sweeps:
             swept = sweep_particles(
-                sweep_key, flat, self.log_densities, self.settings, self._free_coordinates(flat)
+                state.rng_key,
+                state.num_steps + 1,
+                flat,
+                self.log_densities,
+                self.settings,
+                self._free_coordinates(flat),
             )
             flat, mixture_ess = swept.particles, swept.mixture_ess
             log_normalizer = combine_estimates(
-                state.log_normalizer, state.history, state.num_steps, swept, self.settings
+                state.log_normalizer, history, state.num_steps, swept, self.settings
             )
         return TemperedResult(
             position=flat.position,
@@ -253,7 +255,7 @@ class Program(NamedTuple):
             mixture_ess=mixture_ess,
             num_steps=state.num_steps,
             status=state.status,
-            history=state.history,
+            history=history,
         )
 
 
@@ -316,8 +318,3 @@ def tempered_smc(
     program = Program(draw_base, log_densities, settings, free, report)
     state = program.init(quick_key(rng_key))
     return program.result(program.advance(state, settings.max_temperatures))
-
-
-def quick_key(rng_key: Array) -> Array:
-    """Make a key of JAX's "rbg" kind, whose draws compile several times faster than the default."""
-    return jax.random.wrap_key_data(jax.random.bits(rng_key, (4,), jnp.uint32), impl="rbg")

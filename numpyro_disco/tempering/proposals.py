@@ -25,6 +25,7 @@ from jax.scipy.special import logsumexp
 
 from numpyro_disco._gaussians import cholesky_or_diagonal, component_distances
 from numpyro_disco._typing import Array
+from numpyro_disco.tempering.noise import signed_uniforms, to_normal
 from numpyro_disco.tempering.whitening import shrinkage
 
 MOST_COMPONENTS = 8
@@ -70,12 +71,13 @@ class Proposal(NamedTuple):
         """
         # One call for all that is random: each further call is slow to compile.
         dimension = len(self.free)
-        noise = jax.random.normal(rng_key, (num_draws, dimension + 3), self.means.dtype)
-        uniform = jax.scipy.special.ndtr(noise[:, dimension:])
+        signed = signed_uniforms(rng_key, (num_draws, dimension + 3), self.means.dtype)
+        uniform = 0.5 * (1 - signed[:, dimension:])
         wide = uniform[:, :1] < WIDE_SHARE
         cumulative = jnp.cumsum(jnp.exp(self.log_weights))
         component = (cumulative[:-1] < uniform[:, 1:2] * cumulative[-1]).sum(1)
-        noise = self.free * noise[:, :dimension] * jnp.where(wide, WIDE**0.5, 1.0)
+        normal = to_normal(signed[:, :dimension])
+        noise = self.free * normal * jnp.where(wide, WIDE**0.5, 1.0)
         steps = noise @ jnp.swapaxes(self.factors, 1, 2)
         chosen = jax.nn.one_hot(component, len(self.means), dtype=noise.dtype)
         shift = (chosen.T[:, :, None] * steps).sum(0)

@@ -15,39 +15,60 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import logsumexp
 
 from numpyro_disco._typing import Array
 
 
+def relative_weights(log_weights: Array) -> tuple[Array, Array]:
+    """Weights as exp(log_weights - scale), the largest of them 1, and this scale, shape ()."""
+    largest = log_weights.max()
+    log_scale = jnp.where(jnp.isfinite(largest), largest, 0.0)
+    return jnp.exp(log_weights - log_scale), log_scale
+
+
+def _power_sums(weights: Array) -> tuple[Array, Array]:
+    """Sums of the weights and of their squares.
+
+    They are one reduction because each further one is slow to compile.
+    """
+    total, square = jnp.stack([weights, weights**2], axis=1).sum(0)
+    return total, square
+
+
 def log_mean_exp(log_weights: Array) -> Array:
     """Log of the mean of exp(log_weights), shape () from shape (n,)."""
-    return logsumexp(log_weights) - jnp.log(log_weights.shape[0])
+    weights, log_scale = relative_weights(log_weights)
+    total, _ = _power_sums(weights)
+    return jnp.log(total / len(weights)) + log_scale
 
 
 def weight_ess(log_weights: Array) -> Array:
     """Effective sample size 1 / sum W_i^2, between 1 and n, or 0 if every weight is zero."""
-    ess = jnp.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights))
+    return ess_of_weights(relative_weights(log_weights)[0])
+
+
+def ess_of_weights(weights: Array) -> Array:
+    """The same from weights on any scale that neither overflows nor underflows."""
+    total, square = _power_sums(weights)
+    ess = total**2 / square
     return jnp.where(jnp.isnan(ess), 0.0, ess)
 
 
 def _at_positions(weights: Array, positions: Array) -> Array:
     """Particle at each position of the cumulative weights; positions increase within [0, 1)."""
     cumulative = jnp.cumsum(weights)
-    # Positions are relative to the end of the cumulative sum itself, and clipped, so that rounding
-    # cannot reach past the last particle with a positive weight.
-    last = len(weights) - 1 - jnp.argmax(weights[::-1] > 0)
-    return jnp.searchsorted(cumulative, positions * cumulative[-1], side="right").clip(max=last)
-
-
-def _normalized(log_weights: Array) -> Array:
-    weights = jnp.exp(log_weights - log_weights.max())
-    return weights / weights.sum()
+    # Positions are relative to the end of the cumulative sum itself, and stay below it, so that
+    # rounding cannot reach past the last particle with a positive weight.
+    below = 1 - jnp.finfo(weights.dtype).eps
+    places = jnp.minimum(positions, below) * cumulative[-1]
+    return jnp.searchsorted(cumulative, places, side="right").clip(max=len(weights) - 1)
 
 
 def _on_grid(log_weights: Array, num_draws: int, shift: Array) -> Array:
     """Particle at each point of a regular grid, moved up by `shift`, a share of its spacing."""
-    return _at_positions(_normalized(log_weights), (jnp.arange(num_draws) + shift) / num_draws)
+    return _at_positions(
+        relative_weights(log_weights)[0], (jnp.arange(num_draws) + shift) / num_draws
+    )
 
 
 def systematic(rng_key: Array, log_weights: Array, num_draws: int | None = None) -> Array:
@@ -100,7 +121,7 @@ def multinomial(rng_key: Array, log_weights: Array, num_draws: int | None = None
         Ancestor of each new particle, increasing integers of shape (m,).
     """
     num_draws = len(log_weights) if num_draws is None else num_draws
-    weights = _normalized(log_weights)
+    weights, _ = relative_weights(log_weights)
     # Ratios of partial sums of exponentials are distributed as sorted uniforms.
     gaps = jax.random.exponential(rng_key, (num_draws + 1,), weights.dtype)
     sums = jnp.cumsum(gaps)
@@ -120,7 +141,8 @@ def residual(rng_key: Array, log_weights: Array, num_draws: int | None = None) -
     """
     draw_key, shuffle_key = rng_key, jax.random.fold_in(rng_key, 1)
     num_draws = len(log_weights) if num_draws is None else num_draws
-    expected = num_draws * _normalized(log_weights)
+    weights, _ = relative_weights(log_weights)
+    expected = num_draws * weights / weights.sum()
     copies = jnp.floor(expected)
     certain = copies.sum().astype(int)
     left = expected - copies

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from numpyro_disco._typing import Array
-from numpyro_disco.tempering.resampling import weight_ess
+from numpyro_disco.tempering.resampling import ess_of_weights
 
 NUM_HALVINGS = 15
 """Bisections in the search for the next b, which find the step to within 0.3 %."""
@@ -61,11 +61,14 @@ def next_inverse_temperature(
     alive = jnp.maximum((log_ratio > -jnp.inf).sum(), 1)
     threshold = target_ess * jnp.minimum(alive, num_particles)
 
+    # Relative to the largest, so that weights do not overflow; all weights have the same factor.
+    centred = log_ratio - log_ratio.max()
+
     def halve(index: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         # The first trial is all that is left of the path. If it succeeds, the others repeat it.
         low, high = bracket
         middle = jnp.where(index == 0, high, 0.5 * (low + high))
-        enough = weight_ess(jnp.exp(middle) * log_ratio) >= threshold
+        enough = ess_of_weights(jnp.exp(jnp.exp(middle) * centred)) >= threshold
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
     whole = jnp.log(1 - current)

@@ -115,9 +115,10 @@ class State(NamedTuple):
     status: Array
     """One of the codes of `status.py`, shape ()."""
     rng_key: Array
-    """Random key for all that follows."""
-    history: TemperedHistory
-    """One row for each step."""
+    """Random key of the run; `draw_key` numbers the keys of its draws."""
+    history: Array
+    """The fields of `TemperedHistory`, one row for each step, NaN for steps that are not taken yet;
+    one array compiles faster than ten. Shape (max_temperatures, fields)."""
 
 
 class TemperedResult(NamedTuple):

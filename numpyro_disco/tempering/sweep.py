@@ -20,6 +20,7 @@ from jax.scipy.special import logsumexp
 from numpyro_disco._batching import in_batches
 from numpyro_disco._typing import Array
 from numpyro_disco.tempering.kernels import accept_probability, choose
+from numpyro_disco.tempering.noise import draw_key
 from numpyro_disco.tempering.proposals import Proposal, fit_proposal
 from numpyro_disco.tempering.resampling import log_mean_exp, weight_ess
 from numpyro_disco.tempering.schedule import LogDensities
@@ -89,6 +90,7 @@ class Sweeps(NamedTuple):
 
 def sweep_particles(
     rng_key: Array,
+    step: Array,
     particles: Particles,
     log_densities: LogDensities,
     settings: TemperingSettings,
@@ -97,7 +99,8 @@ def sweep_particles(
     """Fit mixtures to the particles, and propose their draws to the particles several times.
 
     Args:
-        rng_key: random key.
+        rng_key: random key of the run.
+        step: number of the step after the last, for the keys of the draws, shape ().
         particles: all particles at b = 1, flat.
         log_densities: log densities of base and target at one point.
         settings: settings of the run.
@@ -106,15 +109,16 @@ def sweep_particles(
     Returns:
         A `Swept`.
     """
+    draw_keys = jax.vmap(draw_key, (None, None, 0))
     halves = split_in_halves(particles, free)
     log_own, log_mean = halves.log_probs(halves.particles.position)
     log_weights = halves.particles.log_target - log_own
     log_mean_weight = log_mean_exp((halves.particles.log_target - log_mean).ravel())
 
     def body(sweeps: Sweeps) -> Sweeps:
-        sweep_key = jax.random.fold_in(rng_key, sweeps.num_done)
+        sweep_keys = draw_keys(rng_key, step, 2 * sweeps.num_done + jnp.arange(2))
         return sweep_once(
-            sweep_key, sweeps, halves, log_mean_weight, log_densities, settings.particles_at_once
+            sweep_keys, sweeps, halves, log_mean_weight, log_densities, settings.particles_at_once
         )
 
     def useful(sweeps: Sweeps) -> Array:
@@ -164,7 +168,7 @@ def join_halves(halves: Particles, particles: Particles) -> Particles:
 
 
 def sweep_once(
-    rng_key: Array,
+    rng_keys: Array,
     sweeps: Sweeps,
     halves: Halves,
     log_mean_weight: Array,
@@ -174,7 +178,7 @@ def sweep_once(
     """Propose one draw to every particle.
 
     Args:
-        rng_key: random key.
+        rng_keys: one random key for each half, shape (2,).
         sweeps: the progress so far.
         halves: the halves before the first sweep, with their mixtures.
         log_mean_weight: log of the mean weight target / q of the particles, shape ().
@@ -186,7 +190,7 @@ def sweep_once(
     """
     num_sweeps, _, half = sweeps.log_masses.shape
     draw = jax.vmap(Proposal.draw, (0, 0, None))
-    drawn, uniform = draw(halves.proposals, jax.random.split(rng_key), half)
+    drawn, uniform = draw(halves.proposals, rng_keys, half)
     log_base, log_target = in_batches(
         jax.vmap(log_densities), drawn.reshape((2 * half, -1)), particles_at_once
     )

@@ -105,9 +105,12 @@ def tune(
     """
     probability = outcome.acceptance
     reward = jnp.where(probability > 0, probability * outcome.jump, 0.0)
-    total = reward.sum()
-    both_slope = (reward * outcome.jitter).sum() / (STEP_SPREAD**2 * total)
-    length_slope = jnp.where(probability > 0, probability * outcome.growth, 0.0).sum() / total
+    gain = jnp.where(probability > 0, probability * outcome.growth, 0.0)
+    # One reduction instead of four, which compile slowly.
+    columns = jnp.stack([reward, reward * outcome.jitter, gain, probability], axis=1)
+    total, both, growth, accepted = columns.sum(0)
+    both_slope = both / (STEP_SPREAD**2 * total)
+    length_slope = growth / total
     if kernel == "hmc":
         # With the largest number of leapfrog steps the cost is fixed: only the jump counts.
         step = both_slope - length_slope + 1
@@ -116,7 +119,7 @@ def tune(
     else:
         # A move costs one evaluation whatever its step size: only the jump counts.
         step, length = both_slope, jnp.zeros_like(length_slope)
-    failed = (probability.mean() < LEAST_TUNED) | ~jnp.isfinite(both_slope + length_slope)
+    failed = (accepted / len(probability) < LEAST_TUNED) | ~jnp.isfinite(both_slope + length_slope)
     step = jnp.where(failed, -LARGEST_CHANGE, GAIN * step)
     length = jnp.where(failed, 0.0, GAIN * length)
     log_step = tuning.log_step + jnp.clip(step, -LARGEST_CHANGE, LARGEST_CHANGE)

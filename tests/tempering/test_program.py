@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from numpyro_disco.tempering.program import Program, quick_key, tempered_smc
+from numpyro_disco.tempering.noise import quick_key
+from numpyro_disco.tempering.program import Program, tempered_smc
 from numpyro_disco.tempering.settings import TemperingSettings
 from numpyro_disco.tempering.status import COLLAPSED, CONVERGED, NON_FINITE, RUNNING
 
