@@ -141,6 +141,24 @@ def with_batch_shape(distribution: _D, batch_shape: tuple[int, ...]) -> _D:
 # -- samplers ----------------------------------------------------------------------------------
 
 
+class StableDistribution(Distribution):
+    """A distribution whose leaves have the same order in every process.
+
+    NumPyro collects the names of the fields in a set, whose order differs from process to process.
+    Processes that share one program, and programs that are kept on disk, need one order.
+    """
+
+    @classmethod
+    def gather_pytree_data_fields(cls) -> tuple[str, ...]:
+        """Names of the fields that hold arrays, sorted."""
+        return tuple(sorted(super().gather_pytree_data_fields()))
+
+    @classmethod
+    def gather_pytree_aux_fields(cls) -> tuple[str, ...]:
+        """Names of the other fields, sorted."""
+        return tuple(sorted(super().gather_pytree_aux_fields()))
+
+
 class ModelHolder(MCMCKernel):
     """A stand-in for a kernel: `MCMC` and ArviZ ask it for a model and the name of its samples.
 

@@ -1,5 +1,8 @@
 """The names borrowed from NumPyro mean what this package relies on, one test for each."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -204,3 +207,23 @@ def test_stored_draws_are_what_an_mcmc_returns():
     # A second run replaces the flattened draws of the first.
     _numpyro.store_draws(mcmc, (), {}, {"scale": jnp.zeros((2, 3))}, {})
     np.testing.assert_array_equal(mcmc.get_samples()["scale"], jnp.zeros(6))
+
+
+def test_leaves_have_one_order_in_every_process():
+    code = (
+        "import numpyro_disco as disco, numpy as np;"
+        "q = disco.MixtureReference(np.ones(1), np.zeros((1, 2)), np.eye(2)[None]);"
+        "p = disco.EnergyDistribution(lambda x: x @ x, q);"
+        "print(type(q).gather_pytree_data_fields(), type(p).gather_pytree_data_fields())"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2)
+    }
+    assert len(printed) == 1 and "log_weights" in printed.pop()

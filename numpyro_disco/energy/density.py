@@ -9,10 +9,10 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_names, check_positive
-from numpyro_disco._numpyro import validate_sample
+from numpyro_disco._numpyro import StableDistribution, validate_sample
 from numpyro_disco._typing import Array, ArrayLike, EnergyFn
 from numpyro_disco.energy.guard import guard
 from numpyro_disco.energy.learned import as_pytree_callable
@@ -29,7 +29,7 @@ from numpyro_disco.supports.clamped import StandardizedVector
 from numpyro_disco.supports.coordinates import CoordinateSupports
 
 
-class EnergyDensity(Distribution):
+class EnergyDensity(StableDistribution):
     """An unnormalised density exp(-E(x)), some of whose coordinates may be clamped.
 
     `EnergyDistribution` adds conditioning, tempering and draws, and documents the arguments.

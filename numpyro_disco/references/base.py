@@ -6,9 +6,10 @@ from typing import NamedTuple, Self
 
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import constraints
 
 from numpyro_disco._gaussians import floating
+from numpyro_disco._numpyro import StableDistribution
 from numpyro_disco._typing import Array, ArrayLike
 
 
@@ -49,7 +50,7 @@ def host_draws(rng: np.random.Generator, components: Components, num_draws: int)
     return np.concatenate(parts)[rng.permutation(num_draws)]
 
 
-class Reference(Distribution):
+class Reference(StableDistribution):
     """A normalised density over D coordinates that can be sampled and conditioned exactly.
 
     The implementations are `GaussianReference` and `MixtureReference`. Both are NumPyro
@@ -61,15 +62,6 @@ class Reference(Distribution):
     """
 
     observed: Array | None
-
-    @classmethod
-    def gather_pytree_data_fields(cls) -> tuple[str, ...]:
-        """Names of the fields that hold arrays, in the same order in every process.
-
-        NumPyro collects them in a set. Processes that share one program, and programs that are kept
-        on disk, need one order.
-        """
-        return tuple(sorted(super().gather_pytree_data_fields()))
 
     @property
     def support(self) -> constraints.Constraint:

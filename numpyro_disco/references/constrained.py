@@ -11,12 +11,13 @@ from typing import Any
 import jax.numpy as jnp
 from numpyro.distributions import Distribution, constraints
 
+from numpyro_disco._numpyro import StableDistribution
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.references.base import Reference
 from numpyro_disco.supports.coordinates import CoordinateSupports
 
 
-class ConstrainedReference(Distribution):
+class ConstrainedReference(StableDistribution):
     """The normalised density of x = T(y), for y drawn from a reference; conditioned exactly.
 
     Args:
