@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+# Several loops are fused by LLVM rather than one by one by MLIR.
+_FUSE_BY_LLVM: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
 _OPTIONS: dict[str, Any] = {
     # LLVM's first level of optimisation; matrix products are calls into Eigen at any level.
     "xla_backend_optimization_level": 1,
@@ -19,7 +21,7 @@ _OPTIONS: dict[str, Any] = {
 
 
 @cache
-def compiler_options() -> dict[str, Any]:
+def compiler_options(*, fuse_by_llvm: bool = True) -> dict[str, Any]:
     """Options of XLA that shorten compilation and leave the time of a run as it is.
 
     They apply to CPUs only, and only as far as this version of XLA knows them. JAX accepts them
@@ -27,12 +29,17 @@ def compiler_options() -> dict[str, Any]:
 
         jax.jit(function, compiler_options=compiler_options())
 
+    Args:
+        fuse_by_llvm: also leave the fusion of loops to LLVM. This shortens compilation further, but
+            it slows a program that evaluates energies at very many points.
+
     Returns:
         A dict for the argument `compiler_options` of `jax.jit`; empty where no option applies.
     """
     if jax.default_backend() != "cpu":
         return {}
-    return {name: value for name, value in _OPTIONS.items() if _is_known({name: value})}
+    options = _OPTIONS | (_FUSE_BY_LLVM if fuse_by_llvm else {})
+    return {name: value for name, value in options.items() if _is_known({name: value})}
 
 
 def _is_known(options: dict[str, Any]) -> bool:

@@ -129,7 +129,11 @@ def weighted_blocks(
 @cache
 def compiled_blocks() -> Callable[..., tuple[Array, Array]]:
     """`weighted_blocks` as one compiled program, made once the devices are known."""
-    return jax.jit(weighted_blocks, static_argnames="supports", compiler_options=compiler_options())
+    return jax.jit(
+        weighted_blocks,
+        static_argnames="supports",
+        compiler_options=compiler_options(fuse_by_llvm=False),
+    )
 
 
 class Judgement(NamedTuple):
@@ -226,7 +230,9 @@ def log_integral(log_weights: np.ndarray, num_groups: int) -> tuple[float, float
     return float(np.log(total) + largest), float(error)
 
 
-def resample(generator: np.random.Generator, log_weights: np.ndarray, num_samples: int) -> Array:
+def resample(
+    generator: np.random.Generator, log_weights: np.ndarray, num_samples: int
+) -> np.ndarray:
     """Systematic resampling, in random order.
 
     Args:

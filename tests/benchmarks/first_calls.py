@@ -209,8 +209,8 @@ def imputed(prior: disco.EnergyDistribution, sizes: Sizes) -> float:
 
 def small_fit(sizes: Sizes) -> disco.FitResult:
     """A fit of a small table."""
-    steps = {} if sizes.fit_steps is None else {"num_steps": sizes.fit_steps}
-    return disco.fit(jax.random.key(0), table(sizes.num_rows), progress_bar=False, **steps)
+    rows = table(sizes.num_rows)
+    return disco.fit(jax.random.key(0), rows, num_steps=sizes.fit_steps, progress_bar=False)
 
 
 def prepare(line: str, sizes: Sizes) -> Callable[[], Any]:
@@ -224,13 +224,14 @@ def prepare(line: str, sizes: Sizes) -> Callable[[], Any]:
     if line == "report":
         return small_fit(sizes).report
     prior = learned_prior()
-    return {
+    calls: dict[str, Callable[[], Any]] = {
         "blackjax_learned": partial(blackjax_learned, prior, sizes),
         "learned": partial(tempered, learned_model(prior), np.nan, sizes),
         "sample_conditional": partial(conditional, prior, sizes),
         "impute": partial(imputed, prior, sizes),
         "normalize": partial(prior.normalize, jax.random.key(0)),
-    }[line]
+    }
+    return calls[line]
 
 
 LINES = {
@@ -255,9 +256,9 @@ def measure(line: str, sizes: Sizes) -> First:
     call = prepare(line, sizes)
     seconds: list[float] = []
 
-    def listen(name: str, duration: float, **_: Any) -> None:
-        if name == COMPILED:
-            seconds.append(duration)
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        if event == COMPILED:
+            seconds.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     start, processor = time.perf_counter(), time.process_time()

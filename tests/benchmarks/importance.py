@@ -54,8 +54,8 @@ def seconds(function: Callable[[], Any], repeats: int) -> float:
 def learned(name: str, args: argparse.Namespace) -> tuple[disco.EnergyDistribution, np.ndarray]:
     """A prior learned from one table, and rows with missing entries that it has not seen."""
     rows = np.random.default_rng(0).permutation(TABLES[name]())
-    settings = {"num_steps": 100} if args.small else {}
-    fit = disco.fit(KEY, rows[: args.train], progress_bar=False, **settings)
+    num_steps = 100 if args.small else None
+    fit = disco.fit(KEY, rows[: args.train], num_steps=num_steps, progress_bar=False)
     table = rows[args.train : args.train + args.rows].copy()
     table[np.random.default_rng(1).random(table.shape) < 1 / 3] = np.nan
     return fit.distribution, table
@@ -104,6 +104,8 @@ def measure(name: str, args: argparse.Namespace) -> str:
     whole = np.full((16, table.shape[1]), np.nan)
     tempered_z, (_, log_z, _) = tempered(prior, whole, drawing.Request(0, 1024))
     normalized = prior.normalize(KEY)
+    assert normalized.log_normalizer is not None and normalized.log_normalizer_error is not None
+    ours_log_z, error = float(normalized.log_normalizer), float(normalized.log_normalizer_error)
     ours_z = seconds(lambda: prior.normalize(KEY).log_normalizer, args.repeats)
     runs = np.exp(np.asarray(log_z, np.float64))
     return (
@@ -111,7 +113,7 @@ def measure(name: str, args: argparse.Namespace) -> str:
         f"{part_seconds / len(part) * len(table) / ours:.1f} | "
         f"{(info.method == 'importance').mean():.1%} | {accuracy:.3f} | "
         f"{tempered_z / ours_z:.1f} | "
-        f"{float(normalized.log_normalizer):.3f} ± {float(normalized.log_normalizer_error):.3f} | "
+        f"{ours_log_z:.3f} ± {error:.3f} | "
         f"{np.log(runs.mean()):.3f} ± {runs.std(ddof=1) / 4 / runs.mean():.3f} |"
     )
 
