@@ -42,8 +42,8 @@ class Coordinate(Distribution):
     @property
     def support(self) -> constraints.Constraint:
         """The coordinate's support; the unconstrained coordinate is standardised."""
-        vector = self.prior.support
-        loc, scale = vector.loc[..., self.index], vector.scale[..., self.index]
+        loc, scale = self.prior.location_and_scale
+        loc, scale = loc[..., self.index], scale[..., self.index]
         return StandardizedReal(loc, scale, self.prior.coordinate_supports.select([self.index]))
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
