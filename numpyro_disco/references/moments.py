@@ -46,8 +46,8 @@ def conditional_moments(
             it alone: where rows share a pattern, an axis of length 1 computes them once.
 
     Returns:
-        Mean (..., D) and covariance (..., D, D). Observed coordinates have their values and zero
-        covariance.
+        Mean (..., D) and covariance (..., D, D). Observed coordinates have their values and, up
+        to rounding, zero covariance.
     """
     means, covariances, log_densities = condition_gaussian(
         components.means,

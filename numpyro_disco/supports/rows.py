@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import biject_to, constraints, transforms
 
-from numpyro_disco._gaussians import log_diagonal, multiply, solve
+from numpyro_disco._gaussians import log_diagonal, solve
 from numpyro_disco._typing import Array
 from numpyro_disco.supports.coordinates import CoordinateSupports, all_equal
 
@@ -94,35 +94,23 @@ class RowsTransform(_Rows, transforms.Transform):
         return StandardizedRows(self.loc, self.factors, self.sizes, self.base)
 
     @property
-    def _slots(self) -> np.ndarray | None:
-        """Place of each number among the padded rows, shape (N,); None where nothing is padded."""
-        width = self.factors.shape[-1]
-        within = np.arange(width) < np.asarray(self.sizes, int)[:, None]
-        return None if within.all() else np.flatnonzero(within)
+    def _entries(self) -> tuple[np.ndarray, np.ndarray]:
+        """The row of each number, and its position in the row, shape (N,) each."""
+        sizes = np.asarray(self.sizes, int)
+        start = np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return np.repeat(np.arange(len(sizes)), sizes), np.arange(sizes.sum()) - start
 
-    def _spread(self, flat: Array) -> Array:
-        """Numbers as padded rows, shape (..., N) to (..., rows, M)."""
-        slots, shape = self._slots, self.factors.shape[:-1]
-        batch = flat.shape[:-1]
-        if slots is not None:
-            padded = jnp.zeros((*batch, shape[0] * shape[1]), flat.dtype)
-            flat = padded.at[..., slots].set(
-                flat, indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds"
-            )
-        return flat.reshape(*batch, *shape)
-
-    def _collect(self, rows: Array) -> Array:
-        """Padded rows as numbers, the inverse of `_spread`."""
-        slots = self._slots
-        flat = rows.reshape(*rows.shape[:-2], -1)
-        if slots is None:
-            return flat
-        return flat.at[..., slots].get(
-            indices_are_sorted=True, unique_indices=True, mode="promise_in_bounds"
-        )
-
-    def _unconstrained(self, x: Any) -> Array:
-        return self.loc + self._collect(multiply(self.factors, self._spread(x)))
+    def _unconstrained(self, x: Array) -> Array:
+        # Rows follow each other, so all L_i together are one lower-triangular band matrix. Products
+        # with its diagonals take neither a gather nor a scatter, which are slow on CPUs.
+        row, position = self._entries
+        y = self.loc
+        for offset in range(self.factors.shape[-1]):
+            within = position >= offset
+            diagonal = self.factors[row, position, np.maximum(position - offset, 0)] * within
+            before = [(0, 0)] * (x.ndim - 1) + [(offset, 0)]
+            y = y + diagonal * jnp.pad(x[..., : x.shape[-1] - offset], before)
+        return y
 
     def __call__(self, x: Any) -> Array:
         """Map unconstrained numbers to the user's units, (..., N) to (..., N)."""
@@ -130,11 +118,14 @@ class RowsTransform(_Rows, transforms.Transform):
 
     def _inverse(self, y: Any) -> Array:
         y = self.base.unconstrain(y) - self.loc
-        return self._collect(solve(self.factors, self._spread(y)))
+        row, position = self._entries
+        rows = jnp.zeros((*y.shape[:-1], *self.factors.shape[:-1]), y.dtype)
+        rows = rows.at[..., row, position].set(y)
+        return solve(jnp.asarray(self.factors), rows)[..., row, position]
 
     def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> Array:
         """Sum over rows of the log determinant of L_i, plus the sum of log |dT/dy|."""
-        log_det = log_diagonal(self.factors).sum()
+        log_det = log_diagonal(jnp.asarray(self.factors)).sum()
         if not self.base.real:
             log_det = log_det + self.base.log_dets(self._unconstrained(x), y).sum(-1)
         return jnp.broadcast_to(log_det, jnp.shape(y)[:-1])
