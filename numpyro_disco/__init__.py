@@ -9,6 +9,7 @@ from numpyro_disco.energy.drawing import DrawInfo
 from numpyro_disco.energy.guard import NormalizerError
 from numpyro_disco.energy.imputation import impute
 from numpyro_disco.models.arviz import to_arviz
+from numpyro_disco.models.refresh import RowRefresh
 from numpyro_disco.models.sites import sample, site_values
 from numpyro_disco.models.tempered_smc import TemperedSMC
 from numpyro_disco.references.base import Reference
@@ -69,6 +70,7 @@ __all__ = [
     "Reference",
     "Report",
     "ReportLine",
+    "RowRefresh",
     "SavedFit",
     "Sliced",
     "TemperedHistory",

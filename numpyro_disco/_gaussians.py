@@ -55,6 +55,22 @@ def inverse_factor(triangular: Array, *, lower: bool = True) -> Array:
     return jsl.solve_triangular(triangular, eye, lower=lower)
 
 
+def multiply(triangular: Array, x: Array) -> Array:
+    """Products of triangular matrices (..., d, d) and vectors (..., d), whose axes broadcast."""
+    # Many small products in one fused loop; a batch of matrix products would call a library for
+    # each of them.
+    return (triangular * x[..., None, :]).sum(-1)
+
+
+def solve(triangular: Array, x: Array) -> Array:
+    """Solutions z of L z = x, for lower-triangular L (..., d, d) and vectors x (..., d)."""
+    shape = jnp.broadcast_shapes(triangular.shape[:-1], x.shape)
+    triangular = jnp.broadcast_to(triangular, (*shape, shape[-1]))
+    return jsl.solve_triangular(triangular, jnp.broadcast_to(x, shape)[..., None], lower=True)[
+        ..., 0
+    ]
+
+
 def log_diagonal(triangular: Array) -> Array:
     """Logs of the absolute diagonal entries, shape (..., D); they sum to the log determinant."""
     return jnp.log(jnp.abs(jnp.diagonal(triangular, axis1=-2, axis2=-1)))

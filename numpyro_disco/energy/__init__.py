@@ -21,6 +21,7 @@ The modules:
 
 - `density`: energy, score and log density at points; `requirements`, the checks of its parts;
   `stacking`, evaluation under `scan` and `vmap`.
+- `coordinates`: the unconstrained coordinates in which samplers move.
 - `distribution`: `EnergyDistribution`, which adds conditioning, tempering and draws to the density.
 - `guard`: `NormalizerError`, raised where an unknown normaliser would matter.
 - `pattern`: `Pattern`, the one parser of observations.

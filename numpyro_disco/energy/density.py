@@ -14,6 +14,7 @@ from numpyro.distributions import constraints
 from numpyro_disco._checks import check_names, check_positive
 from numpyro_disco._numpyro import StableDistribution, validate_sample
 from numpyro_disco._typing import Array, ArrayLike, EnergyFn
+from numpyro_disco.energy.coordinates import unconstrained_coordinates
 from numpyro_disco.energy.guard import guard
 from numpyro_disco.energy.learned import as_pytree_callable
 from numpyro_disco.energy.requirements import (
@@ -101,10 +102,39 @@ class EnergyDensity(StableDistribution):
     def support(self) -> constraints.Constraint:
         """The supports of the coordinates, restricted to the clamped values if there are any.
 
-        Its unconstrained coordinates are standardised.
+        Its unconstrained coordinates are those of the reference's conditional, see `coordinates`.
         """
+        values = np.zeros(self.loc.shape) if self.values is None else self.values
+        loc, factor = self.coordinates(values, np.asarray(self.observed))
+        return StandardizedVector(loc, factor, self.values, self.observed, self.coordinate_supports)
+
+    @property
+    def location_and_scale(self) -> tuple[Array, Array]:
+        """Location and scale of each coordinate, with axes that broadcast with a batch."""
         loc, scale = (beside_batch(leaf, *self._batch_axes) for leaf in (self.loc, self.scale))
-        return StandardizedVector(loc, scale, self.values, self.observed, self.coordinate_supports)
+        return loc, scale
+
+    def coordinates(self, values: ArrayLike, observed: ArrayLike) -> tuple[Array, Array]:
+        """Unconstrained coordinates u of rows, y = loc + factor @ u, nearly standard normal.
+
+        Args:
+            values: array (..., D) in the user's units; entries of free coordinates are ignored.
+            observed: boolean array (..., D), traced or not.
+
+        Returns:
+            Location (..., D) and lower-triangular factor (..., D, D), from the mean and covariance
+            of the reference given the observed coordinates. These have the location and scale of
+            the prior.
+        """
+        return unconstrained_coordinates(
+            self.joint_reference,
+            self.loc,
+            self.scale,
+            values,
+            observed,
+            supports=self.coordinate_supports,
+            stack=self._batch_axes[0],
+        )
 
     @property
     def reference(self) -> Reference | ConstrainedReference:

@@ -13,13 +13,15 @@ a latent entry of the site "x.missing" and is inferred with everything else in t
 
 NumPyro's samplers then run on the model unchanged. `TemperedSMC` is an alternative to them that
 finds several modes and estimates the evidence. It starts from a base (priors, and references in
-the place of learned priors) and moves its draws to the posterior in steps.
+the place of learned priors) and moves its draws to the posterior in steps. `RowRefresh` adds moves
+between modes to NUTS.
 
 Which file owns what:
 
 - `sites.py`: `sample` and `site_values`, the sites that a learned prior has in a model.
 - `coordinate.py`: the distribution of one coordinate's site.
-- `missing.py`: the distributions of missing entries.
+- `missing.py`: the distributions of missing entries; `entries.py`, the coordinates they move in.
+- `refresh.py`: `RowRefresh`, NUTS with fresh draws from references.
 - `structure.py`: the sites of a model, read once.
 - `groups.py`: coordinate sites that start together.
 - `bases.py`: where sites start, and the checks of `base=`.

@@ -10,15 +10,20 @@ import copy
 from typing import Any
 
 import jax.numpy as jnp
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import constraints
 
-from numpyro_disco._numpyro import promote_batch_shape, validate_sample, with_batch_shape
+from numpyro_disco._numpyro import (
+    StableDistribution,
+    promote_batch_shape,
+    validate_sample,
+    with_batch_shape,
+)
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.supports.clamped import StandardizedReal
 
 
-class Coordinate(Distribution):
+class Coordinate(StableDistribution):
     """One coordinate of an `EnergyDistribution`, with log density 0.
 
     Args:
@@ -42,8 +47,8 @@ class Coordinate(Distribution):
     @property
     def support(self) -> constraints.Constraint:
         """The coordinate's support; the unconstrained coordinate is standardised."""
-        vector = self.prior.support
-        loc, scale = vector.loc[..., self.index], vector.scale[..., self.index]
+        loc, scale = self.prior.location_and_scale
+        loc, scale = loc[..., self.index], scale[..., self.index]
         return StandardizedReal(loc, scale, self.prior.coordinate_supports.select([self.index]))
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:

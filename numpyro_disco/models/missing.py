@@ -23,10 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution, Normal, constraints
 
-from numpyro_disco._numpyro import validate_sample
+from numpyro_disco._numpyro import StableDistribution, validate_sample
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
+from numpyro_disco.models.entries import row_coordinates
 from numpyro_disco.supports.clamped import StandardizedVector
+from numpyro_disco.supports.rows import StandardizedRows
 
 NOT_DRAWN = (
     "The missing entries of a table are inferred with the rest of the model: run MCMC, SVI or "
@@ -34,7 +36,7 @@ NOT_DRAWN = (
 )
 
 
-class MissingEntries(Distribution):
+class MissingEntries(StableDistribution):
     """The missing entries of a table as one vector, given the observed ones.
 
     `log_prob` is the sum of the rows' joint log densities, unnormalised unless the prior is
@@ -48,13 +50,15 @@ class MissingEntries(Distribution):
     """
 
     arg_constraints: dict[str, Any] = {}
-    pytree_data_fields = ("prior", "values")
-    pytree_aux_fields = ("places", "table_shape", "rows")
+    pytree_data_fields = ("prior", "values", "loc", "factors")
+    pytree_aux_fields = ("places", "table_shape", "rows", "sizes")
 
     places: tuple[int, ...]
     """Positions of the missing entries in the flattened table."""
     table_shape: tuple[int, ...]
     """Shape of the table, (..., D)."""
+    sizes: tuple[int, ...]
+    """Number of missing entries of each row that has any."""
 
     def __init__(
         self,
@@ -65,7 +69,8 @@ class MissingEntries(Distribution):
     ) -> None:
         self.prior, self.values, self.rows = prior, values, rows
         self.table_shape = observed.shape
-        self.places = tuple(int(i) for i in np.flatnonzero(~observed))
+        self.places = tuple(np.flatnonzero(~observed).tolist())
+        self.loc, self.factors, self.sizes = row_coordinates(prior, values, observed)
         super().__init__((), (len(self.places),))
 
     @property
@@ -75,15 +80,14 @@ class MissingEntries(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """The support of each entry's column; unconstrained entries are standardised."""
+        """The support of each entry's column.
+
+        The unconstrained coordinates of a row are those of the reference given its observed
+        entries.
+        """
         columns = np.asarray(self.places) % self.table_shape[-1]
-        return StandardizedVector(
-            self.prior.loc[..., columns],
-            self.prior.scale[..., columns],
-            None,
-            (False,) * len(columns),
-            self.prior.coordinate_supports.select(columns),
-        )
+        supports = self.prior.coordinate_supports.select(columns)
+        return StandardizedRows(self.loc, self.factors, self.sizes, supports)
 
     def complete(self, value: ArrayLike) -> Array:
         """Fill the missing entries with `value`, shape (..., num_missing) to (..., *table)."""
@@ -108,7 +112,7 @@ class MissingEntries(Distribution):
         return MissingEntriesReference(self)
 
 
-class MissingEntriesReference(Distribution):
+class MissingEntriesReference(StableDistribution):
     """The reference's conditional of the missing entries of a table, as one vector.
 
     Args:
@@ -145,7 +149,7 @@ class MissingEntriesReference(Distribution):
         return _sum_rows(self._rows.log_prob(self.parent.complete(value)), value)
 
 
-class PaddedEntries(Distribution):
+class PaddedEntries(StableDistribution):
     """One value for every entry of each row, where compiled code cannot know which are missing.
 
     The value of a missing entry is that entry. The value of an observed entry is padding: an
@@ -159,10 +163,11 @@ class PaddedEntries(Distribution):
     """
 
     arg_constraints: dict[str, Any] = {}
-    pytree_data_fields = ("prior", "values", "observed")
+    pytree_data_fields = ("prior", "values", "observed", "loc", "factor")
 
     def __init__(self, prior: EnergyDistribution, values: Array, observed: Array) -> None:
         self.prior, self.values, self.observed = prior, values, observed
+        self.loc, self.factor = prior.coordinates(values, observed)
         super().__init__(values.shape[:-1], values.shape[-1:])
 
     @property
@@ -177,8 +182,13 @@ class PaddedEntries(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """The support of the prior."""
-        return self.prior.support
+        """The support of the prior.
+
+        The unconstrained coordinates of a row are those of the reference given its observed
+        entries. Padding is standard normal in them.
+        """
+        columns, prior = (False,) * len(self.prior.names), self.prior
+        return StandardizedVector(self.loc, self.factor, None, columns, prior.coordinate_supports)
 
     def complete(self, value: ArrayLike) -> Array:
         """Fill the missing entries of the rows with those of `value`, shape (..., D)."""
@@ -209,7 +219,7 @@ class PaddedEntries(Distribution):
         return PaddedEntriesReference(self)
 
 
-class PaddedEntriesReference(Distribution):
+class PaddedEntriesReference(StableDistribution):
     """The reference's conditional of the missing entries of each row, with padding elsewhere.
 
     Args:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 
 from numpyro_disco._numpyro import active_handlers, handlers_that_observe, only_handlers
@@ -189,7 +190,9 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
     if any(prior.observed):
         raise ValueError("Expected an unclamped prior with `obs`: put the values into the table.")
     _check_handlers(name, [f"{name}.missing"])
-    values = jnp.asarray(pattern.values, prior.loc.dtype)
+    # Under `jit` a conversion by JAX would trace concrete values.
+    convert = jnp.asarray if isinstance(pattern.values, jax.core.Tracer) else np.asarray
+    values: Any = convert(pattern.values, prior.loc.dtype)
     traced = isinstance(observed, jax.core.Tracer)
     subsampled = any(plate.subsample_size != plate.size for plate in _plates())
     if padded is False and (traced or subsampled):
@@ -205,7 +208,7 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
     with _outside_plates():
         if observed.all():
             numpyro.factor(f"{name}.log_prob", prior.log_prob(values).sum())
-            return values
+            return jnp.asarray(values)
         fn = MissingEntries(prior, values, observed, pattern.labels)
         return fn.complete(numpyro.sample(f"{name}.missing", fn))
 

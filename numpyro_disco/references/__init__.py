@@ -18,6 +18,7 @@ Which part to use:
 - `MixtureFit`: the settings with which `fit` chooses and fits such a mixture.
 - `constrained.ConstrainedReference`: either of the two for coordinates with bounds, in the
   user's units. `EnergyDistribution.reference` returns one; you rarely construct it yourself.
+- `moments`: mean and covariance given any coordinates, from which samplers get their units.
 - `redraws`: draws given part of a point, along directions that need not be coordinate axes; the
   contrastive objective uses them.
 

@@ -103,8 +103,10 @@ class GaussianReference(Reference):
 
     def components(self) -> Components:
         """One component of weight 1."""
+        # The shapes of the arrays count axes along which `vmap` has stacked them, too.
+        batch = jnp.broadcast_shapes(self.mean_.shape[:-1], self.covariance.shape[:-2])
         return Components(
-            jnp.zeros((*self.batch_shape, 1), self.mean_.dtype),
+            jnp.zeros((*batch, 1), self.mean_.dtype),
             self.mean_[..., None, :],
             self.covariance[..., None, :, :],
             self.whitener[..., None, :, :],

@@ -3,9 +3,10 @@
 The support of a clamped prior is a subspace: vectors of D numbers, some of them fixed. Its
 unconstrained space has one dimension for each *free* coordinate,
 
-    x_free = T(loc_free + scale_free * u),    x_fixed = values_fixed,
+    x_free = T(loc_free + L u),    x_fixed = values_fixed,
 
-so a sampler moves in as many dimensions as there are unknowns, at the scale of the data.
+with L a lower-triangular matrix, so a sampler moves in as many dimensions as there are unknowns,
+at the scale of the data and along their correlations.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import biject_to, constraints, transforms
 
+from numpyro_disco._gaussians import log_diagonal, multiply, solve
 from numpyro_disco._typing import Array
 from numpyro_disco.supports.coordinates import CoordinateSupports, all_equal
 
@@ -62,12 +64,12 @@ class _Clamped:
     def __init__(
         self,
         loc: Array,
-        scale: Array,
+        factor: Array,
         values: Array | None,
         observed: tuple[bool, ...],
         base: CoordinateSupports | None = None,
     ) -> None:
-        self.loc, self.scale, self.values, self.observed = loc, scale, values, observed
+        self.loc, self.factor, self.values, self.observed = loc, factor, values, observed
         self.base = (
             CoordinateSupports((constraints.real,) * len(observed)) if base is None else base
         )
@@ -78,11 +80,11 @@ class _Clamped:
             return False
         if (self.observed, self.base) != (other.observed, other.base):
             return False
-        return all_equal(self, other, ("loc", "scale", "values"), static)
+        return all_equal(self, other, ("loc", "factor", "values"), static)
 
     def tree_flatten(self) -> tuple[Any, Any]:
-        """Location, scale and values are leaves; which coordinates are fixed is static."""
-        names = ("loc", "scale", "values")
+        """Location, factor and values are leaves; which coordinates are fixed is static."""
+        names = ("loc", "factor", "values")
         static = {"observed": self.observed, "base": self.base}
         return tuple(getattr(self, n) for n in names), (names, static)
 
@@ -92,7 +94,8 @@ class StandardizedVector(_Clamped, constraints.Constraint):
 
     Args:
         loc: location in unconstrained space, shape (..., D).
-        scale: positive scale in unconstrained space, shape (..., D).
+        factor: lower-triangular matrix L in unconstrained space with a positive diagonal, shape
+            (..., D, D). Rows and columns of fixed coordinates are ignored.
         values: the fixed values in the user's units, shape (..., D), ignored where free; None if
             nothing is fixed.
         observed: D booleans, true for fixed coordinates. They determine shapes, so they are static.
@@ -101,7 +104,7 @@ class StandardizedVector(_Clamped, constraints.Constraint):
     Example:
         >>> import jax.numpy as jnp
         >>> values = jnp.array([0.0, 5.0, 0.0])
-        >>> support = StandardizedVector(jnp.zeros(3), jnp.ones(3), values, (False, True, False))
+        >>> support = StandardizedVector(jnp.zeros(3), jnp.eye(3), values, (False, True, False))
         >>> biject_to(support)(jnp.zeros(2)).shape
         (3,)
     """
@@ -128,7 +131,7 @@ class StandardizedVector(_Clamped, constraints.Constraint):
 
 
 class ClampedTransform(_Clamped, transforms.Transform):
-    """The map from u to vectors: T(loc + scale * u) where free, and the fixed values elsewhere.
+    """The map from u to vectors: T(loc + L u) where free, and the fixed values elsewhere.
 
     The Jacobian is that of the free coordinates. The arguments are those of `StandardizedVector`.
     """
@@ -138,7 +141,7 @@ class ClampedTransform(_Clamped, transforms.Transform):
     @property
     def codomain(self) -> constraints.Constraint:
         """The vectors with the same coordinates fixed."""
-        return StandardizedVector(self.loc, self.scale, self.values, self.observed, self.base)
+        return StandardizedVector(self.loc, self.factor, self.values, self.observed, self.base)
 
     @property
     def _free(self) -> np.ndarray:
@@ -148,12 +151,16 @@ class ClampedTransform(_Clamped, transforms.Transform):
     def _free_base(self) -> CoordinateSupports:
         return self.base.select(self._free) if any(self.observed) else self.base
 
-    def _unconstrained(self, x: Any) -> Array:
+    @property
+    def _free_factor(self) -> Array:
         free = self._free
-        return self.loc[..., free] + self.scale[..., free] * x
+        return self.factor[..., free[:, None], free] if any(self.observed) else self.factor
+
+    def _unconstrained(self, x: Any) -> Array:
+        return self.loc[..., self._free] + multiply(self._free_factor, x)
 
     def __call__(self, x: Any) -> Array:
-        """Map the free standardised coordinates to whole vectors, (..., free) to (..., D)."""
+        """Map the free unconstrained coordinates to whole vectors, (..., free) to (..., D)."""
         free = self._free
         self.forward_shape(jnp.shape(x))
         moved = self._free_base.constrain(self._unconstrained(x))
@@ -166,12 +173,12 @@ class ClampedTransform(_Clamped, transforms.Transform):
     def _inverse(self, y: Any) -> Array:
         free = self._free
         y = self._free_base.unconstrain(y[..., free])
-        return (y - self.loc[..., free]) / self.scale[..., free]
+        return solve(self._free_factor, y - self.loc[..., free])
 
     def log_abs_det_jacobian(self, x: Any, y: Any, intermediates: Any = None) -> Array:
-        """Sum of log scale + log |dT/dy| over the free coordinates."""
+        """Log determinant of L, plus log |dT/dy| summed over the free coordinates."""
         free = self._free
-        log_det = jnp.log(self.scale[..., free]).sum(-1)
+        log_det = log_diagonal(self._free_factor).sum(-1)
         if not self.base.real:
             unconstrained = self._unconstrained(x)
             log_dets = self._free_base.log_dets(unconstrained, y[..., free])
@@ -207,5 +214,5 @@ def _(constraint: StandardizedReal) -> transforms.Transform:
 @biject_to.register(StandardizedVector)
 def _(constraint: StandardizedVector) -> transforms.Transform:
     return ClampedTransform(
-        constraint.loc, constraint.scale, constraint.values, constraint.observed, constraint.base
+        constraint.loc, constraint.factor, constraint.values, constraint.observed, constraint.base
     )

@@ -29,6 +29,7 @@ from scipy import stats
 
 import numpyro_disco as disco
 from numpyro_disco.models.missing import MissingEntries, PaddedEntries
+from numpyro_disco.supports.rows import RowsTransform
 
 
 def test_exactly_the_missing_entries_are_latent():
@@ -210,6 +211,46 @@ def test_missing_entries_are_not_drawn_forward():
         handlers.trace(handlers.seed(with_table, 0)).get_trace(TABLE)
 
 
+# -- coordinates ---------------------------------------------------------------------------------
+
+# A prior that equals its reference.
+Q = disco.GaussianReference(MEAN, COVARIANCE)
+EQUAL = disco.EnergyDistribution(lambda x: -Q.log_prob(x), Q, names=("a", "b", "c"))
+
+
+def excess(padded, table=TABLE):
+    """Log joint density in unconstrained space minus that of standard normals, at five points."""
+    info = started(lambda: disco.sample("x", EQUAL, obs=table, padded=padded))
+    shape = info.param_info.z["x.missing"].shape
+    u = jnp.asarray(np.random.default_rng(0).normal(size=(5, *shape)), jnp.float32)
+    log_joint = -jax.vmap(info.potential_fn())({"x.missing": u})
+    return log_joint - stats.norm.logpdf(u).reshape(5, -1).sum(-1)
+
+
+def log_observed(table):
+    """Log density of the observed entries, in closed form."""
+    total = 0.0
+    for row in table:
+        seen = ~np.isnan(row)
+        if seen.any():
+            covariance = COVARIANCE[np.ix_(seen, seen)]
+            total += stats.multivariate_normal.logpdf(row[seen], MEAN[seen], covariance)
+    return total
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_unconstrained_entries_are_standard_normal_if_the_reference_is_the_prior(padded):
+    """What is left over is the evidence, so log determinants count exactly."""
+    np.testing.assert_allclose(excess(padded), log_observed(TABLE), rtol=1e-4)
+
+
+def test_a_dropped_log_determinant_is_detected(monkeypatch):
+    monkeypatch.setattr(
+        RowsTransform, "log_abs_det_jacobian", lambda self, x, y, i=None: jnp.zeros(y.shape[:-1])
+    )
+    assert (abs(excess(False) - log_observed(TABLE)) > 0.1).all()
+
+
 # -- draws --------------------------------------------------------------------------------------
 
 
@@ -232,13 +273,7 @@ def test_the_evidence_of_a_padded_table_is_that_of_the_table():
     log_z = log_mass(COVARIANCE)
 
     def truth(table):
-        total = 0.0
-        for row in table:
-            seen = ~np.isnan(row)
-            if seen.any():
-                covariance = COVARIANCE[np.ix_(seen, seen)]
-                total += stats.multivariate_normal.logpdf(row[seen], MEAN[seen], covariance)
-        return total + len(table) * log_z
+        return log_observed(table) + len(table) * log_z
 
     tables = TABLE, TABLE[::-1] + 0.5
     for key, table in enumerate(tables):
