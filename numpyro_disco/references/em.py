@@ -75,22 +75,37 @@ def growing_mixtures(rows: np.ndarray, counts: list[int]) -> Iterator[MixturePar
     mixture = next_mixture(expectations(one, rows)[0])
     for count in counts:
         if count > 1:
-            mixture = split(mixture)
             num_first = FIRST_ROWS * count * dimension
-            if 2 * num_first <= len(rows):
-                mixture = iterate(mixture, rows[:num_first])
-            mixture = iterate(mixture, rows)
+            first = rows[:num_first] if 2 * num_first <= len(rows) else rows
+            mixture = iterate(split(mixture, first), first)
+            if len(first) < len(rows):
+                mixture = iterate(mixture, rows)
         yield mixture
 
 
-def split(mixture: MixtureParameters) -> MixtureParameters:
-    """Split every component into two of half its weight, along its longest axis.
+def split(mixture: MixtureParameters, rows: np.ndarray) -> MixtureParameters:
+    """Split every component into two of half its weight, where its rows look least like one.
 
+    A component is split along the direction in which its white rows z have the smallest fourth
+    moment, the first eigenvector of E[|z|^2 z z^T]: two separate clouds have less than a Gaussian.
     The two lie at the means of the two halves of the Gaussian; their common mean and covariance are
     those of the component.
+
+    Args:
+        mixture: the mixture of K components.
+        rows: rows (N, D) that it describes.
+
+    References:
+        Cardoso 1989, for the eigenvectors of the fourth moments.
     """
-    values, vectors = np.linalg.eigh(mixture.covariances)
-    step = np.sqrt(2 / np.pi * values[:, -1:]) * vectors[:, :, -1]
+    coefficients = _coefficients(mixture)
+    parts = [_log_sum(_products(part) @ coefficients)[1] for part in _parts(rows)]
+    factors = np.linalg.cholesky(mixture.covariances)
+    step = np.empty_like(mixture.means)
+    for k, (probability, factor) in enumerate(zip(np.concatenate(parts).T, factors, strict=True)):
+        white = np.linalg.solve(factor, (rows - mixture.means[k]).T).T
+        moments = ((probability * (white**2).sum(1))[:, None] * white).T @ white
+        step[k] = np.sqrt(2 / np.pi) * factor @ np.linalg.eigh(moments)[1][:, 0]
     covariances = mixture.covariances - step[:, :, None] * step[:, None, :]
     return MixtureParameters(
         np.tile(mixture.weights / 2, 2),

@@ -62,10 +62,20 @@ def test_an_iteration_is_that_of_a_loop_whatever_the_parts(monkeypatch, most):
 
 
 def test_halves_have_the_moments_of_their_component():
-    halves = em.split(MIXTURE)
+    halves = em.split(MIXTURE, ROWS)
     assert halves.means.shape == (4, 3)
     for found, expected in zip(moments(halves), moments(MIXTURE), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_a_component_is_split_between_its_clouds():
+    """Whitened clouds are as long in every direction; their fourth moments differ."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(2000, 3)) * [0.3, 1.0, 1.0]
+    rows[:, 0] += rng.choice([-0.95, 0.95], 2000)
+    one = MixtureParameters(np.ones(1), np.zeros((1, 3)), np.eye(3)[None])
+    step = np.diff(em.split(one, rows).means, axis=0)[0]
+    assert abs(step[0]) > 0.95 * np.linalg.norm(step)
 
 
 def test_every_size_fits_the_rows_better_and_finds_the_modes():
