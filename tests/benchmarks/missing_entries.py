@@ -109,7 +109,7 @@ def many_rows(num_rows: int) -> Problem:
 def regression(problem: Problem, entries: type[MissingEntries]) -> None:
     """Linear regression on standardised measurements."""
     observed = ~np.isnan(problem.table)
-    values = np.where(observed, problem.table, 0).astype(problem.prior.loc.dtype)
+    values = jnp.asarray(np.where(observed, problem.table, 0), problem.prior.loc.dtype)
     fn = entries(problem.prior, values, observed)
     table = fn.complete(numpyro.sample("missing", fn))
     intercept = numpyro.sample("intercept", dist.Normal(0, 1))
@@ -144,9 +144,9 @@ def draw(problem: Problem, entries: type[MissingEntries], args: argparse.Namespa
     """Draw a regression by NUTS."""
     compiling: list[float] = []
 
-    def listen(event: str, seconds: float, **_: object) -> None:
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
         if event.startswith("/jax/core/compile"):
-            compiling.append(seconds)
+            compiling.append(duration_secs)
 
     mcmc = MCMC(
         NUTS(lambda: regression(problem, entries), max_tree_depth=args.max_tree_depth),
@@ -185,7 +185,8 @@ def draw(problem: Problem, entries: type[MissingEntries], args: argparse.Namespa
 def diagnose(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Bulk ESS and R-hat of each column of draws (chains, draws, columns)."""
     data = az.from_dict({"posterior": {"x": draws}}) if ARVIZ_1 else az.from_dict({"x": draws})
-    return tuple(np.atleast_1d(np.asarray(function(data)["x"])) for function in (az.ess, az.rhat))
+    ess, r_hat = az.ess(data)["x"], az.rhat(data)["x"]
+    return np.atleast_1d(np.asarray(ess)), np.atleast_1d(np.asarray(r_hat))
 
 
 ARVIZ_1 = not az.__version__.startswith("0.")
