@@ -32,7 +32,7 @@ from numpyro_disco.energy.importance import (
     resample,
 )
 from numpyro_disco.energy.pattern import Pattern
-from numpyro_disco.energy.sampling import require_convergence, temper_rows
+from numpyro_disco.energy.sampling import compiled_tempering, require_convergence, temper_rows
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.tempering.settings import TemperingSettings
 from numpyro_disco.tempering.state import TemperedResult
@@ -213,9 +213,9 @@ class _Drawing:
             draws[row] = np.where(self.observed[row], self.known[row], one.draws)
         dtype = self.values.dtype
         return RowDraws(
-            jnp.asarray(np.swapaxes(draws, 0, 1)),
-            jnp.asarray(np.array([one.log_integral for one in in_order], dtype)),
-            jnp.asarray(np.array([one.error for one in in_order], dtype)),
+            jax.device_put(np.ascontiguousarray(np.swapaxes(draws, 0, 1))),
+            jax.device_put(np.array([one.log_integral for one in in_order], dtype)),
+            jax.device_put(np.array([one.error for one in in_order], dtype)),
             DrawInfo(
                 np.array([one.method for one in in_order], dtype="<U10"),
                 np.array([one.num_distinct for one in in_order], int),
@@ -338,7 +338,7 @@ class _Drawing:
         for start in range(0, len(row_of), size):
             part = np.resize(row_of[start : start + size], size)
             calls.append(
-                temper_rows(
+                compiled_tempering()(
                     self.rng_key,
                     np.arange(start, start + size, dtype=np.int32),
                     self.energy,

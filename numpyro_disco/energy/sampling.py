@@ -11,13 +11,15 @@ function, where the choice cannot be made.
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from numpyro_disco._batching import in_batches
+from numpyro_disco._compiling import compiler_options
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.importance import TEMPERING, ScaledEnergy
 from numpyro_disco.supports.coordinates import CoordinateSupports
@@ -69,7 +71,6 @@ def sample_one_conditional(
     return result._replace(position=jax.vmap(point)(result.position))
 
 
-@partial(jax.jit, static_argnames=("supports", "settings", "rows_at_once"))
 def temper_rows(
     rng_key: Array,
     run: Array,
@@ -80,7 +81,7 @@ def temper_rows(
     settings: TemperingSettings,
     rows_at_once: int,
 ) -> tuple[Array, TemperedResult]:
-    """Run tempered SMC for many conditionals of one energy, as one compiled program.
+    """Run tempered SMC for many conditionals of one energy.
 
     Args:
         rng_key: random key of the whole call.
@@ -110,6 +111,16 @@ def temper_rows(
     if jax.default_backend() == "cpu":
         return jax.lax.map(one, (run, values, observed))
     return in_batches(jax.vmap(one), (run, values, observed), rows_at_once)
+
+
+@cache
+def compiled_tempering() -> Callable[..., tuple[Array, TemperedResult]]:
+    """`temper_rows` as one compiled program, made once the devices are known."""
+    return jax.jit(
+        temper_rows,
+        static_argnames=("supports", "settings", "rows_at_once"),
+        compiler_options=compiler_options(),
+    )
 
 
 def require_convergence(result: TemperedResult, rows: np.ndarray, num_rows: int) -> None:

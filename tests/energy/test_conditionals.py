@@ -23,7 +23,7 @@ from helpers.statistics import Mixture, assert_within
 
 import numpyro_disco as disco
 from numpyro_disco.energy.importance import compiled_blocks
-from numpyro_disco.energy.sampling import temper_rows
+from numpyro_disco.energy.sampling import compiled_tempering
 
 
 @pytest.fixture(scope="module")
@@ -236,14 +236,15 @@ def test_rows_are_independent(prior):
 
 def test_new_values_patterns_and_numbers_of_rows_do_not_compile_again():
     draw(prior_of(UNEQUAL))
-    before = compiled_blocks()._cache_size(), temper_rows._cache_size()
+    programs = compiled_blocks(), compiled_tempering()
+    before = [program._cache_size() for program in programs]
     draw(prior_of(UNEQUAL), rows_with_missing_entries(seed=1))
     draw(prior_of(GAUSSIAN), rows_with_missing_entries(seed=2)[:7], jax.random.key(9))
     draw(prior_of(UNEQUAL).temper(1.5), np.full((ROWS, 3), np.nan))
     disco.impute(KEY, prior_of(GAUSSIAN), rows_with_missing_entries(3), 7, num_particles=DRAWS)
     disco.log_marginal(KEY, prior_of(UNEQUAL), {"a": 0.5}, num_particles=DRAWS)
     prior_of(UNEQUAL).sample(KEY, (100,))
-    assert (compiled_blocks()._cache_size(), temper_rows._cache_size()) == before
+    assert [program._cache_size() for program in programs] == before
 
 
 @pytest.mark.parametrize(
