@@ -170,7 +170,7 @@ def test_a_defensive_share_keeps_outliers_from_spoiling_the_fit():
         lowest[share] = fit.history.held_out_loss.min()
         assert fit.settings.objective.defensive_share == (0.001 if share is None else 0)
     print(f"held-out loss {lowest[None]:.3f}, without a defensive share {lowest[0]:.3f}")
-    assert lowest[None] < lowest[0] - 0.03
+    assert lowest[None] < lowest[0] - 0.1
 
 
 @pytest.mark.training
