@@ -164,3 +164,8 @@ def columns_of(data: Any, argument: str = "data") -> tuple[np.ndarray, tuple[str
             "columns that are not numeric."
         ) from None
     return table, names
+
+
+def is_traced(*trees: Any) -> bool:
+    """True if a leaf of some tree is traced, so that its numbers are not known yet."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))

@@ -19,6 +19,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from numpyro_disco._checks import is_traced
 from numpyro_disco._gaussians import outer
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.stacking import beside_batch
@@ -62,7 +63,7 @@ def unconstrained_coordinates(
     """
     arguments = reference, loc, scale, values, observed
     compute = partial(_coordinates, supports=supports, stack=stack)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
+    if is_traced(arguments):
         return compute(*arguments)
     with jax.ensure_compile_time_eval():
         return compute(*arguments)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
+from numpyro_disco._checks import is_traced
 from numpyro_disco._typing import Array, EnergyFn
 from numpyro_disco.references.base import Reference, host_draws
 from numpyro_disco.supports.coordinates import CoordinateSupports, check_supports
@@ -73,8 +74,7 @@ def check_energy(energy_fn: EnergyFn, reference: Reference, loc: Array) -> None:
             f"Expected `energy_fn` to return one number for a point of shape {loc.shape}; got "
             f"{out}. Sum over coordinates, and return a floating-point array of shape ()."
         )
-    leaves = jax.tree.leaves((energy_fn, reference, loc))
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if is_traced(energy_fn, reference, loc):
         return
     components = reference.components()
     draws = host_draws(np.random.default_rng(0), components, NUM_TRIAL_DRAWS)

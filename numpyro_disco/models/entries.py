@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_disco._checks import is_traced
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
 
@@ -49,7 +50,7 @@ def row_coordinates(
     # Columns of a row with the missing ones first, in order.
     columns = np.argsort(~missing, axis=1, kind="stable")[:, :width]
     arguments = prior, values, incomplete[groups], patterns, place, columns, sizes
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
+    if is_traced(arguments):
         loc, factors = _padded_rows(*arguments)
     else:
         with jax.ensure_compile_time_eval():
