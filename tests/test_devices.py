@@ -3,15 +3,13 @@
 import json
 import os
 import pathlib
-import socket
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.fits import TARGET, quick_fit
+from helpers.processes import free_port, results_of
 
 import numpyro_disco as disco
 from numpyro_disco._devices import local, spread, spread_over
@@ -61,7 +59,7 @@ print("RESULT", json.dumps(results))
 
 def shared(kind, num_devices, num_processes=1, checkpoint="none"):
     """Results of every process, with devices that are forced upon the host."""
-    environment = os.environ | {
+    environment = {
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
         f"--xla_force_host_platform_device_count={num_devices // num_processes}",
         "JAX_PLATFORMS": "cpu",
@@ -70,27 +68,14 @@ def shared(kind, num_devices, num_processes=1, checkpoint="none"):
         "JAX_ENABLE_X64": "1",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
     }
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", SHARED, kind, str(process), port, str(checkpoint)],
-            # The order of sets of names differs between these processes.
-            env=environment | {"PYTHONHASHSEED": str(process)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for process in range(num_processes)
-    ]
-    results = []
-    for process in started:
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err[-3000:]
-        line = next(line for line in out.splitlines() if line.startswith("RESULT"))
-        results.append(json.loads(line.removeprefix("RESULT")))
-    return results
+    port = free_port()
+    results = results_of(
+        SHARED,
+        lambda process: (kind, str(process), port, str(checkpoint)),
+        # The order of sets of names differs between these processes.
+        [environment | {"PYTHONHASHSEED": str(process)} for process in range(num_processes)],
+    )
+    return [json.loads(result) for result in results]
 
 
 @pytest.fixture(scope="module")

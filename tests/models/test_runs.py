@@ -1,14 +1,11 @@
 """Runs of a model: compilation, checkpoints, and particles over devices."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from helpers.processes import free_port, results_of
 from helpers.smc import Y, conjugate, tempered
 from helpers.statistics import assert_within, mean_and_error
 from scipy.stats import norm
@@ -111,32 +108,15 @@ print("RESULT", len(jax.devices()), *np.asarray(smc.log_normalizer), *draws.mean
 
 def shared_run(num_devices, num_processes):
     """Log evidence of 8 runs, and the mean of their draws, with particles spread over devices."""
-    environment = os.environ | {
+    environment = {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices // num_processes}",
         "JAX_PLATFORMS": "cpu",
     }
-    port = "alone"
-    if num_processes > 1:
-        import socket
-
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = str(free.getsockname()[1])
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", SHARED, str(process), port],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for process in range(num_processes)
-    ]
+    port = "alone" if num_processes == 1 else free_port()
     results = []
-    for process in started:
-        out, err = process.communicate(timeout=600)
-        assert process.returncode == 0, err[-3000:]
-        fields = next(line for line in out.splitlines() if line.startswith("RESULT")).split()[1:]
+    environments = [environment] * num_processes
+    for line in results_of(SHARED, lambda process: (str(process), port), environments):
+        fields = line.split()
         assert int(fields[0]) == num_devices and int(fields[-1]) == 8 * 256
         results.append(np.array(fields[1:-1], float))
     for other in results[1:]:
