@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from numpyro_disco._typing import Pytree
 
@@ -42,3 +43,25 @@ def in_batches(function: Callable, arrays: Pytree, rows_at_once: int | None) -> 
     return jax.tree.map(
         lambda leaf: leaf.reshape((num_batches * size,) + leaf.shape[2:])[:count], result
     )
+
+
+def in_calls(program: Callable, arrays: tuple[np.ndarray, ...], size: int) -> Any:
+    """Evaluate a compiled program on the host's arrays, call by call, with one shape for all calls.
+
+    The last call is filled up with copies of its rows, so another number of rows does not compile
+    again. Calls do not wait for the results of those before.
+
+    Args:
+        program: maps arrays with leading axis `size` to a pytree with that leading axis.
+        arrays: NumPy arrays with a common leading axis, not empty.
+        size: number of rows in a call.
+
+    Returns:
+        `program(*arrays)`, as NumPy arrays.
+    """
+    count = len(arrays[0])
+    calls = []
+    for start in range(0, count, size):
+        part = np.resize(np.arange(start, min(start + size, count)), size)
+        calls.append(program(*(array[part] for array in arrays)))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *calls)

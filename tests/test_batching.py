@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_disco._batching import in_batches
+from numpyro_disco._batching import in_batches, in_calls
 
 
 def test_batches_keep_order_and_bound_memory():
@@ -19,3 +19,18 @@ def test_batches_keep_order_and_bound_memory():
         np.testing.assert_array_equal(first, np.arange(count) + 1)
         np.testing.assert_array_equal(second, 4 * np.arange(count) + 1)
         assert sizes[-1] <= (rows_at_once or count)
+
+
+def test_calls_have_one_size_and_keep_order():
+    sizes = []
+
+    def program(a, b):
+        sizes.append((len(a), len(b)))
+        return {"sum": a + b[:, 0], "b": jnp.asarray(b)}
+
+    for count in (1, 3, 7):
+        a, b = np.arange(count), np.arange(2 * count).reshape(count, 2)
+        found = in_calls(program, (a, b), 3)
+        np.testing.assert_array_equal(found["sum"], a + b[:, 0])
+        np.testing.assert_array_equal(found["b"], b)
+    assert set(sizes) == {(3, 3)} and len(sizes) == 5

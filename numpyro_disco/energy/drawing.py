@@ -16,6 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_disco._batching import in_calls
+from numpyro_disco._checks import is_traced
+from numpyro_disco._random import host_generator
 from numpyro_disco._statistics import log_mean
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.importance import (
@@ -139,8 +142,7 @@ def draw_rows(
     Raises:
         RuntimeError: a tempered run did not reach its conditional.
     """
-    leaves = jax.tree.leaves((rng_key, energy, rows._replace(labels=None)))
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if is_traced(rng_key, energy, rows):
         return _draw_traced(rng_key, energy, supports, rows, request)
     return _Drawing(rng_key, energy, supports, rows, request).run()
 
@@ -195,7 +197,6 @@ class _Drawing:
         self.values = np.asarray(rows.unconstrained)
         self.observed = np.asarray(rows.observed)
         self.known = np.asarray(rows.values, self.values.dtype)
-        self.seed = np.asarray(jax.random.key_data(rng_key)).ravel().tolist()
         num_rows = len(self.values)
         self.weight_ess, self.pareto_k = np.zeros(num_rows), np.full(num_rows, np.inf)
 
@@ -223,10 +224,6 @@ class _Drawing:
                 self.pareto_k,
             ),
         )
-
-    def _generator(self, row: int) -> np.random.Generator:
-        """Random numbers for one row, whatever the other rows."""
-        return np.random.default_rng([*self.seed, int(row)])
 
     # -- importance -----------------------------------------------------------------------------
 
@@ -263,25 +260,20 @@ class _Drawing:
         row_of = np.repeat(rows, counts)
         blocks = [np.arange(n, n + count) for n, count in zip(before, counts, strict=True)]
         block_of = np.concatenate(blocks)
-        size = blocks_at_once(self.values.shape[1])
-        calls = []
-        for start in range(0, len(row_of), size):
-            row, block = (np.resize(of[start : start + size], size) for of in (row_of, block_of))
-            calls.append(
-                compiled_blocks()(
-                    self.rng_key,
-                    row.astype(np.int32),
-                    block.astype(np.int32),
-                    self.energy,
-                    self.values[row],
-                    self.observed[row],
-                    self.supports,
-                )
+
+        def program(row: np.ndarray, block: np.ndarray) -> tuple[Array, Array]:
+            return compiled_blocks()(
+                self.rng_key,
+                row.astype(np.int32),
+                block.astype(np.int32),
+                self.energy,
+                self.values[row],
+                self.observed[row],
+                self.supports,
             )
-        x, log_weights = (
-            np.concatenate([np.asarray(call[place]) for call in calls])[: len(row_of)]
-            for place in (0, 1)
-        )
+
+        size = blocks_at_once(self.values.shape[1])
+        x, log_weights = in_calls(program, (row_of, block_of), size)
         ends = np.cumsum(counts)
         return [
             Points(
@@ -297,7 +289,9 @@ class _Drawing:
         return judgement
 
     def _resampled(self, row: int, points: Points) -> _Row:
-        chosen = resample(self._generator(row), points.log_weights, self.request.num_samples)
+        chosen = resample(
+            host_generator(self.rng_key, row), points.log_weights, self.request.num_samples
+        )
         integral, error = log_integral(points.log_weights, self.request.num_chains)
         # A row without free coordinates has one point.
         distinct = 1 if self.observed[row].all() else len(np.unique(chosen))
@@ -319,7 +313,9 @@ class _Drawing:
         for place, row in enumerate(rows):
             own = particles[place * request.num_chains]
             # A subset chosen at random is equally weighted, as the whole is.
-            draws = own[self._generator(row).permutation(len(own))[: request.num_samples]]
+            draws = own[
+                host_generator(self.rng_key, row).permutation(len(own))[: request.num_samples]
+            ]
             distinct = len(np.unique(draws, axis=0))
             done[int(row)] = _Row(draws, integral[place], error[place], TEMPERING_NAME, distinct)
         return done
@@ -334,23 +330,20 @@ class _Drawing:
         if jax.default_backend() != "cpu":
             size = min(self.request.rows_at_once, 2 ** int(np.ceil(np.log2(len(row_of)))))
         settings = TemperingSettings(num_particles=self.request.num_particles)
-        calls = []
-        for start in range(0, len(row_of), size):
-            part = np.resize(row_of[start : start + size], size)
-            calls.append(
-                compiled_tempering()(
-                    self.rng_key,
-                    np.arange(start, start + size, dtype=np.int32),
-                    self.energy,
-                    self.values[part],
-                    self.observed[part],
-                    self.supports,
-                    settings,
-                    size,
-                )
+
+        def program(run: np.ndarray, row: np.ndarray) -> tuple[Array, TemperedResult]:
+            return compiled_tempering()(
+                self.rng_key,
+                run.astype(np.int32),
+                self.energy,
+                self.values[row],
+                self.observed[row],
+                self.supports,
+                settings,
+                size,
             )
-        host = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(row_of)], *calls)
-        return host
+
+        return in_calls(program, (np.arange(len(row_of)), row_of), size)
 
 
 def _round_up(count: int, groups: int) -> int:

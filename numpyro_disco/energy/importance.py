@@ -30,6 +30,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from numpyro_disco._compiling import compiler_options
+from numpyro_disco._statistics import log_mean
 from numpyro_disco._typing import Array, EnergyFn
 from numpyro_disco.references.base import Reference
 from numpyro_disco.supports.coordinates import CoordinateSupports
@@ -223,17 +224,17 @@ def log_integral(log_weights: np.ndarray, num_groups: int) -> tuple[float, float
         Estimate and standard error.
     """
     blocks = log_weights.astype(np.float64).reshape(-1, num_groups, BLOCK)
-    largest = blocks.max()
-    means = np.exp(blocks - largest).mean(axis=(0, 2))
-    total = means.mean()
-    error = means.std(ddof=1) / np.sqrt(num_groups) / total if num_groups > 1 else np.nan
-    return float(np.log(total) + largest), float(error)
+    estimate, error = log_mean(logsumexp(blocks, axis=(0, 2)) - np.log(len(blocks) * BLOCK))
+    return float(estimate), float(error)
 
 
 def resample(
     generator: np.random.Generator, log_weights: np.ndarray, num_samples: int
 ) -> np.ndarray:
-    """Systematic resampling, in random order.
+    """Systematic resampling on the host, in random order.
+
+    It is NumPy's, unlike that of `tempering.resampling`: JAX would compile it for each number of
+    points and of draws.
 
     Args:
         generator: source of random numbers.

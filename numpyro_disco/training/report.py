@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array
 from numpyro_disco.training import report_lines, report_smoothing
 from numpyro_disco.training.evidence import FitEvidence
@@ -111,8 +112,7 @@ def _draws_and_densities(
     Raises:
         RuntimeError: the learned density cannot be sampled, or has no finite integral.
     """
-    seed = np.asarray(jax.random.key_data(keys.rows)).ravel()
-    order = np.random.default_rng(seed).permutation(len(evidence.rows))
+    order = host_generator(keys.rows).permutation(len(evidence.rows))
     rows = evidence.rows[order[:MAX_POINTS]]
     draws = evidence.density.sample(keys.draws, (MAX_POINTS,))
     normalized = evidence.density.normalize(keys.density, num_chains=NUM_CHAINS)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
+from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.training.batches import STEPS_PER_ROUND
@@ -78,8 +79,8 @@ def read_sample(
     if source.num_rows <= SAMPLE_ROWS:
         places = np.arange(source.num_rows)
     else:
-        seed = np.random.default_rng(np.asarray(jax.random.key_data(sample_key)).ravel())
-        places = np.unique(spread_places(seed, source.num_rows, SAMPLE_ROWS))
+        rng = host_generator(sample_key)
+        places = np.unique(spread_places(rng, source.num_rows, SAMPLE_ROWS))
     values, found = source.take(places), source.names
     carried = values if found is None else dict(zip(found, values.T, strict=True))
     table = read_table(carried, names, supports)
@@ -139,9 +140,9 @@ class WindowedRows:
             ValueError: infinite values, or values outside of their support.
         """
         key = jax.random.fold_in(self.stream.rng_key, index)
-        seed = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+        rng = host_generator(key)
         num_rows, dimension = self.shape
-        places = spread_places(seed, self.stream.source.num_rows - len(self.held_out), num_rows)
+        places = spread_places(rng, self.stream.source.num_rows - len(self.held_out), num_rows)
         # Skip the held-out rows: the i-th of the others comes after so many of them.
         before = self.held_out - np.arange(len(self.held_out))
         places += np.searchsorted(before, places, side="right")
@@ -154,7 +155,7 @@ class WindowedRows:
             rows[start : start + BATCH_ROWS] = self.units.standardize(mapped)
         missing = np.flatnonzero(np.isnan(rows).any(axis=1))
         complete = np.delete(np.arange(num_rows), missing)
-        rows[missing] = rows[seed.choice(complete, len(missing))]
+        rows[missing] = rows[rng.choice(complete, len(missing))]
         return rows
 
 
