@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
-from numpyro_disco._checks import check_names, check_positive
+from numpyro_disco._checks import check_names, check_positive, is_traced
 from numpyro_disco._numpyro import StableDistribution, validate_sample
 from numpyro_disco._typing import Array, ArrayLike, EnergyFn
 from numpyro_disco.energy.coordinates import unconstrained_coordinates
@@ -28,6 +28,7 @@ from numpyro_disco.references.base import Reference
 from numpyro_disco.references.constrained import ConstrainedReference, conditional_reference
 from numpyro_disco.supports.clamped import StandardizedVector
 from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.tables.variables import Variables
 
 
 class EnergyDensity(StableDistribution):
@@ -48,7 +49,7 @@ class EnergyDensity(StableDistribution):
         "log_normalizer_error",
         "noise_scale",
     )
-    pytree_aux_fields = ("names", "observed", "coordinate_supports")
+    pytree_aux_fields = ("names", "observed", "coordinate_supports", "variables")
 
     names: tuple[str, ...]
     """Names of the coordinates."""
@@ -56,6 +57,8 @@ class EnergyDensity(StableDistribution):
     """Support of each coordinate, and the maps to and from unconstrained space."""
     observed: tuple[bool, ...]
     """True for each clamped coordinate, D entries."""
+    variables: Variables | None
+    """How the coordinates form variables of any shape, if draws of variables were learned from."""
     log_normalizer: Array | None
     """log Z as estimated by `normalize`, or None."""
     log_normalizer_error: Array | None
@@ -89,6 +92,7 @@ class EnergyDensity(StableDistribution):
         self.values: Array | None = None
         self.observed = (False,) * dimension
         self.log_normalizer = self.log_normalizer_error = None
+        self.variables = None
         self.noise_scale: Array | None = None
         if noise_scale is not None:
             noise_scale = check_positive(noise_scale, "noise_scale")
@@ -159,9 +163,15 @@ class EnergyDensity(StableDistribution):
             self.joint_reference, self.coordinate_supports, values, observed
         )
 
-    def energy(self, x: ArrayLike) -> Array:
+    def energy(self, x: ArrayLike | Mapping[str, ArrayLike]) -> Array:
         """E(x) in nats, up to a constant, shape (..., D) to (...); infinite outside the support."""
-        return self._at_points(self._energy_at, x, "()")
+        points = self.points(x)
+        energy = self._at_points(self._energy_at, points, "()")
+        if not isinstance(x, Mapping) or self.variables is None:
+            return energy
+        # Coordinates of joint supports are unconstrained; the density is one of the variables.
+        log_det = self.variables.log_det(points, ~np.asarray(self.observed))
+        return jnp.where(self.variables.inside(x), energy + log_det, jnp.inf)
 
     def score(self, x: ArrayLike) -> Array:
         """-grad E(x), exact, shape (..., D); zero for clamped coordinates."""
@@ -185,17 +195,30 @@ class EnergyDensity(StableDistribution):
         energy = inverse_temperature * energy_fn(y) + log_dets @ free.astype(y.dtype)
         return jnp.where(inside.all(), energy, jnp.inf)
 
-    @validate_sample
-    def log_prob(self, value: ArrayLike) -> Array:
+    def log_prob(self, value: ArrayLike | Mapping[str, ArrayLike]) -> Array:
         """-E(x), minus log Z once `normalize` has run: shape (..., D) to (...).
 
         Up to an additive constant before `normalize`. For a clamped distribution, the log density
         of the free coordinates.
 
+        Args:
+            value: points (..., D); or, for a prior over variables, a dict of arrays (..., *shape).
+                The density of a dict is one of the variables; that of an array is one of the
+                coordinates, which differ for variables with a joint support such as a simplex.
+
         Raises:
-            ValueError: NaN in a concrete `value`.
+            ValueError: NaN in a concrete `value`, or a dict that lacks a variable.
         """
-        if not isinstance(value, jax.core.Tracer) and np.isnan(np.asarray(value)).any():
+        if self.variables is not None and isinstance(value, Mapping):
+            return self._log_prob(value)
+        return self._validated_log_prob(value)
+
+    @validate_sample
+    def _validated_log_prob(self, value: ArrayLike) -> Array:
+        return self._log_prob(value)
+
+    def _log_prob(self, value: ArrayLike | Mapping[str, ArrayLike]) -> Array:
+        if not is_traced(value) and any(np.isnan(x).any() for x in jax.tree.leaves(value)):
             raise ValueError(
                 "Expected a `value` without NaN, where a density is not defined; got NaN. For data "
                 "with missing entries use `numpyro_disco.sample(name, prior, obs=data)`, which "
@@ -207,8 +230,14 @@ class EnergyDensity(StableDistribution):
         log_normalizer = guarded.log_normalizer
         return log_prob if log_normalizer is None else log_prob - log_normalizer
 
-    def points(self, x: ArrayLike) -> Array:
-        """The points x (..., D), with clamped coordinates set to their values."""
+    def points(self, x: ArrayLike | Mapping[str, ArrayLike]) -> Array:
+        """The points x (..., D), with clamped coordinates set to their values.
+
+        Args:
+            x: array (..., D), or, for a prior over variables, a dict of arrays (..., *shape).
+        """
+        if self.variables is not None and isinstance(x, Mapping):
+            x = self.variables.pack(x).astype(self.loc.dtype)
         x = jnp.asarray(x)
         if x.ndim == 0 or x.shape[-1] != len(self.names):
             raise ValueError(
@@ -229,11 +258,14 @@ class EnergyDensity(StableDistribution):
             x: points (..., D) in the user's units; entries of other coordinates are ignored.
             which: boolean array (..., D), true for the coordinates to sum over.
         """
+        log_dets = jnp.zeros(x.shape[:-1], x.dtype)
+        if self.variables is not None:
+            log_dets = self.variables.log_det(x, which)
         if self.coordinate_supports.real:
-            return jnp.zeros(x.shape[:-1], x.dtype)
+            return log_dets
         x = jnp.where(which, x, self.coordinate_supports.constrain(self.loc))
-        log_dets = self.coordinate_supports.log_dets(self.coordinate_supports.unconstrain(x), x)
-        return jnp.where(which, log_dets, 0.0).sum(-1)
+        each = self.coordinate_supports.log_dets(self.coordinate_supports.unconstrain(x), x)
+        return log_dets + jnp.where(which, each, 0.0).sum(-1)
 
     # -- stacked leaves: `scan` and `jax.vmap` make one distribution out of many ----------------
 

@@ -92,7 +92,8 @@ class EnergyDistribution(EnergyDensity):
 
         Args:
             observed: mapping from names to numbers or to arrays of one batch shape; or an array
-                (..., D) or a DataFrame, with NaN for what is free.
+                (..., D) or a DataFrame, with NaN for what is free. For a prior over variables, the
+                names are those of variables, with arrays (..., *shape), or of elements, "b[0]".
             argument: name of the argument for error messages.
 
         Returns:
@@ -102,6 +103,8 @@ class EnergyDistribution(EnergyDensity):
             ValueError: unknown names, shapes that do not fit, entries that are not numbers, or
                 values outside their supports.
         """
+        if self.variables is not None and isinstance(observed, Mapping):
+            observed = self.variables.observed_coordinates(observed, argument)
         return parse_pattern(
             observed, self.names, self.coordinate_supports, self.loc.dtype, argument
         )
@@ -133,7 +136,8 @@ class EnergyDistribution(EnergyDensity):
         Args:
             observed: mapping from names to numbers, or to arrays of one batch shape, which becomes
                 the batch shape of the result; or an array (..., D) with NaN for what is free. The
-                same coordinates must be observed in every row.
+                same coordinates must be observed in every row. For a prior over variables, whole
+                variables, `{"b": [0.3, nan]}`, or elements, `{"b[0]": 0.3}`.
 
         Returns:
             An `EnergyDistribution`, not normalised.

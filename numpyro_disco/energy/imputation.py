@@ -53,7 +53,8 @@ def impute(
     Returns:
         A list of `num_imputations` DataFrames with the index and the columns of `data`, in which
         only missing entries have changed; or an array (num_imputations, rows, D) in the prior's
-        precision; or an ArviZ object.
+        precision, for a prior over variables a dict of arrays (num_imputations, rows, *shape); or
+        an ArviZ object.
 
     Raises:
         ValueError: unknown names, shapes that do not fit, or values outside their supports.
@@ -90,7 +91,7 @@ def impute(
         return tables_to_arviz(draws, prior.names, given.labels)
     if is_frame and output is None:
         return [_completed(data, prior.names, given, one) for one in np.asarray(draws)]
-    return draws
+    return draws if prior.variables is None else prior.variables.unpack(draws)
 
 
 def _known_columns(frame: Any, names: tuple[str, ...]) -> Any:

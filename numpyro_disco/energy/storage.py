@@ -21,12 +21,13 @@ from numpyro_disco.energy.support_codes import decode_support, encode_support
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.gaussian import GaussianReference
 from numpyro_disco.references.mixture import MixtureReference
+from numpyro_disco.tables.variables import Variables
 
 FORMAT = "numpyro_disco.prior"
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 VERSIONS = range(2, FORMAT_VERSION + 1)
 """Versions that can be read: 2 has no supports, 3 no sinh-arcsinh maps, 4 no defensive shares, and
-5 gave such a share another meaning, so it is read only without one."""
+5 gave such a share another meaning, so it is read only without one. 6 has no variables."""
 OPTIONAL = ("values", "log_normalizer", "log_normalizer_error", "noise_scale")
 """Attributes of a distribution that may be None."""
 REFERENCE_FIELDS = {
@@ -140,6 +141,7 @@ def describe_prior(prior: EnergyDistribution) -> tuple[dict[str, Any], dict[str,
         "format_version": FORMAT_VERSION,
         "names": list(prior.names),
         "observed": list(prior.observed),
+        "variables": None if prior.variables is None else prior.variables.to_json(),
         "supports": [encode_support(s) for s in prior.coordinate_supports.supports],
         "references": kinds,
         "network": nnx.merge(energy.graph, energy.weights).settings,
@@ -182,6 +184,11 @@ def rebuild_prior(description: Mapping[str, Any], arrays: Arrays) -> EnergyDistr
         inverse_temperature=jnp.asarray(arrays["inverse_temperature"]),
         **optional,
     )
+    if description.get("variables") is not None:
+        variables = Variables.from_json(description["variables"])
+        if variables.names != prior.names:
+            raise ValueError("`variables` do not fit `names`")
+        prior = prior.replace(variables=variables)
     return with_batch_shape(prior, batch_shape)
 
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution
 
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
-from numpyro_disco.models.coordinate import Coordinate
+from numpyro_disco.models.coordinate import PriorPart
 from numpyro_disco.models.structure import without_wrappers
+from numpyro_disco.models.variables import join
 
 
 @dataclass(frozen=True)
@@ -26,25 +25,35 @@ class CoordinateGroup:
 
     prior: EnergyDistribution
     """The distribution of the vector."""
-    sites: dict[int, str] = field(default_factory=dict)
-    """Names of the sites by coordinate; clamped coordinates have none."""
-    free: dict[str, int] = field(default_factory=dict)
-    """Coordinates of the latent sites by name; the others are observed."""
+    sites: dict[str, PriorPart] = field(default_factory=dict)
+    """The part of the vector that each site holds, by name; clamped coordinates have no site."""
+    free: dict[str, PriorPart] = field(default_factory=dict)
+    """Those of the latent sites; the others are observed."""
 
     def point(self, trace: dict[str, dict]) -> Array:
         """The vector with the values that its sites have in `trace`, plate axes first."""
-        clamped: Any = self.prior.values
-        values = [
-            trace[self.sites[i]]["value"] if i in self.sites else clamped[..., i]
-            for i in range(len(self.prior.names))
-        ]
-        return jnp.stack(jnp.broadcast_arrays(*values), axis=-1)
+        values = ((part, trace[name]["value"]) for name, part in self.sites.items())
+        return join(self.prior, values)
 
     def reference(self, trace: dict[str, dict]) -> Distribution:
         """The reference of the free coordinates given the others, for each member of a plate."""
         observed = np.ones(len(self.prior.names), bool)
-        observed[list(self.free.values())] = False
+        for part in self.free.values():
+            observed[part.indices] = False
         return self.prior.reference_given(self.point(trace), observed)
+
+    def draw(self, rng_key: Array, trace: dict[str, dict]) -> dict[str, Array]:
+        """Draw the latent sites from the reference given the others, by name."""
+        x = self.reference(trace).sample(rng_key)
+        return {name: part.unpack(x[..., part.indices]) for name, part in self.free.items()}
+
+    def log_prob(self, trace: dict[str, dict]) -> Array:
+        """Log density of the latent sites under that reference, for each member of a plate."""
+        x = self.point(trace)
+        log_prob = self.reference(trace).log_prob(x)
+        # The reference is a density of coordinates, the sites hold variables.
+        arrays = [part for part in self.free.values() if part.event_dim]
+        return log_prob - sum(part.log_det(x[..., part.indices]) for part in arrays)
 
 
 def coordinate_groups(
@@ -62,12 +71,12 @@ def coordinate_groups(
     groups: dict[str, CoordinateGroup] = {}
     for name, site in sites.items():
         fn = without_wrappers(site["fn"]) if site["type"] == "sample" else None
-        if isinstance(fn, Coordinate):
+        if isinstance(fn, PriorPart):
             prefix = name.removesuffix(f".{fn.name}")
             group = groups.setdefault(prefix, CoordinateGroup(fn.prior))
-            group.sites[fn.index] = name
+            group.sites[name] = fn
             if not site["is_observed"]:
-                group.free[name] = fn.index
+                group.free[name] = fn
     started = []
     for prefix, group in groups.items():
         given = set(with_own_base) & set(group.free)

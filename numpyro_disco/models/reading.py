@@ -33,7 +33,7 @@ from numpyro_disco._numpyro import (
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.guard import NormalizerError
 from numpyro_disco.models.bases import BaseBlock, check_base, default_base
-from numpyro_disco.models.coordinate import Coordinate
+from numpyro_disco.models.coordinate import PriorPart
 from numpyro_disco.models.groups import CoordinateGroup, coordinate_groups
 from numpyro_disco.models.structure import (
     ModelStructure,
@@ -67,8 +67,8 @@ class ModelBase(NamedTuple):
         """Return True for a site with a base of its own, outside of any group or block."""
         if site["name"] in self.given:
             return True
-        is_coordinate = isinstance(without_wrappers(site["fn"]), Coordinate)
-        return not is_coordinate and not self.in_block(site["name"])
+        is_part = isinstance(without_wrappers(site["fn"]), PriorPart)
+        return not is_part and not self.in_block(site["name"])
 
     def density(self, site: dict) -> Distribution:
         """The base of a site that has one of its own."""
@@ -179,8 +179,7 @@ def _draw_groups(
     """Draw the coordinates of every group from the reference of its prior."""
     drawn: dict[str, Array] = {}
     for group in base.groups:
-        x = group.reference(structure.sites).sample(next(keys))
-        drawn |= {site: x[..., coordinate] for site, coordinate in group.free.items()}
+        drawn |= group.draw(next(keys), structure.sites)
     return drawn
 
 
@@ -226,7 +225,7 @@ def log_density_pair(
             elif name in jacobians:
                 log_base += jnp.sum(log_prob)
         for group in base.groups:
-            log_base += jnp.sum(group.reference(trace).log_prob(group.point(trace)))
+            log_base += jnp.sum(group.log_prob(trace))
         if base.block is not None:
             block_values = {name: values[name] for name in base.block.names}
             log_base += base.block.density.log_prob(ravel_pytree(block_values)[0])

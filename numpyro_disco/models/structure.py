@@ -15,9 +15,9 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.distributions import Distribution, biject_to
-from numpyro.infer import init_to_uniform
 
 from numpyro_disco._numpyro import helpful_support_errors
+from numpyro_disco._tracing import is_latent, trace_sites
 from numpyro_disco._typing import Array
 
 WRAPPERS = (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)
@@ -89,18 +89,6 @@ def read_structure(model: Callable, args: tuple, kwargs: dict) -> ModelStructure
     # The key is fixed, so anything that the model draws besides its sites is the same each time.
     seeded = handlers.seed(model, jax.random.key(0))
     return ModelStructure(seeded, args, kwargs, sites, tuple(latent), discrete)
-
-
-def trace_sites(model: Callable, args: tuple, kwargs: dict) -> dict[str, dict]:
-    """Trace a model with its latent sites anywhere inside their supports."""
-    seeded = handlers.seed(model, jax.random.key(0))
-    started = handlers.substitute(seeded, substitute_fn=init_to_uniform)
-    return handlers.trace(started).get_trace(*args, **kwargs)
-
-
-def is_latent(site: dict) -> bool:
-    """Return True for a sample site that is not observed."""
-    return site["type"] == "sample" and not site["is_observed"]
 
 
 def without_wrappers(fn: Any) -> Any:

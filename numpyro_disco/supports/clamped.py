@@ -38,6 +38,11 @@ class StandardizedReal(constraints.Constraint):
     def __repr__(self) -> str:
         return f"StandardizedReal({self.base.supports[0]!r})"
 
+    @property
+    def plain(self) -> constraints.Constraint:
+        """The support without location and scale."""
+        return self.base.plain[0]
+
     def __call__(self, x: Any) -> Any:
         """True where x is finite and in the support."""
         return self.base.inside(jnp.asarray(x)[..., None])[..., 0]
@@ -114,6 +119,11 @@ class StandardizedVector(_Clamped, constraints.Constraint):
     def __repr__(self) -> str:
         fixed = np.flatnonzero(self.observed).tolist()
         return f"StandardizedVector({self.base.supports!r}, fixed: {fixed})"
+
+    @property
+    def plain(self) -> tuple[constraints.Constraint, ...]:
+        """The support of each entry, without location and scale."""
+        return self.base.plain
 
     def __call__(self, x: Any) -> Any:
         """True where x is finite, in the supports, and equal to the fixed values."""

@@ -26,6 +26,7 @@ from numpyro_disco.energy.imputation import impute
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.tables.draws import read_draws
 from numpyro_disco.training.checkpoints import Checkpoint, fit_marks
 from numpyro_disco.training.learning import FitKeys, PreparedRows, Task, learn
 from numpyro_disco.training.network import MLP
@@ -38,6 +39,7 @@ from numpyro_disco.training.table import (
     check_copies,
     check_rounding,
     check_ties,
+    read_table,
 )
 from numpyro_disco.training.transforms import choose_transform
 from numpyro_disco.training.units import unconstrained_rows
@@ -90,7 +92,11 @@ def fit(
             `pyarrow.dataset.Dataset`; columns that `names` leaves out are not read), or a
             `grain.RandomAccessDataSource` of records. Of more than 200,000 such rows, a random
             sample of that size gives the units, the reference and the held-out rows, and is what
-            `report` compares with; batches are drawn from all other rows.
+            `report` compares with; batches are drawn from all other rows. Or draws of another run,
+            whose sites become variables of their own shape, so that `disco.sample` returns a dict:
+            an `MCMC` or `TemperedSMC` that has run, an ArviZ object with a posterior, an xarray
+            dataset with chain and draw, or a dict of arrays (N, *shape), some with more axes.
+            Deterministic sites are taken only if `names` asks for them.
         objective: an objective such as `disco.Contrastive(num_redraws=2)` or
             `disco.Disco(noise_scale=0.05)`, or its name if it needs no settings. By default
             `Contrastive()`; with a `reference` other than a fitted mixture, `Disco()`.
@@ -103,12 +109,14 @@ def fit(
             coordinates, with `supports`).
         optimizer: `disco.AdamW(learning_rate=2e-3)` by default, or any optax optimiser.
         names: D distinct names; by default those that `data` carries, or "0", "1", .... They select
-            the order of named columns, or rename them.
+            the order of named columns, or rename them; of draws, they select variables. If all
+            variables are sites of one learned prior, "theta.b", its prefix is dropped.
         supports: from names to NumPyro constraints on one number: `constraints.positive`,
             `unit_interval`, `interval(a, b)`, .... Draws stay inside. A discrete constraint
             (`boolean`, `integer_interval(a, b)`, `nonnegative_integer`) declares whole numbers:
             each is spread evenly over the unit interval around it, so that it has a density. Round
-            draws to get whole numbers back.
+            draws to get whole numbers back. Of draws, supports of variables such as
+            `constraints.simplex` or `corr_cholesky`, in place of those of the sampler's model.
         transform: "sinh_arcsinh" trains on columns mapped towards normality, one map of four
             numbers for each column without a support; densities and draws stay in the user's units.
             It helps with heavy tails and skew, and hurts where columns are nearly linear functions
@@ -179,7 +187,11 @@ def fit(
         patience=patience,
     )
     sample_key = jax.random.fold_in(keys.table, 2)
-    table, stream = read_sample(sample_key, data, names, settings.supports)
+    draws = read_draws(data, names, settings.supports)
+    if draws is None:
+        table, stream = read_sample(sample_key, data, names, settings.supports)
+    else:
+        table, stream = read_table(draws.columns, None, draws.supports), None
     if stream is not None:
         _check_stream(settings)
     _check_reference(settings.reference, len(table.names))
@@ -193,7 +205,8 @@ def fit(
         None if resume is None else resume.resumable.run,
     )
     settings, prepared = _prepare(spread_key, table, settings)
-    prepared = prepared._replace(stream=stream)
+    variables = None if draws is None else draws.variables
+    prepared = prepared._replace(stream=stream, variables=variables)
     task = Task(keys, prepared, settings, Checkpoint(checkpoint, marks), devices, progress_bar)
     if settings.num_refits:
         _check_refits(prepared, resume)
@@ -291,7 +304,7 @@ def _learn_with_refits(impute_key: Array, task: Task) -> FitResult:
     missing = np.isnan(prepared.incomplete)
 
     def imputed(rng_key: Array, prior: EnergyDistribution) -> dict[str, np.ndarray]:
-        unconstrained = prior.replace(coordinate_supports=real)
+        unconstrained = prior.replace(coordinate_supports=real, variables=None)
         drawn = impute(rng_key, unconstrained, prepared.incomplete, num_imputations=1)[0]
         return {"rows": np.where(missing, np.asarray(drawn, np.float64), prepared.incomplete)}
 

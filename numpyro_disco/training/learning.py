@@ -21,6 +21,7 @@ from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit, MixtureParameters, fit_reference
 from numpyro_disco.references.mixture import MixtureReference
 from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.tables.variables import Variables
 from numpyro_disco.training.checkpoints import Checkpoint
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.loop import Run, make_plan, train
@@ -57,6 +58,8 @@ class PreparedRows(NamedTuple):
     """Maps between unconstrained space and the user's units."""
     stream: Stream | None = None
     """All rows, if these are a sample of rows on disk."""
+    variables: Variables | None = None
+    """How the columns form variables, if they are draws of variables."""
 
 
 class _References(NamedTuple):
@@ -318,7 +321,7 @@ def _distribution(
         return None
     objective, dtype = settings.objective, jnp.result_type(float)
     smoothed = objective.smooths and not objective.undoes_smoothing
-    return EnergyDistribution(
+    prior = EnergyDistribution(
         model,
         reference,
         names=prepared.names,
@@ -327,6 +330,7 @@ def _distribution(
         scale=units.scale.astype(dtype),
         noise_scale=objective.resolution if smoothed else None,
     )
+    return prior.replace(variables=prepared.variables)
 
 
 def _fingerprint(
