@@ -1,9 +1,7 @@
 """Categorical parts of a mixture: probabilities of levels, and their look-up by codes.
 
-A discrete coordinate with K_j levels holds its level as a code, one of 0.0, 1.0, ..., K_j - 1. The
-K_j of all coordinates together, 0 for continuous ones, are static and called `num_levels`. Arrays
-over levels have an axis of length L = max_j K_j, and -inf as the log probability of what is no
-level.
+Discrete coordinates hold codes of levels (`_levels.py`). Arrays over levels have an axis of length
+L, the largest number of levels, and -inf as the log probability of what is no level.
 
 Codes are compared with all levels at once, so a look-up is one product of matrices and needs no
 gather. Its derivative with respect to a code is zero.
@@ -15,28 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_disco._levels import level_places
 from numpyro_disco._typing import Array
 
 LEAST = -1e30
 """Stands for -inf in products, where zero times infinity is not a number."""
-
-
-def level_places(num_levels: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinate and code of each level of each discrete coordinate, shape (F,) each.
-
-    Args:
-        num_levels: levels of each of the D coordinates, 0 for continuous ones.
-
-    Returns:
-        Two arrays of F = sum(num_levels) whole numbers, coordinate by coordinate.
-
-    Example:
-        >>> [places.tolist() for places in level_places((0, 2, 3))]
-        [[1, 1, 2, 2, 2], [0, 1, 0, 1, 2]]
-    """
-    counts = np.asarray(num_levels, int)
-    coordinate = np.repeat(np.arange(len(counts)), counts)
-    return coordinate, np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def level_indicators(codes: Array, num_levels: tuple[int, ...]) -> Array:
