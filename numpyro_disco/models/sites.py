@@ -20,6 +20,7 @@ from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.guard import not_latent
 from numpyro_disco.models.coordinate import Coordinate
+from numpyro_disco.models.discrete import DiscreteCoordinate, RowLevels
 from numpyro_disco.models.missing import MissingEntries, PaddedEntries
 
 
@@ -129,15 +130,20 @@ def _sample_vector(name: str, prior: EnergyDistribution) -> Array:
             assert prior.values is not None
             values.append(prior.values[..., index])
         else:
-            values.append(_sample_coordinate(f"{name}.{coordinate}", Coordinate(prior, index)))
+            values.append(_sample_coordinate(f"{name}.{coordinate}", prior, index))
     x = jnp.stack(jnp.broadcast_arrays(*values), axis=-1)
     numpyro.factor(f"{name}.log_prob", prior.log_prob(x))
     return x
 
 
-def _sample_coordinate(site: str, coordinate: Coordinate) -> Any:
+def _sample_coordinate(site: str, prior: EnergyDistribution, index: int) -> Any:
     """The value of a coordinate's site, which is latent or given by `condition` or `do`."""
     given = [(h, scoped) for h, scoped in handlers_that_observe(site) if scoped in h.data]
+    discrete = bool(prior.coordinate_supports.discrete[index])
+    # An observed level has no need to be one that can be enumerated.
+    coordinate = (
+        DiscreteCoordinate(prior, index, latent=not given) if discrete else Coordinate(prior, index)
+    )
     # `do` keeps the site itself as a latent on which nothing depends. That is harmless for a site
     # with a density, but a coordinate has none: the latent would be flat and cannot be sampled.
     done = [h.data[scoped] for h, scoped in given if isinstance(h, numpyro.handlers.do)]
@@ -189,7 +195,7 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
     observed = pattern.observed
     if any(prior.observed):
         raise ValueError("Expected an unclamped prior with `obs`: put the values into the table.")
-    _check_handlers(name, [f"{name}.missing"])
+    _check_handlers(name, [f"{name}.missing", f"{name}.levels"])
     # Under `jit` a conversion by JAX would trace concrete values.
     convert = jnp.asarray if isinstance(pattern.values, jax.core.Tracer) else np.asarray
     values: Any = convert(pattern.values, prior.loc.dtype)
@@ -203,6 +209,8 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
     if padded or traced or subsampled:
         return _sample_padded(name, PaddedEntries(prior, values, jnp.asarray(observed)), padded)
     _check_plates(values.shape, prior)
+    if (~observed & prior.coordinate_supports.discrete).any():
+        return _sample_mixed_table(name, prior, values, observed, pattern.labels)
     # The missing entries of all rows are one vector, which belongs to no plate: rows differ in how
     # many they have.
     with _outside_plates():
@@ -211,6 +219,40 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
             return jnp.asarray(values)
         fn = MissingEntries(prior, values, observed, pattern.labels)
         return fn.complete(numpyro.sample(f"{name}.missing", fn))
+
+
+def _sample_mixed_table(
+    name: str,
+    prior: EnergyDistribution,
+    values: Array,
+    observed: np.ndarray,
+    labels: tuple[str, ...] | None,
+) -> Array:
+    """A table with missing discrete entries: a number of a combination of levels for each row.
+
+    They are summed out row by row, so each row has to be a member of a plate.
+    """
+    if not _plates():
+        missing = (~observed & prior.coordinate_supports.discrete).any(
+            tuple(range(values.ndim - 1))
+        )
+        columns = [name for name, some in zip(prior.names, missing, strict=True) if some]
+        raise ValueError(
+            f"Expected a plate around a table whose discrete columns {columns} have missing "
+            "entries, since these are summed out row by row: "
+            f"`with numpyro.plate('rows', {len(values)}):`, with all that depends on the rows "
+            "inside."
+        )
+    levels = RowLevels(prior, values, observed)
+    combination = numpyro.sample(f"{name}.levels", levels)
+    with _outside_plates():
+        fn = MissingEntries(prior, values, observed, labels)
+        table: Any = values
+        if fn.places:
+            table = fn.complete(numpyro.sample(f"{name}.missing", fn))
+    rows = levels.complete(combination, table)
+    numpyro.factor(f"{name}.log_prob", prior.log_prob(rows))
+    return rows
 
 
 def _sample_padded(name: str, rows: PaddedEntries, padded: bool | None) -> Array:
