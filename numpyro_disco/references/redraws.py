@@ -78,7 +78,7 @@ def redraw(
         Array (B, num_draws, D) that differs from the points along the free directions only.
     """
     component_key, noise_key = jax.random.split(rng_key)
-    log_weights, means, _, whiteners = reference.components()
+    log_weights, means, _, whiteners, _ = reference.components()
     rotation, num_free = directions
     dimension = points.shape[-1]
     fixed = jnp.arange(dimension) >= num_free
