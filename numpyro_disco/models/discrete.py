@@ -18,14 +18,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
 from numpyro.distributions import constraints
 
 from numpyro_disco._checks import is_traced
-from numpyro_disco._numpyro import StableDistribution, active_handlers, validate_sample
+from numpyro_disco._numpyro import StableDistribution, chooses_start, validate_sample
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.models.coordinate import Coordinate
+from numpyro_disco.models.missing import NOT_DRAWN
 from numpyro_disco.supports.coordinates import CoordinateSupports
 
 MOST_COMBINATIONS = 4096
@@ -43,7 +43,7 @@ class DiscreteCoordinate(Coordinate):
         latent: False if its value is observed, so that it is never enumerated.
 
     Raises:
-        ValueError: It is latent, and the levels are not among the whole numbers from 0 to `MOST_VALUES` - 1.
+        ValueError: It is latent, and some level is below 0 or at least `MOST_VALUES`.
     """
 
     has_enumerate_support = True
@@ -74,7 +74,7 @@ class DiscreteCoordinate(Coordinate):
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
         """A level for a sampler to start from; otherwise raise `NotImplementedError`."""
-        if key is None or not _initialises():
+        if key is None or not chooses_start(key):
             return super().sample(key, sample_shape)
         lowest, highest = self._bounds
         return jax.random.randint(key, self.shape(sample_shape), lowest, highest + 1)
@@ -167,11 +167,8 @@ class RowLevels(StableDistribution):
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
         """The first possible combination, for samplers; otherwise raise `NotImplementedError`."""
-        if not _initialises():
-            raise NotImplementedError(
-                "The missing entries of a table are inferred with the rest of the model: run MCMC, "
-                "SVI or TemperedSMC. To fill them from the prior alone use `numpyro_disco.impute`."
-            )
+        if key is None or not chooses_start(key):
+            raise NotImplementedError(NOT_DRAWN)
         first = jnp.argmax(jnp.asarray(self.possible), axis=-1)
         return jnp.broadcast_to(first, self.shape(sample_shape))
 
@@ -224,14 +221,3 @@ def _numbers(count: int, batch_shape: tuple[int, ...], expand: bool) -> Array:
     """0, ..., count - 1 along a new first axis, before axes of length one or of `batch_shape`."""
     values = jnp.arange(count).reshape(count, *(1 for _ in batch_shape))
     return jnp.broadcast_to(values, (count, *batch_shape)) if expand else values
-
-
-def _initialises() -> bool:
-    """True while a sampler looks for values to start from; these come from a `substitute_fn`.
-
-    Forward simulation has none, and there a coordinate cannot be drawn on its own.
-    """
-    return any(
-        isinstance(handler, numpyro.handlers.substitute) and handler.substitute_fn is not None
-        for handler in active_handlers()
-    )

@@ -51,7 +51,7 @@ class CoordinateGroup:
         return self.prior.reference_given(self.point(trace), observed)
 
     def log_base(self, trace: dict[str, dict]) -> Array:
-        """Log density of the free coordinates under the reference, with discrete ones summed out."""
+        """Log density of the free coordinates under the reference, discrete ones summed out."""
         reference, point = self.reference(trace), self.point(trace)
         if not self.summed:
             return reference.log_prob(point)

@@ -152,7 +152,7 @@ class MissingEntriesReference(StableDistribution):
         return flat[..., np.asarray(self.parent.places)]
 
     def log_prob(self, value: ArrayLike) -> Array:
-        """Normalised log density, shape (..., num_missing) to (...); discrete entries summed out."""
+        """Log density, normalised, (..., num_missing) to (...); discrete entries are summed out."""
         table, parent = self.parent.complete(value), self.parent
         if not parent.discrete_places:
             return _sum_rows(self._rows.log_prob(table), value)
