@@ -18,8 +18,8 @@ from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.learned import Learned, LearnedEnergy
 from numpyro_disco.references.base import Reference
-from numpyro_disco.references.fitting import MixtureFit, MixtureParameters, fit_reference
-from numpyro_disco.references.mixture import MixtureReference
+from numpyro_disco.references.em import MixtureParameters
+from numpyro_disco.references.fitting import MixtureFit, fit_reference, mixture_reference
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.training.checkpoints import Checkpoint
 from numpyro_disco.training.evidence import FitEvidence
@@ -277,7 +277,10 @@ def _make_references(
             return _References(standard, unconstrained, None, resume.components)
         mixture, components = fitted_mixture(given)
         moved = mixture.affine(units.basis, units.loc)
-        return _References(MixtureReference(*mixture), MixtureReference(*moved), None, components)
+        standard, unconstrained = (
+            mixture_reference(found, (0,) * len(units.loc)) for found in (mixture, moved)
+        )
+        return _References(standard, unconstrained, None, components)
     gaussian, linear = gaussian_start(rows, settings.objective.resolution)
     return _References(gaussian, gaussian.affine(units.basis, units.loc), linear, {})
 

@@ -8,8 +8,7 @@ import numpy as np
 
 from numpyro_disco._statistics import standard_error
 from numpyro_disco._typing import Array
-from numpyro_disco.references.fitting import MixtureFit, fit_reference
-from numpyro_disco.references.mixture import MixtureReference
+from numpyro_disco.references.fitting import MixtureFit, fit_reference, mixture_reference
 from numpyro_disco.training.table import Table
 from numpyro_disco.training.units import standard_units, unconstrained_rows
 
@@ -70,5 +69,6 @@ def _held_out_log_density(
     with jax.enable_x64(True):
         y = jnp.asarray(units.held_out)
         log_dets = np.asarray(supports.log_dets(y, supports.constrain(y))).sum(-1)
-    found = np.asarray(MixtureReference(*mixture).log_prob(jnp.asarray(held_out)), np.float64)
+    reference = mixture_reference(mixture, (0,) * len(table.names))
+    found = np.asarray(reference.log_prob(jnp.asarray(held_out)), np.float64)
     return found + np.linalg.slogdet(units.whitener)[1] - log_dets
