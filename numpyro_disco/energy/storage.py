@@ -20,18 +20,20 @@ from numpyro_disco.energy.networks import EnergyNetwork
 from numpyro_disco.energy.support_codes import decode_support, encode_support
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.gaussian import GaussianReference
+from numpyro_disco.references.mixed import MixedReference
 from numpyro_disco.references.mixture import MixtureReference
 
 FORMAT = "numpyro_disco.prior"
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 VERSIONS = range(2, FORMAT_VERSION + 1)
 """Versions that can be read: 2 has no supports, 3 no sinh-arcsinh maps, 4 no defensive shares, and
-5 gave such a share another meaning, so it is read only without one."""
+5 gave such a share another meaning, so it is read only without one; 6 has no discrete columns."""
 OPTIONAL = ("values", "log_normalizer", "log_normalizer_error", "noise_scale")
 """Attributes of a distribution that may be None."""
 REFERENCE_FIELDS = {
     "GaussianReference": ("mean_", "covariance"),
     "MixtureReference": ("log_weights", "means", "covariances"),
+    "MixedReference": ("log_weights", "means", "covariances", "log_probabilities"),
 }
 """Arrays of each kind of reference."""
 
@@ -216,8 +218,11 @@ def _reference(description: Mapping[str, Any], prefix: str, arrays: Arrays) -> R
     fields = [arrays[f"{prefix}.{field}"] for field in REFERENCE_FIELDS[kind]]
     if kind == "GaussianReference":
         return GaussianReference(*fields)
-    log_weights, means, covariances = (jnp.asarray(field) for field in fields)
-    return MixtureReference.from_log_weights(log_weights, means, covariances, None)
+    log_weights, means, covariances, *rest = (jnp.asarray(field) for field in fields)
+    if kind == "MixtureReference":
+        return MixtureReference.from_log_weights(log_weights, means, covariances, None)
+    num_levels = tuple(description["network"]["num_levels"])
+    return MixedReference.from_log_weights(log_weights, means, covariances, *rest, num_levels)
 
 
 def _check_state(

@@ -9,7 +9,14 @@ from numpyro.distributions import constraints
 
 from numpyro_disco.supports.sinh_arcsinh import SinhArcsinhReal
 
-WITHOUT_BOUNDS = ("real", "positive", "nonnegative", "softplus_positive", "unit_interval")
+WITHOUT_BOUNDS = (
+    "real",
+    "positive",
+    "nonnegative",
+    "softplus_positive",
+    "unit_interval",
+    "boolean",
+)
 """NumPyro's constraints on one number that have no parameters, by name."""
 WITH_BOUNDS = (
     "interval",
@@ -37,6 +44,8 @@ def encode_support(support: constraints.Constraint) -> dict[str, Any]:
     for kind in WITH_BOUNDS:
         if type(support) is getattr(constraints, kind):
             return {"kind": kind, "bounds": _numbers(support)}
+    if type(support) is constraints.integer_interval:
+        return {"kind": "integer_interval", "bounds": [int(n) for n in _numbers(support)]}
     if isinstance(support, SinhArcsinhReal):
         return {"kind": "sinh_arcsinh", "map": _numbers(support)}
     raise ValueError(
@@ -57,6 +66,8 @@ def decode_support(code: dict[str, Any]) -> constraints.Constraint:
         return getattr(constraints, kind)
     if kind in WITH_BOUNDS:
         return getattr(constraints, kind)(*map(float, code["bounds"]))
+    if kind == "integer_interval":
+        return constraints.integer_interval(*map(int, code["bounds"]))
     if kind == "sinh_arcsinh":
         return SinhArcsinhReal(*map(float, code["map"]))
     raise ValueError(f"there is no support {kind!r}")

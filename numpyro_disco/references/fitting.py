@@ -24,6 +24,7 @@ from numpyro_disco.references.em import (
     growing_mixtures,
     level_indicators,
 )
+from numpyro_disco.references.mixed import MixedReference
 from numpyro_disco.references.mixture import MixtureReference
 
 BASE_WIDTH = 2.0
@@ -139,15 +140,26 @@ def real_columns(num_levels: tuple[int, ...]) -> np.ndarray:
 
 def mixture_reference(
     parameters: MixtureParameters, num_levels: tuple[int, ...]
-) -> MixtureReference:
-    """The reference with these parameters.
+) -> MixtureReference | MixedReference:
+    """The reference with these parameters; a `MixedReference` if some columns are discrete.
 
     Args:
         parameters: parameters of the real columns and of the discrete ones.
         num_levels: number of levels of each of the D columns, 0 for real ones.
     """
-    weights, means, covariances, _ = parameters
-    return MixtureReference(weights, means, covariances)
+    weights, means, covariances, probabilities = parameters
+    if not any(num_levels):
+        return MixtureReference(weights, means, covariances)
+    num_components, dimension = len(weights), len(num_levels)
+    real = real_columns(num_levels)
+    all_means = np.zeros((num_components, dimension))
+    all_means[:, real] = means
+    all_covariances = np.tile(np.eye(dimension), (num_components, 1, 1))
+    all_covariances[:, real[:, None], real] = covariances
+    logs = np.full((num_components, dimension, probabilities.shape[2]), -np.inf)
+    with np.errstate(divide="ignore"):
+        logs[:, np.flatnonzero(num_levels)] = np.log(probabilities)
+    return MixedReference(weights, all_means, all_covariances, logs)
 
 
 def fit_mixture(draws: np.ndarray) -> MixtureReference:

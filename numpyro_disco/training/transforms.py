@@ -61,14 +61,19 @@ def _held_out_log_density(
         held_out_fraction=TRIED_HELD_OUT,
         resolution=resolution,
         whiten=whiten,
+        num_levels=supports.num_levels,
     )
     held_out, rows = (units.standardize(part) for part in (units.held_out, units.rows))
     mixture, _ = fit_reference(
-        rows, held_out, settings=MixtureFit(max_components=TRIED_COMPONENTS), basis=units.basis
+        rows,
+        held_out,
+        settings=MixtureFit(max_components=TRIED_COMPONENTS),
+        basis=units.basis,
+        num_levels=supports.num_levels,
     )
     with jax.enable_x64(True):
         y = jnp.asarray(units.held_out)
         log_dets = np.asarray(supports.log_dets(y, supports.constrain(y))).sum(-1)
-    reference = mixture_reference(mixture, (0,) * len(table.names))
+    reference = mixture_reference(mixture, supports.num_levels)
     found = np.asarray(reference.log_prob(jnp.asarray(held_out)), np.float64)
     return found + np.linalg.slogdet(units.whitener)[1] - log_dets
