@@ -66,7 +66,7 @@ def plot_report(
     history: Mapping[str, Any],
     noise_scales: np.ndarray,
     score_errors: np.ndarray,
-    discrete: Sequence[bool],
+    discrete: np.ndarray,
 ) -> Any:
     """Draw held-out rows and draws in pairs of columns, the losses, and the error of the score.
 
@@ -78,8 +78,8 @@ def plot_report(
         noise_scales: noise scales at which the score was checked, in standardised units, shape
             (L,); L = 0 leaves the panel out.
         score_errors: relative error of the score at each, shape (L,).
-        discrete: True for columns of whole numbers, D entries: each number gets a bar, and dots are
-            spread around it.
+        discrete: boolean array (D,), true for columns of whole numbers: each number gets a
+            bar, and dots are spread around it.
 
     Returns:
         The matplotlib figure: pairs of columns above, losses and errors below.
@@ -109,7 +109,8 @@ def _bins(values: np.ndarray, discrete: bool) -> np.ndarray:
     """Edges of the bars of a histogram, one bar for each whole number of a discrete column."""
     if discrete:
         return np.arange(values.min() - 0.5, values.max() + 1)
-    return np.linspace(*np.quantile(values, [0.001, 0.999]), 41)
+    low, high = np.quantile(values, [0.001, 0.999])
+    return np.linspace(low, high, 41)
 
 
 def _plot_pairs(
@@ -117,12 +118,12 @@ def _plot_pairs(
     names: tuple[str, ...],
     rows: np.ndarray,
     draws: np.ndarray,
-    discrete: Sequence[bool],
+    discrete: np.ndarray,
 ) -> None:
     """Draw histograms of the columns on the diagonal, and scatter plots of pairs elsewhere."""
     rng = np.random.default_rng(0)
     row_dots, draw_dots = (
-        some[:MAX_DOTS] + SPREAD * np.asarray(discrete) * rng.uniform(-1, 1, some[:MAX_DOTS].shape)
+        some[:MAX_DOTS] + SPREAD * discrete * rng.uniform(-1, 1, some[:MAX_DOTS].shape)
         for some in (rows, draws)
     )
     grid = figure.subplots(len(names), len(names), squeeze=False, sharex="col")
