@@ -15,6 +15,7 @@ from numpyro_disco.models.tempered_smc import TemperedSMC
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.references.gaussian import GaussianReference
+from numpyro_disco.references.mixed import MixedReference
 from numpyro_disco.references.mixture import MixtureReference
 from numpyro_disco.tempering.checkpoints import CheckpointError
 from numpyro_disco.tempering.settings import TemperingSettings
@@ -63,6 +64,7 @@ __all__ = [
     "DrawInfo",
     "LogMarginal",
     "MLP",
+    "MixedReference",
     "MixtureFit",
     "MixtureReference",
     "Multiscale",

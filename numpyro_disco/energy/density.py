@@ -18,10 +18,10 @@ from numpyro_disco.energy.coordinates import unconstrained_coordinates
 from numpyro_disco.energy.guard import guard
 from numpyro_disco.energy.learned import as_pytree_callable
 from numpyro_disco.energy.requirements import (
-    check_continuous_supports,
     check_energy,
     check_joint_reference,
     check_location,
+    check_prior_supports,
 )
 from numpyro_disco.energy.stacking import beside_batch, evaluate_stacked
 from numpyro_disco.references.base import Reference
@@ -81,13 +81,14 @@ class EnergyDensity(StableDistribution):
             raise ValueError(f"Expected a function for `energy_fn`; got {energy_fn!r}.")
         (dimension,) = reference.event_shape
         self.names = check_names(names, dimension)
-        self.coordinate_supports = check_continuous_supports(supports, self.names)
+        self.coordinate_supports = check_prior_supports(supports, self.names, reference.num_levels)
         self.energy_fn = as_pytree_callable(energy_fn)
         self.joint_reference = reference
         loc = jnp.asarray(reference.mean if loc is None else loc)
         scale = jnp.asarray(jnp.sqrt(reference.variance) if scale is None else scale)
-        self.loc = check_location(loc, dimension, "loc")
-        self.scale = check_location(scale, dimension, "scale")
+        discrete = self.coordinate_supports.discrete
+        self.loc = _unless(discrete, check_location(loc, dimension, "loc"), 0.0)
+        self.scale = _unless(discrete, check_location(scale, dimension, "scale"), 1.0)
         self.inverse_temperature = jnp.ones((), self.loc.dtype)
         self.values: Array | None = None
         self.observed = (False,) * dimension
@@ -174,9 +175,10 @@ class EnergyDensity(StableDistribution):
         return jnp.where(self.variables.inside(x), energy + log_det, jnp.inf)
 
     def score(self, x: ArrayLike) -> Array:
-        """-grad E(x), exact, shape (..., D); zero for clamped coordinates."""
+        """-grad E(x), exact, shape (..., D); zero for clamped and for discrete coordinates."""
         gradient = self._at_points(jax.grad(self._energy_at, argnums=1), x, "(d)")
-        return -jnp.where(np.asarray(self.observed), 0.0, gradient)
+        still = np.asarray(self.observed) | self.coordinate_supports.discrete
+        return -jnp.where(still, 0.0, gradient)
 
     def _energy_at(self, parameters: tuple[EnergyFn, Array, Array], x: Array) -> Array:
         """E of one point in the user's units: minus the log density of its free coordinates."""
@@ -294,3 +296,8 @@ class EnergyDensity(StableDistribution):
         for name, value in fields.items():
             setattr(new, name, value)
         return new
+
+
+def _unless(discrete: np.ndarray, value: Array, inert: float) -> Array:
+    """`value` (D,), with one number in place of the entries of discrete coordinates."""
+    return jnp.where(discrete, jnp.asarray(inert, value.dtype), value) if discrete.any() else value

@@ -20,6 +20,7 @@ from numpyro_disco.energy.networks import EnergyNetwork
 from numpyro_disco.energy.support_codes import decode_support, encode_support
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.gaussian import GaussianReference
+from numpyro_disco.references.mixed import MixedReference
 from numpyro_disco.references.mixture import MixtureReference
 from numpyro_disco.tables.variables import Variables
 
@@ -27,12 +28,14 @@ FORMAT = "numpyro_disco.prior"
 FORMAT_VERSION = 7
 VERSIONS = range(2, FORMAT_VERSION + 1)
 """Versions that can be read: 2 has no supports, 3 no sinh-arcsinh maps, 4 no defensive shares, and
-5 gave such a share another meaning, so it is read only without one. 6 has no variables."""
+5 gave such a share another meaning, so it is read only without one. 6 has no discrete coordinates
+and no variables."""
 OPTIONAL = ("values", "log_normalizer", "log_normalizer_error", "noise_scale")
 """Attributes of a distribution that may be None."""
 REFERENCE_FIELDS = {
     "GaussianReference": ("mean_", "covariance"),
     "MixtureReference": ("log_weights", "means", "covariances"),
+    "MixedReference": ("log_weights", "means", "covariances", "log_probabilities"),
 }
 """Arrays of each kind of reference."""
 
@@ -144,6 +147,7 @@ def describe_prior(prior: EnergyDistribution) -> tuple[dict[str, Any], dict[str,
         "variables": None if prior.variables is None else prior.variables.to_json(),
         "supports": [encode_support(s) for s in prior.coordinate_supports.supports],
         "references": kinds,
+        "num_levels": list(prior.coordinate_supports.num_levels),
         "network": nnx.merge(energy.graph, energy.weights).settings,
     }
     return description, arrays
@@ -223,8 +227,13 @@ def _reference(description: Mapping[str, Any], prefix: str, arrays: Arrays) -> R
     fields = [arrays[f"{prefix}.{field}"] for field in REFERENCE_FIELDS[kind]]
     if kind == "GaussianReference":
         return GaussianReference(*fields)
-    log_weights, means, covariances = (jnp.asarray(field) for field in fields)
-    return MixtureReference.from_log_weights(log_weights, means, covariances, None)
+    log_weights, means, covariances = (jnp.asarray(field) for field in fields[:3])
+    if kind == "MixtureReference":
+        return MixtureReference.from_log_weights(log_weights, means, covariances)
+    num_levels = tuple(map(int, description["num_levels"]))
+    return MixedReference.from_log_weights(
+        log_weights, means, covariances, jnp.asarray(fields[3]), num_levels
+    )
 
 
 def _check_state(

@@ -15,6 +15,7 @@ from numpyro.distributions import Distribution
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.models.coordinate import PriorPart
+from numpyro_disco.models.discrete import DiscreteCoordinate
 from numpyro_disco.models.structure import without_wrappers
 from numpyro_disco.models.variables import join
 
@@ -28,7 +29,9 @@ class CoordinateGroup:
     sites: dict[str, PriorPart] = field(default_factory=dict)
     """The part of the vector that each site holds, by name; clamped coordinates have no site."""
     free: dict[str, PriorPart] = field(default_factory=dict)
-    """Those of the latent sites; the others are observed."""
+    """Continuous parts of latent sites by name."""
+    summed: dict[str, PriorPart] = field(default_factory=dict)
+    """Discrete parts of latent sites by name, which are summed out. All others are observed."""
 
     def point(self, trace: dict[str, dict]) -> Array:
         """The vector with the values that its sites have in `trace`, plate axes first."""
@@ -36,24 +39,32 @@ class CoordinateGroup:
         return join(self.prior, values)
 
     def reference(self, trace: dict[str, dict]) -> Distribution:
-        """The reference of the free coordinates given the others, for each member of a plate."""
+        """The reference of latent coordinates given the others, for each member of a plate."""
         observed = np.ones(len(self.prior.names), bool)
-        for part in self.free.values():
+        for part in (*self.free.values(), *self.summed.values()):
             observed[part.indices] = False
         return self.prior.reference_given(self.point(trace), observed)
 
     def draw(self, rng_key: Array, trace: dict[str, dict]) -> dict[str, Array]:
-        """Draw the latent sites from the reference given the others, by name."""
+        """Draw the continuous latent sites from the reference, by name."""
         x = self.reference(trace).sample(rng_key)
         return {name: part.unpack(x[..., part.indices]) for name, part in self.free.items()}
 
-    def log_prob(self, trace: dict[str, dict]) -> Array:
-        """Log density of the latent sites under that reference, for each member of a plate."""
-        x = self.point(trace)
-        log_prob = self.reference(trace).log_prob(x)
-        # The reference is a density of coordinates, the sites hold variables.
-        arrays = [part for part in self.free.values() if part.event_dim]
-        return log_prob - sum(part.log_det(x[..., part.indices]) for part in arrays)
+    def log_base(self, trace: dict[str, dict]) -> Array:
+        """Log density of the free coordinates under the reference, discrete ones summed out."""
+        reference, point = self.reference(trace), self.point(trace)
+        if not self.summed:
+            log_prob = reference.log_prob(point)
+        else:
+            known = np.ones(len(self.prior.names), bool)
+            for part in self.summed.values():
+                known[part.indices] = False
+            log_prob = reference.marginal_log_prob(point, known)
+        # The reference is a density of coordinates, while the sites hold variables.
+        for part in self.free.values():
+            if part.event_dim:
+                log_prob = log_prob - part.log_det(point[..., part.indices])
+        return log_prob
 
 
 def coordinate_groups(
@@ -76,7 +87,8 @@ def coordinate_groups(
             group = groups.setdefault(prefix, CoordinateGroup(fn.prior))
             group.sites[name] = fn
             if not site["is_observed"]:
-                group.free[name] = fn
+                kind = group.summed if isinstance(fn, DiscreteCoordinate) else group.free
+                kind[name] = fn
     started = []
     for prefix, group in groups.items():
         given = set(with_own_base) & set(group.free)

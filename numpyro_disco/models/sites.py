@@ -20,6 +20,7 @@ from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.guard import not_latent
 from numpyro_disco.models.coordinate import PriorPart
+from numpyro_disco.models.discrete import RowLevels
 from numpyro_disco.models.missing import MissingEntries, PaddedEntries
 from numpyro_disco.models.variables import (
     join,
@@ -207,7 +208,7 @@ def _check_handlers(name: str, prior: EnergyDistribution | None) -> None:
         name: prefix of the sites.
         prior: the prior whose parts have sites; None if the missing entries of a table do.
     """
-    parts = ["missing"] if prior is None else site_names(prior)
+    parts = ["missing", "levels"] if prior is None else site_names(prior)
     known = [f"{name}.{part}" for part in parts]
     for handler, scoped in handlers_that_observe(name):
         prefix = scoped.removesuffix(name)
@@ -251,8 +252,16 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
             "`padded=False`: compiled code has to know which entries are missing."
         )
     if padded or traced or subsampled:
+        if prior.coordinate_supports.discrete.any():
+            raise NotImplementedError(
+                f"The table of {name!r} has discrete columns, whose missing entries have to be "
+                "known when the model is compiled. Give the table as a constant of the model "
+                "instead of as an argument, without `padded=True` and subsampling."
+            )
         return _sample_padded(name, PaddedEntries(prior, values, jnp.asarray(observed)), padded)
     _check_plates(values.shape, prior)
+    if (~observed & prior.coordinate_supports.discrete).any():
+        return _sample_mixed_table(name, prior, values, observed, pattern.labels)
     # The missing entries of all rows are one vector, which belongs to no plate: rows differ in how
     # many they have.
     with _outside_plates():
@@ -261,6 +270,40 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
             return jnp.asarray(values)
         fn = MissingEntries(prior, values, observed, pattern.labels)
         return fn.complete(numpyro.sample(f"{name}.missing", fn))
+
+
+def _sample_mixed_table(
+    name: str,
+    prior: EnergyDistribution,
+    values: Array,
+    observed: np.ndarray,
+    labels: tuple[str, ...] | None,
+) -> Array:
+    """A table with missing discrete entries: a number of a combination of levels for each row.
+
+    They are summed out row by row, so each row has to be a member of a plate.
+    """
+    if not _plates():
+        missing = (~observed & prior.coordinate_supports.discrete).any(
+            tuple(range(values.ndim - 1))
+        )
+        columns = [name for name, some in zip(prior.names, missing, strict=True) if some]
+        raise ValueError(
+            f"Expected a plate around a table whose discrete columns {columns} have missing "
+            "entries, since these are summed out row by row: "
+            f"`with numpyro.plate('rows', {len(values)}):`, with all that depends on the rows "
+            "inside."
+        )
+    levels = RowLevels(prior, values, observed)
+    combination = numpyro.sample(f"{name}.levels", levels)
+    with _outside_plates():
+        fn = MissingEntries(prior, values, observed, labels)
+        table: Any = values
+        if fn.places:
+            table = fn.complete(numpyro.sample(f"{name}.missing", fn))
+    rows = levels.complete(combination, table)
+    numpyro.factor(f"{name}.log_prob", prior.log_prob(rows))
+    return rows
 
 
 def _sample_padded(name: str, rows: PaddedEntries, padded: bool | None) -> Array:

@@ -7,7 +7,7 @@ each of its free elements has a site instead.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.models.coordinate import ArrayVariable, Coordinate, PriorPart
+from numpyro_disco.models.discrete import DiscreteCoordinate
 
 
 def parts_of(prior: EnergyDistribution, given: Collection[str] = ()) -> list[PriorPart]:
@@ -28,9 +29,24 @@ def parts_of(prior: EnergyDistribution, given: Collection[str] = ()) -> list[Pri
     Raises:
         ValueError: a variable is given both whole and by its elements.
     """
-    if prior.variables is None:
-        return _free_coordinates(prior, range(len(prior.names)))
     parts: list[PriorPart] = []
+    for place in _sites(prior, given):
+        if isinstance(place, str):
+            parts.append(ArrayVariable(prior, place))
+        elif prior.coordinate_supports.discrete[place]:
+            # An observed level has no need to be one that can be enumerated.
+            latent = prior.names[place] not in given
+            parts.append(DiscreteCoordinate(prior, place, latent=latent))
+        else:
+            parts.append(Coordinate(prior, place))
+    return parts
+
+
+def _sites(prior: EnergyDistribution, given: Collection[str] = ()) -> Iterator[int | str]:
+    """Positions of the coordinates, and names of the whole variables, that have a site."""
+    if prior.variables is None:
+        yield from _free(prior, range(len(prior.names)))
+        return
     for variable in prior.variables:
         places = prior.variables.indices[variable.name]
         elements = set(variable.coordinates) & set(given)
@@ -39,24 +55,22 @@ def parts_of(prior: EnergyDistribution, given: Collection[str] = ()) -> list[Pri
                 f"Expected {variable.name!r} to be given whole or by its elements; got both: "
                 f"{sorted(elements)}."
             )
-        clamped = any(prior.observed[place] for place in places)
-        discrete = any(prior.coordinate_supports.supports[place].is_discrete for place in places)
+        clamped = np.asarray(prior.observed)[places].any()
+        discrete = prior.coordinate_supports.discrete[places].any()
         if not variable.shape or elements or clamped or discrete:
-            parts += _free_coordinates(prior, places)
+            yield from _free(prior, places)
         elif variable.size:
-            parts.append(ArrayVariable(prior, variable.name))
-    return parts
+            yield variable.name
 
 
-def _free_coordinates(prior: EnergyDistribution, places: Iterable[int]) -> list[PriorPart]:
-    return [Coordinate(prior, int(place)) for place in places if not prior.observed[place]]
+def _free(prior: EnergyDistribution, places: Iterable[int]) -> list[int]:
+    return [int(place) for place in places if not prior.observed[place]]
 
 
 def site_names(prior: EnergyDistribution) -> list[str]:
     """Names, without a prefix, that `condition` and `do` may give."""
-    free = [part.name for part in _free_coordinates(prior, range(len(prior.names)))]
-    whole = [part.name for part in parts_of(prior) if part.name not in free]
-    return whole + free
+    whole = [place for place in _sites(prior) if isinstance(place, str)]
+    return whole + [prior.names[place] for place in _free(prior, range(len(prior.names)))]
 
 
 def join(prior: EnergyDistribution, values: Iterable[tuple[PriorPart, Any]]) -> Array:
@@ -89,7 +103,14 @@ def whole_variables(
     return {name: own.get(name, value) for name, value in prior.variables.unpack(x).items()}
 
 
-def part_values(prior: EnergyDistribution, x: Any) -> Mapping[str, Array]:
-    """Values of all parts with a site at vectors (..., D) or dicts of variables, by name."""
+def part_values(prior: EnergyDistribution, x: Any) -> dict[str, Array]:
+    """Values of all sites at vectors (..., D) or at dicts of variables, by name."""
     x = prior.points(x)
-    return {part.name: part.unpack(x[..., part.indices]) for part in parts_of(prior)}
+    values: dict[str, Array] = {}
+    for place in _sites(prior):
+        if isinstance(place, str):
+            part = ArrayVariable(prior, place)
+            values[place] = part.unpack(x[..., part.indices])
+        else:
+            values[prior.names[place]] = x[..., place]
+    return values

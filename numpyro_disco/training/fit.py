@@ -25,7 +25,7 @@ from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.imputation import impute
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit
-from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.supports.coordinates import MAX_LEVELS, CoordinateSupports
 from numpyro_disco.tables.draws import read_draws
 from numpyro_disco.training.checkpoints import Checkpoint, fit_marks
 from numpyro_disco.training.learning import FitKeys, PreparedRows, Task, learn
@@ -42,7 +42,7 @@ from numpyro_disco.training.table import (
     read_table,
 )
 from numpyro_disco.training.transforms import choose_transform
-from numpyro_disco.training.units import unconstrained_rows
+from numpyro_disco.training.units import is_spread, unconstrained_rows
 from numpyro_disco.training.windows import Stream, read_sample
 
 
@@ -112,11 +112,13 @@ def fit(
             the order of named columns, or rename them; of draws, they select variables. If all
             variables are sites of one learned prior, "theta.b", its prefix is dropped.
         supports: from names to NumPyro constraints on one number: `constraints.positive`,
-            `unit_interval`, `interval(a, b)`, .... Draws stay inside. A discrete constraint
-            (`boolean`, `integer_interval(a, b)`, `nonnegative_integer`) declares whole numbers:
-            each is spread evenly over the unit interval around it, so that it has a density. Round
-            draws to get whole numbers back. Of draws, supports of variables such as
-            `constraints.simplex` or `corr_cholesky`, in place of those of the sampler's model.
+            `unit_interval`, `interval(a, b)`, .... Draws stay inside. `boolean` and
+            `integer_interval(a, b)` with at most 64 levels make a column discrete: each level has
+            a mass, which is learned as such (`Contrastive` only). Other discrete constraints
+            (`nonnegative_integer`, wider intervals) declare whole numbers that are spread evenly
+            over the unit interval around each, so that they have a density; round draws to get
+            whole numbers back. Of draws, supports of variables such as `constraints.simplex` or
+            `corr_cholesky`, in place of those of the sampler's model.
         transform: "sinh_arcsinh" trains on columns mapped towards normality, one map of four
             numbers for each column without a support; densities and draws stay in the user's units.
             It helps with heavy tails and skew, and hurts where columns are nearly linear functions
@@ -196,6 +198,8 @@ def fit(
         _check_stream(settings)
     _check_reference(settings.reference, len(table.names))
     settings.objective.check_dimension(*table.values.shape)
+    _check_discrete(table, settings)
+    _warn_of_spread_columns(table)
     spread_key, impute_key = jax.random.split(keys.table)
     marks = fit_marks(
         rng_key,
@@ -259,6 +263,40 @@ def _warn_of_incomplete_rows(table: Table, stream: Stream | None) -> None:
         )
 
 
+def _warn_of_spread_columns(table: Table) -> None:
+    """Warn of whole numbers that get a density instead of a mass."""
+    spread = [n for n, s in zip(table.names, table.supports, strict=True) if is_spread(s)]
+    if spread:
+        warnings.warn(
+            f"The whole numbers of {spread} in `data` have more than {MAX_LEVELS} levels, or no "
+            "bounds, so each is spread evenly over the unit interval around it: they have a "
+            "density, not a mass. Round draws to get whole numbers back.",
+            stacklevel=3,
+        )
+
+
+def _check_discrete(table: Table, settings: FitSettings) -> None:
+    """Refuse discrete columns that the objective or the reference cannot have."""
+    discrete = [n for n, count in zip(table.names, table.num_levels, strict=True) if count]
+    if discrete and not settings.objective.takes_discrete:
+        raise ValueError(
+            f"Expected `objective=disco.Contrastive()` for `data` with the discrete columns "
+            f"{discrete}; got {type(settings.objective).__name__}, which follows gradients, and "
+            "levels have none. Use `Contrastive()`, or declare whole numbers that may be smoothed "
+            f"as real: `supports={{{discrete[0]!r}: constraints.real}}`."
+        )
+    reference = settings.reference
+    given = reference.num_levels if isinstance(reference, Reference) else table.num_levels
+    if discrete and (
+        given != table.num_levels or not isinstance(reference, Reference | MixtureFit)
+    ):
+        raise ValueError(
+            "Expected 'mixture', `disco.MixtureFit(...)` or a `disco.MixedReference` with the "
+            f"levels {table.num_levels} for `reference`, as {discrete} are discrete; got "
+            f"{reference!r}."
+        )
+
+
 def _check_reference(reference: Any, dimension: int) -> None:
     """Refuse a reference over another number of columns, and one that is conditioned."""
     if not isinstance(reference, Reference):
@@ -292,7 +330,7 @@ def _prepare(
     complete = values[~table.incomplete]
     if not supports.real:
         # Columns that are independent in the user's units may be copies in unconstrained space.
-        check_copies(complete, table.names)
+        check_copies(complete, table)
     return settings, PreparedRows(complete, values[table.incomplete], table.names, supports)
 
 
@@ -300,11 +338,14 @@ def _learn_with_refits(impute_key: Array, task: Task) -> FitResult:
     """Learn from complete rows; then impute the others and learn from all rows, repeatedly."""
     prepared = task.prepared
     result = learn(task, "fit", prepared.complete[:0], None)
-    real = CoordinateSupports((constraints.real,) * len(prepared.names))
+    codes = tuple(
+        constraints.integer_interval(0, count - 1) if count else constraints.real
+        for count in prepared.supports.num_levels
+    )
     missing = np.isnan(prepared.incomplete)
 
     def imputed(rng_key: Array, prior: EnergyDistribution) -> dict[str, np.ndarray]:
-        unconstrained = prior.replace(coordinate_supports=real, variables=None)
+        unconstrained = prior.replace(coordinate_supports=CoordinateSupports(codes), variables=None)
         drawn = impute(rng_key, unconstrained, prepared.incomplete, num_imputations=1)[0]
         return {"rows": np.where(missing, np.asarray(drawn, np.float64), prepared.incomplete)}
 

@@ -118,6 +118,8 @@ class FitResult:
         - own row (smoothed densities only): how much of the posterior over rows, given a training
           row with noise, is on that same row.
         - masses: shares of held-out rows and of draws in clusters of the training rows.
+        - levels (discrete columns only): shares of held-out rows and of draws at each level of the
+          column where they differ most.
         - tails: whether the energy increases beyond the farthest training row.
 
         A check that depends on the number of held-out rows does not pass when there are too few to
@@ -161,6 +163,7 @@ class FitResult:
             self._plotted_history(),
             report.noise_scales,
             report.score_errors,
+            evidence.coordinate_supports.discrete,
         )
 
     def plot_history(self, axes: Any = None) -> Any:

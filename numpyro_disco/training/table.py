@@ -15,7 +15,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_names, columns_of
-from numpyro_disco.supports.coordinates import check_supports
+from numpyro_disco.supports.coordinates import check_supports, num_levels
 
 MAX_TIED_SHARE = 0.1
 """Share of rows that may have one and the same value in a continuous column."""
@@ -33,12 +33,23 @@ class Table(NamedTuple):
     names: tuple[str, ...]
     """Names of the D columns."""
     supports: tuple[constraints.Constraint, ...]
-    """Support of each column, discrete ones included."""
+    """Support of each column, discrete ones included. Those with at most 64 levels have an exact
+    mass; more whole numbers are spread over unit intervals."""
 
     @property
     def incomplete(self) -> np.ndarray:
         """True for rows with missing entries, shape (N,)."""
         return np.isnan(self.values).any(axis=1)
+
+    @property
+    def num_levels(self) -> tuple[int, ...]:
+        """Number of levels of each discrete column, 0 for the others."""
+        return tuple(map(num_levels, self.supports))
+
+    @property
+    def real(self) -> np.ndarray:
+        """Indices of the columns that are not discrete."""
+        return np.flatnonzero(np.asarray(self.num_levels) == 0)
 
 
 def read_table(
@@ -77,8 +88,9 @@ def read_table(
             f"{[checked_names[i] for i in np.flatnonzero(constant)]} are constant. Drop them: a "
             "constant has no density."
         )
-    check_copies(complete, checked_names)
-    return Table(values, checked_names, check_supports(supports, checked_names))
+    table = Table(values, checked_names, check_supports(supports, checked_names))
+    check_copies(complete, table)
+    return table
 
 
 def _reordered(values: np.ndarray, names: Sequence[str], found: Sequence[str]) -> np.ndarray:
@@ -124,8 +136,16 @@ def constant_columns(rows: np.ndarray) -> np.ndarray:
     return spread <= 1e-12 * np.maximum(size, np.finfo(np.float64).tiny)
 
 
-def check_copies(rows: np.ndarray, names: tuple[str, ...]) -> None:
-    """Refuse pairs of columns that are linear functions of each other."""
+def check_copies(rows: np.ndarray, table: Table) -> None:
+    """Refuse pairs of real columns that are linear functions of each other.
+
+    Discrete columns may be functions of each other: combinations of their levels have a mass.
+
+    Args:
+        rows: complete rows (N, D), in the user's units or in unconstrained space.
+        table: the names and supports of their columns.
+    """
+    rows, names = rows[:, table.real], [table.names[i] for i in table.real]
     standardized = (rows - rows.mean(axis=0)) / rows.std(axis=0)
     correlation = np.abs(standardized.T @ standardized) / len(rows)
     copies = np.argwhere(np.triu(correlation > 1 - 1e-10, k=1))
@@ -190,7 +210,7 @@ def check_rounding(table: Table, resolution: float) -> None:
 
     The energy takes points in the user's units, in the precision that JAX computes in.
     """
-    spacing = rounding(table.values)
+    spacing = np.where(table.num_levels, 0.0, rounding(table.values))
     coarse = spacing > COARSE * resolution
     if coarse.any():
         raise ValueError(
