@@ -1,7 +1,6 @@
 """Priors with discrete coordinates, against sums over all combinations of levels."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpyro
 import pandas as pd
@@ -214,21 +213,3 @@ def test_vector_sites_move_continuous_coordinates_only(prior):
     # Draws of one chain are correlated: a fifth of them counts.
     error = np.sqrt(np.diag(given.covariance) / 80)
     assert_within(draws[:, [0, 2]].mean(0), given.mean, error, resolution=1.0)
-
-
-def test_latent_levels_in_models_are_refused_for_now(prior):
-    def model(table=None):
-        disco.sample("x", prior, obs=table)
-
-    with pytest.raises(NotImplementedError, match="'x.c'"):
-        numpyro.handlers.trace(model).get_trace()
-    with pytest.raises(NotImplementedError, match="missing entries of 'x'"):
-        numpyro.handlers.trace(model).get_trace(rows_of(MASKS, POINTS))
-    # Missing entries of continuous columns are latent as ever.
-    holes = rows_of(np.array([False, True, True, True]), POINTS)
-    seeded = numpyro.handlers.seed(model, 0)
-    data = {"x.missing": jnp.asarray(POINTS[:, 0])}
-    trace = numpyro.handlers.trace(numpyro.handlers.condition(seeded, data)).get_trace(holes)
-    site = trace["x.missing"]
-    log_prob = site["fn"].log_prob(site["value"])
-    np.testing.assert_allclose(log_prob, TRUTH.log_prob(VALUES).sum(), rtol=1e-5)
