@@ -37,7 +37,8 @@ from numpyro_disco.training.table import (
     Table,
     check_copies,
     check_rounding,
-    check_ties,
+    warn_of_spikes,
+    warn_of_wide,
 )
 from numpyro_disco.training.transforms import choose_transform
 from numpyro_disco.training.units import unconstrained_rows
@@ -179,9 +180,9 @@ def fit(
         patience=patience,
     )
     sample_key = jax.random.fold_in(keys.table, 2)
-    table, stream = read_sample(sample_key, data, names, settings.supports)
-    if stream is not None:
-        _check_stream(settings)
+    smoothed = not settings.objective.is_contrastive
+    table, stream = read_sample(sample_key, data, names, settings.supports, smoothed=smoothed)
+    _check_stream(settings, stream)
     _check_reference(settings.reference, len(table.names))
     settings.objective.check_dimension(*table.values.shape)
     spread_key, impute_key = jax.random.split(keys.table)
@@ -216,8 +217,10 @@ def _check_refits(prepared: PreparedRows, resume: FitResult | None) -> None:
         )
 
 
-def _check_stream(settings: FitSettings) -> None:
-    """Refuse settings for which all rows have to be in memory."""
+def _check_stream(settings: FitSettings, stream: Stream | None) -> None:
+    """Refuse settings for which all rows have to be in memory, for rows that are not."""
+    if stream is None:
+        return
     if settings.objective.needs_all_rows:
         raise ValueError(
             f"Expected an `objective` that learns from batches, for rows that stay on disk; got "
@@ -268,7 +271,8 @@ def _prepare(
     """Check the rows, choose a transform, and map the rows to unconstrained space."""
     resolution = settings.objective.smallest_resolution
     if settings.objective.is_contrastive:
-        check_ties(table)
+        warn_of_spikes(table)
+        warn_of_wide(table)
     check_rounding(table, resolution)
     if settings.transform == "auto":
         chosen = choose_transform(
@@ -280,7 +284,8 @@ def _prepare(
     if not supports.real:
         # Columns that are independent in the user's units may be copies in unconstrained space.
         check_copies(complete, table.names)
-    return settings, PreparedRows(complete, values[table.incomplete], table.names, supports)
+    incomplete = values[table.incomplete]
+    return settings, PreparedRows(complete, incomplete, table.names, supports, table.columns)
 
 
 def _learn_with_refits(impute_key: Array, task: Task) -> FitResult:
