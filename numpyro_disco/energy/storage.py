@@ -27,7 +27,8 @@ FORMAT = "numpyro_disco.prior"
 FORMAT_VERSION = 7
 VERSIONS = range(2, FORMAT_VERSION + 1)
 """Versions that can be read: 2 has no supports, 3 no sinh-arcsinh maps, 4 no defensive shares, and
-5 gave such a share another meaning, so it is read only without one; 6 has no discrete columns."""
+5 gave such a share another meaning, so it is read only without one. 6 has no discrete coordinates.
+"""
 OPTIONAL = ("values", "log_normalizer", "log_normalizer_error", "noise_scale")
 """Attributes of a distribution that may be None."""
 REFERENCE_FIELDS = {
@@ -144,6 +145,7 @@ def describe_prior(prior: EnergyDistribution) -> tuple[dict[str, Any], dict[str,
         "observed": list(prior.observed),
         "supports": [encode_support(s) for s in prior.coordinate_supports.supports],
         "references": kinds,
+        "num_levels": list(prior.coordinate_supports.num_levels),
         "network": nnx.merge(energy.graph, energy.weights).settings,
     }
     return description, arrays
@@ -218,11 +220,13 @@ def _reference(description: Mapping[str, Any], prefix: str, arrays: Arrays) -> R
     fields = [arrays[f"{prefix}.{field}"] for field in REFERENCE_FIELDS[kind]]
     if kind == "GaussianReference":
         return GaussianReference(*fields)
-    log_weights, means, covariances, *rest = (jnp.asarray(field) for field in fields)
+    log_weights, means, covariances = (jnp.asarray(field) for field in fields[:3])
     if kind == "MixtureReference":
-        return MixtureReference.from_log_weights(log_weights, means, covariances, None)
-    num_levels = tuple(description["network"]["num_levels"])
-    return MixedReference.from_log_weights(log_weights, means, covariances, *rest, num_levels)
+        return MixtureReference.from_log_weights(log_weights, means, covariances)
+    num_levels = tuple(map(int, description["num_levels"]))
+    return MixedReference.from_log_weights(
+        log_weights, means, covariances, jnp.asarray(fields[3]), num_levels
+    )
 
 
 def _check_state(

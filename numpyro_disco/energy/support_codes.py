@@ -25,6 +25,7 @@ WITH_BOUNDS = (
     "greater_than_eq",
     "less_than",
     "less_than_eq",
+    "integer_interval",
 )
 """NumPyro's constraints on one number that have bounds, by name."""
 
@@ -44,8 +45,6 @@ def encode_support(support: constraints.Constraint) -> dict[str, Any]:
     for kind in WITH_BOUNDS:
         if type(support) is getattr(constraints, kind):
             return {"kind": kind, "bounds": _numbers(support)}
-    if type(support) is constraints.integer_interval:
-        return {"kind": "integer_interval", "bounds": [int(n) for n in _numbers(support)]}
     if isinstance(support, SinhArcsinhReal):
         return {"kind": "sinh_arcsinh", "map": _numbers(support)}
     raise ValueError(
@@ -66,8 +65,6 @@ def decode_support(code: dict[str, Any]) -> constraints.Constraint:
         return getattr(constraints, kind)
     if kind in WITH_BOUNDS:
         return getattr(constraints, kind)(*map(float, code["bounds"]))
-    if kind == "integer_interval":
-        return constraints.integer_interval(*map(int, code["bounds"]))
     if kind == "sinh_arcsinh":
         return SinhArcsinhReal(*map(float, code["map"]))
     raise ValueError(f"there is no support {kind!r}")

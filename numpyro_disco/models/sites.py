@@ -22,6 +22,12 @@ from numpyro_disco.energy.guard import not_latent
 from numpyro_disco.models.coordinate import Coordinate
 from numpyro_disco.models.missing import MissingEntries, PaddedEntries
 
+LATENT_LEVELS = (
+    "Discrete coordinates of a learned prior have to be observed inside a model; got a latent one, "
+    "{}. Condition on it, `clamp` the prior, or draw it outside of the model with "
+    "`numpyro_disco.sample_conditional` or `numpyro_disco.impute`."
+)
+
 
 def sample(
     name: str,
@@ -138,6 +144,8 @@ def _sample_vector(name: str, prior: EnergyDistribution) -> Array:
 def _sample_coordinate(site: str, coordinate: Coordinate) -> Any:
     """The value of a coordinate's site, which is latent or given by `condition` or `do`."""
     given = [(h, scoped) for h, scoped in handlers_that_observe(site) if scoped in h.data]
+    if not given and coordinate.prior.coordinate_supports.discrete[coordinate.index]:
+        raise NotImplementedError(LATENT_LEVELS.format(repr(site)))
     # `do` keeps the site itself as a latent on which nothing depends. That is harmless for a site
     # with a density, but a coordinate has none: the latent would be flat and cannot be sampled.
     done = [h.data[scoped] for h, scoped in given if isinstance(h, numpyro.handlers.do)]
@@ -194,6 +202,9 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
     convert = jnp.asarray if isinstance(pattern.values, jax.core.Tracer) else np.asarray
     values: Any = convert(pattern.values, prior.loc.dtype)
     traced = isinstance(observed, jax.core.Tracer)
+    discrete = prior.coordinate_supports.discrete
+    if (discrete if traced or padded else discrete & ~observed).any():
+        raise NotImplementedError(LATENT_LEVELS.format(f"missing entries of {name!r}"))
     subsampled = any(plate.subsample_size != plate.size for plate in _plates())
     if padded is False and (traced or subsampled):
         raise ValueError(
