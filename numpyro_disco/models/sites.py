@@ -20,13 +20,8 @@ from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.guard import not_latent
 from numpyro_disco.models.coordinate import Coordinate
+from numpyro_disco.models.discrete import DiscreteCoordinate, RowLevels
 from numpyro_disco.models.missing import MissingEntries, PaddedEntries
-
-LATENT_LEVELS = (
-    "Discrete coordinates of a learned prior have to be observed inside a model; got a latent one, "
-    "{}. Condition on it, `clamp` the prior, or draw it outside of the model with "
-    "`numpyro_disco.sample_conditional` or `numpyro_disco.impute`."
-)
 
 
 def sample(
@@ -135,17 +130,20 @@ def _sample_vector(name: str, prior: EnergyDistribution) -> Array:
             assert prior.values is not None
             values.append(prior.values[..., index])
         else:
-            values.append(_sample_coordinate(f"{name}.{coordinate}", Coordinate(prior, index)))
+            values.append(_sample_coordinate(f"{name}.{coordinate}", prior, index))
     x = jnp.stack(jnp.broadcast_arrays(*values), axis=-1)
     numpyro.factor(f"{name}.log_prob", prior.log_prob(x))
     return x
 
 
-def _sample_coordinate(site: str, coordinate: Coordinate) -> Any:
+def _sample_coordinate(site: str, prior: EnergyDistribution, index: int) -> Any:
     """The value of a coordinate's site, which is latent or given by `condition` or `do`."""
     given = [(h, scoped) for h, scoped in handlers_that_observe(site) if scoped in h.data]
-    if not given and coordinate.prior.coordinate_supports.discrete[coordinate.index]:
-        raise NotImplementedError(LATENT_LEVELS.format(repr(site)))
+    discrete = bool(prior.coordinate_supports.discrete[index])
+    # An observed level has no need to be one that can be enumerated.
+    coordinate = (
+        DiscreteCoordinate(prior, index, latent=not given) if discrete else Coordinate(prior, index)
+    )
     # `do` keeps the site itself as a latent on which nothing depends. That is harmless for a site
     # with a density, but a coordinate has none: the latent would be flat and cannot be sampled.
     done = [h.data[scoped] for h, scoped in given if isinstance(h, numpyro.handlers.do)]
@@ -197,14 +195,11 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
     observed = pattern.observed
     if any(prior.observed):
         raise ValueError("Expected an unclamped prior with `obs`: put the values into the table.")
-    _check_handlers(name, [f"{name}.missing"])
+    _check_handlers(name, [f"{name}.missing", f"{name}.levels"])
     # Under `jit` a conversion by JAX would trace concrete values.
     convert = jnp.asarray if isinstance(pattern.values, jax.core.Tracer) else np.asarray
     values: Any = convert(pattern.values, prior.loc.dtype)
     traced = isinstance(observed, jax.core.Tracer)
-    discrete = prior.coordinate_supports.discrete
-    if (discrete if traced or padded else discrete & ~observed).any():
-        raise NotImplementedError(LATENT_LEVELS.format(f"missing entries of {name!r}"))
     subsampled = any(plate.subsample_size != plate.size for plate in _plates())
     if padded is False and (traced or subsampled):
         raise ValueError(
@@ -212,8 +207,16 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
             "`padded=False`: compiled code has to know which entries are missing."
         )
     if padded or traced or subsampled:
+        if prior.coordinate_supports.discrete.any():
+            raise NotImplementedError(
+                f"The table of {name!r} has discrete columns, whose missing entries have to be "
+                "known when the model is compiled. Give the table as a constant of the model "
+                "instead of as an argument, without `padded=True` and subsampling."
+            )
         return _sample_padded(name, PaddedEntries(prior, values, jnp.asarray(observed)), padded)
     _check_plates(values.shape, prior)
+    if (~observed & prior.coordinate_supports.discrete).any():
+        return _sample_mixed_table(name, prior, values, observed, pattern.labels)
     # The missing entries of all rows are one vector, which belongs to no plate: rows differ in how
     # many they have.
     with _outside_plates():
@@ -222,6 +225,40 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
             return jnp.asarray(values)
         fn = MissingEntries(prior, values, observed, pattern.labels)
         return fn.complete(numpyro.sample(f"{name}.missing", fn))
+
+
+def _sample_mixed_table(
+    name: str,
+    prior: EnergyDistribution,
+    values: Array,
+    observed: np.ndarray,
+    labels: tuple[str, ...] | None,
+) -> Array:
+    """A table with missing discrete entries: a number of a combination of levels for each row.
+
+    They are summed out row by row, so each row has to be a member of a plate.
+    """
+    if not _plates():
+        missing = (~observed & prior.coordinate_supports.discrete).any(
+            tuple(range(values.ndim - 1))
+        )
+        columns = [name for name, some in zip(prior.names, missing, strict=True) if some]
+        raise ValueError(
+            f"Expected a plate around a table whose discrete columns {columns} have missing "
+            "entries, since these are summed out row by row: "
+            f"`with numpyro.plate('rows', {len(values)}):`, with all that depends on the rows "
+            "inside."
+        )
+    levels = RowLevels(prior, values, observed)
+    combination = numpyro.sample(f"{name}.levels", levels)
+    with _outside_plates():
+        fn = MissingEntries(prior, values, observed, labels)
+        table: Any = values
+        if fn.places:
+            table = fn.complete(numpyro.sample(f"{name}.missing", fn))
+    rows = levels.complete(combination, table)
+    numpyro.factor(f"{name}.log_prob", prior.log_prob(rows))
+    return rows
 
 
 def _sample_padded(name: str, rows: PaddedEntries, padded: bool | None) -> Array:
