@@ -52,14 +52,18 @@ class EnergyDistribution(EnergyDensity):
             `jax.tree_util.Partial(function, weights)`. Arrays in a plain function's closure are
             constants. E + log q must be bounded below, where q is the reference: this makes
             exp(-E) a density, and it is not checked.
-        reference: a `GaussianReference` or `MixtureReference` q over the same D coordinates, from
-            which tempering starts; wide enough to cover the density.
+        reference: a `GaussianReference`, `MixtureReference` or `MixedReference` q over the same D
+            coordinates, from which tempering starts; wide enough to cover the density.
         names: D distinct names of the coordinates; "0", "1", ... by default.
         supports: from names to NumPyro constraints on one number, for coordinates that are not
             unbounded. **With supports, `energy_fn`, `reference`, `loc` and `scale` refer to the
             unconstrained coordinates** y = biject_to(support).inv(x), and the density of y is
-            exp(-E(y)) / Z; methods take and return x, Jacobians included.
-        loc: where samplers start, shape (D,); the reference's mean by default.
+            exp(-E(y)) / Z; methods take and return x, Jacobians included. Coordinates whose support
+            is `boolean`, or `integer_interval` with at most 64 levels, are discrete: y is a code,
+            0.0 for the lowest level, and exp(-E(y)) / Z a mass in it. By default codes for the
+            discrete coordinates of a `MixedReference`.
+        loc: where samplers start, shape (D,); the reference's mean by default. Entries of discrete
+            coordinates are ignored, as are those of `scale`.
         scale: the unit in which samplers move, shape (D,); the reference's standard deviations by
             default.
         noise_scale: the smoothing with which the energy was learned, in standardised units; None

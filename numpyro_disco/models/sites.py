@@ -15,7 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 
-from numpyro_disco._numpyro import active_handlers, handlers_that_observe, only_handlers
+from numpyro_disco._numpyro import (
+    active_handlers,
+    active_plates,
+    handlers_that_observe,
+    only_handlers,
+)
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.guard import not_latent
@@ -150,7 +155,7 @@ def _sample_coordinate(site: str, prior: EnergyDistribution, index: int) -> Any:
     value = numpyro.sample(site, coordinate, obs=done[0] if done else None)
     if not given:
         return value
-    if jnp.ndim(value) > len(coordinate.batch_shape) and not _plates():
+    if jnp.ndim(value) > len(coordinate.batch_shape) and not active_plates():
         raise ValueError(
             f"Expected one number for {site!r}; got an array of shape {jnp.shape(value)}. For many "
             "vectors put `sample` into a plate of that size, or give it a table, `obs=`."
@@ -200,7 +205,7 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
     convert = jnp.asarray if isinstance(pattern.values, jax.core.Tracer) else np.asarray
     values: Any = convert(pattern.values, prior.loc.dtype)
     traced = isinstance(observed, jax.core.Tracer)
-    subsampled = any(plate.subsample_size != plate.size for plate in _plates())
+    subsampled = any(plate.subsample_size != plate.size for plate in active_plates())
     if padded is False and (traced or subsampled):
         raise ValueError(
             "Expected a concrete table for `obs`, outside subsampling plates, with "
@@ -238,7 +243,7 @@ def _sample_mixed_table(
 
     They are summed out row by row, so each row has to be a member of a plate.
     """
-    if not _plates():
+    if not active_plates():
         missing = (~observed & prior.coordinate_supports.discrete).any(
             tuple(range(values.ndim - 1))
         )
@@ -264,7 +269,7 @@ def _sample_mixed_table(
 def _sample_padded(name: str, rows: PaddedEntries, padded: bool | None) -> Array:
     """A value for every entry of a table, and the completed table."""
     # Each member of a plate has a vector of its own. Without plates the rows are one event.
-    fn = rows if _plates() else rows.to_event(len(rows.batch_shape))
+    fn = rows if active_plates() else rows.to_event(len(rows.batch_shape))
     try:
         return rows.complete(numpyro.sample(f"{name}.missing", fn))
     except (TypeError, ValueError) as error:
@@ -279,7 +284,7 @@ def _sample_padded(name: str, rows: PaddedEntries, padded: bool | None) -> Array
 
 def _check_plates(table_shape: tuple[int, ...], prior: EnergyDistribution) -> None:
     """Refuse a table that does not have one row for each member of the plates around it."""
-    sizes = {plate.dim: plate.subsample_size for plate in _plates()}
+    sizes = {plate.dim: plate.subsample_size for plate in active_plates()}
     shape = tuple(sizes.get(dim, 1) for dim in range(min(sizes, default=0), 0))
     if sizes and table_shape[:-1] != shape:
         raise ValueError(
@@ -288,11 +293,7 @@ def _check_plates(table_shape: tuple[int, ...], prior: EnergyDistribution) -> No
         )
 
 
-def _plates() -> list[numpyro.plate]:
-    """The active plates, outermost first."""
-    return [handler for handler in active_handlers() if isinstance(handler, numpyro.plate)]
-
-
 def _outside_plates() -> AbstractContextManager[None]:
     """Make sites in the body belong to no plate."""
-    return only_handlers([h for h in active_handlers() if not isinstance(h, numpyro.plate)])
+    plates = active_plates()
+    return only_handlers([handler for handler in active_handlers() if handler not in plates])
