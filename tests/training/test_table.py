@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.fits import quick_fit
+from numpyro.distributions import constraints
 
-from numpyro_disco.training.table import read_table
+from numpyro_disco.training.table import check_ties, read_table
 
 NAMES = ("z", "u", "g")
 
@@ -73,6 +74,20 @@ def test_constant_and_copied_columns_are_refused():
         data[:, 2] = 5.0 + sign * 3.0 * data[:, 0]
         with refuses("`data`", "[('z', 'g')]", "copies"):
             read_table(data, NAMES, None)
+
+
+def test_discrete_columns_may_be_functions_of_each_other_but_not_constant():
+    code = np.random.default_rng(0).integers(0, 3, 20).astype(float)
+    data = np.column_stack([rows()[:, 0], code, 2 - code])
+    supports = {name: constraints.integer_interval(0, 2) for name in ("u", "g")}
+    table = read_table(data, NAMES, supports)
+    assert table.num_levels == (0, 3, 3)
+    check_ties(table)
+    with refuses("`data`", "[('u', 'g')]", "copies"):
+        read_table(data, NAMES, None)
+    data[:, 1] = 1.0
+    with refuses("vary in `data`", "['u']", "constant"):
+        read_table(data, NAMES, supports)
 
 
 class TestBadData:
