@@ -59,11 +59,6 @@ def is_frame(data: Any) -> bool:
     return nw.dependencies.is_into_dataframe(data) or nw.dependencies.is_polars_lazyframe(data)
 
 
-def has_names(data: Any) -> bool:
-    """True for data whose entries have names."""
-    return by_name(data, "data") is not None
-
-
 def read_observations(
     data: Any,
     names: Sequence[str],

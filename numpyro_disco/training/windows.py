@@ -78,17 +78,14 @@ def read_sample(
     source = row_source(data, names)
     if source is None:
         return read_table(data, names, supports, smoothed=smoothed), None
-    sample_key, window_key = jax.random.split(rng_key)
     if source.num_rows <= SAMPLE_ROWS:
-        places = np.arange(source.num_rows)
-    else:
-        rng = host_generator(sample_key)
-        places = np.unique(spread_places(rng, source.num_rows, SAMPLE_ROWS))
+        return read_table(source.read(), names, supports, smoothed=smoothed), None
+    sample_key, window_key = jax.random.split(rng_key)
+    rng = host_generator(sample_key)
+    places = np.unique(spread_places(rng, source.num_rows, SAMPLE_ROWS))
     values, found = source.take(places), source.names
     carried = values if found is None else dict(zip(found, values.T, strict=True))
     table = read_table(carried, names, supports, smoothed=smoothed)
-    if source.num_rows <= SAMPLE_ROWS:
-        return table, None
     reordered = found is not None and set(found) == set(table.names)
     columns = (
         [found.index(name) for name in table.names]
