@@ -9,6 +9,7 @@ them changes its meaning.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -37,6 +38,7 @@ from numpyro_disco._typing import Array
 __all__ = [
     "ModelHolder",
     "active_handlers",
+    "active_plates",
     "chooses_start",
     "constrain_fn",
     "enumerated",
@@ -64,6 +66,17 @@ _D = TypeVar("_D", bound=Distribution)
 def active_handlers() -> list[Any]:
     """The effect handlers around the current call, outermost first."""
     return list(_PYRO_STACK)
+
+
+def active_plates() -> list[Any]:
+    """The active plates, outermost first.
+
+    While discrete sites are enumerated, NumPyro's own class is replaced by one of `contrib.funsor`.
+    """
+    kinds: tuple[type, ...] = (numpyro.plate,)
+    if "numpyro.contrib.funsor" in sys.modules:
+        kinds = (*kinds, sys.modules["numpyro.contrib.funsor"].plate)
+    return [handler for handler in active_handlers() if isinstance(handler, kinds)]
 
 
 @contextmanager

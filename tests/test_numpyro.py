@@ -244,3 +244,17 @@ def test_a_sampler_that_chooses_a_start_is_told_from_simulation(strategy):
     Predictive(model, num_samples=2)(jax.random.key(0))
     model()
     assert not any(found)
+
+
+def test_plates_are_found_while_discrete_sites_are_enumerated():
+    found = []
+
+    def model():
+        with numpyro.plate("rows", 3):
+            found.append([(plate.name, plate.dim) for plate in _numpyro.active_plates()])
+            numpyro.sample("z", dist.Bernoulli(0.3))
+
+    seeded = handlers.seed(model, KEY)
+    sites = handlers.trace(seeded).get_trace()
+    _numpyro.potential_energy(_numpyro.enumerated(seeded, sites), (), {}, {}, enum=True)
+    assert found == [[("rows", -1)]] * 2

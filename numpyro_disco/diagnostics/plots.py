@@ -130,7 +130,7 @@ def _plot_pairs(
     dots = {"linestyle": "", "marker": "o", "markersize": 3, "markeredgewidth": 0, "alpha": 0.6}
     for (i, j), axis in np.ndenumerate(grid):
         if i == j:
-            bins = _bins(np.concatenate([rows[:, i], draws[:, i]]), discrete[i])
+            bins = _bins(np.concatenate([rows[:, i], draws[:, i]]), bool(discrete[i]))
             axis.hist(rows[:, i], bins, density=True, color=BLUE, alpha=0.5, label="held-out rows")
             if len(draws):
                 style = {"histtype": "step", "color": ORANGE, "linewidth": 1.5}

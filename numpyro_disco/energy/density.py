@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
-from numpyro_disco._checks import check_names, check_positive, is_traced
+from numpyro_disco._checks import check_names, check_positive
 from numpyro_disco._numpyro import StableDistribution, validate_sample
 from numpyro_disco._typing import Array, ArrayLike, EnergyFn
 from numpyro_disco.energy.coordinates import unconstrained_coordinates
 from numpyro_disco.energy.guard import guard
 from numpyro_disco.energy.learned import as_pytree_callable
 from numpyro_disco.energy.requirements import (
+    check_columns,
     check_energy,
     check_joint_reference,
     check_location,
@@ -28,6 +29,8 @@ from numpyro_disco.references.base import Reference
 from numpyro_disco.references.constrained import ConstrainedReference, conditional_reference
 from numpyro_disco.supports.clamped import StandardizedVector
 from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.tables.columns import Column
+from numpyro_disco.tables.reading import read_points
 from numpyro_disco.tables.variables import Variables
 
 
@@ -49,10 +52,12 @@ class EnergyDensity(StableDistribution):
         "log_normalizer_error",
         "noise_scale",
     )
-    pytree_aux_fields = ("names", "observed", "coordinate_supports", "variables")
+    pytree_aux_fields = ("names", "observed", "coordinate_supports", "columns", "variables")
 
     names: tuple[str, ...]
     """Names of the coordinates."""
+    columns: tuple[Column, ...]
+    """What the numbers of each coordinate stand for in tables."""
     coordinate_supports: CoordinateSupports
     """Support of each coordinate, and the maps to and from unconstrained space."""
     observed: tuple[bool, ...]
@@ -71,6 +76,7 @@ class EnergyDensity(StableDistribution):
         *,
         names: Any = None,
         supports: Mapping[str, constraints.Constraint] | None = None,
+        columns: Mapping[str, Column] | None = None,
         loc: ArrayLike | None = None,
         scale: ArrayLike | None = None,
         noise_scale: float | None = None,
@@ -82,6 +88,7 @@ class EnergyDensity(StableDistribution):
         (dimension,) = reference.event_shape
         self.names = check_names(names, dimension)
         self.coordinate_supports = check_prior_supports(supports, self.names, reference.num_levels)
+        self.columns = check_columns(columns, self.names, self.coordinate_supports.supports)
         self.energy_fn = as_pytree_callable(energy_fn)
         self.joint_reference = reference
         loc = jnp.asarray(reference.mean if loc is None else loc)
@@ -164,7 +171,7 @@ class EnergyDensity(StableDistribution):
             self.joint_reference, self.coordinate_supports, values, observed
         )
 
-    def energy(self, x: ArrayLike | Mapping[str, ArrayLike]) -> Array:
+    def energy(self, x: Any) -> Array:
         """E(x) in nats, up to a constant, shape (..., D) to (...); infinite outside the support."""
         points = self.points(x)
         energy = self._at_points(self._energy_at, points, "()")
@@ -174,7 +181,7 @@ class EnergyDensity(StableDistribution):
         log_det = self.variables.log_det(points, ~np.asarray(self.observed))
         return jnp.where(self.variables.inside(x), energy + log_det, jnp.inf)
 
-    def score(self, x: ArrayLike) -> Array:
+    def score(self, x: Any) -> Array:
         """-grad E(x), exact, shape (..., D); zero for clamped and for discrete coordinates."""
         gradient = self._at_points(jax.grad(self._energy_at, argnums=1), x, "(d)")
         still = np.asarray(self.observed) | self.coordinate_supports.discrete
@@ -197,30 +204,29 @@ class EnergyDensity(StableDistribution):
         energy = inverse_temperature * energy_fn(y) + log_dets @ free.astype(y.dtype)
         return jnp.where(inside.all(), energy, jnp.inf)
 
-    def log_prob(self, value: ArrayLike | Mapping[str, ArrayLike]) -> Array:
+    def log_prob(self, value: Any) -> Array:
         """-E(x), minus log Z once `normalize` has run: shape (..., D) to (...).
 
         Up to an additive constant before `normalize`. For a clamped distribution, the log density
         of the free coordinates.
 
         Args:
-            value: points (..., D); or, for a prior over variables, a dict of arrays (..., *shape).
-                The density of a dict is one of the variables; that of an array is one of the
-                coordinates, which differ for variables with a joint support such as a simplex.
+            value: points as for `points`. For a prior over variables, the density of a dict is one
+                of the variables; that of an array is one of the coordinates, which differ for
+                variables with a joint support such as a simplex.
 
         Raises:
-            ValueError: NaN in a concrete `value`, or a dict that lacks a variable.
+            ValueError: missing entries in a concrete `value`.
         """
-        if self.variables is not None and isinstance(value, Mapping):
-            return self._log_prob(value)
-        return self._validated_log_prob(value)
+        x = self.read(value, "value")
+        if self.variables is None or not isinstance(value, Mapping):
+            return self._log_prob(x)
+        log_prob = self._log_prob(x) - self.variables.log_det(x, ~np.asarray(self.observed))
+        return jnp.where(self.variables.inside(value), log_prob, -jnp.inf)
 
     @validate_sample
-    def _validated_log_prob(self, value: ArrayLike) -> Array:
-        return self._log_prob(value)
-
-    def _log_prob(self, value: ArrayLike | Mapping[str, ArrayLike]) -> Array:
-        if not is_traced(value) and any(np.isnan(x).any() for x in jax.tree.leaves(value)):
+    def _log_prob(self, value: ArrayLike) -> Array:
+        if not isinstance(value, jax.core.Tracer) and np.isnan(np.asarray(value)).any():
             raise ValueError(
                 "Expected a `value` without NaN, where a density is not defined; got NaN. For data "
                 "with missing entries use `numpyro_disco.sample(name, prior, obs=data)`, which "
@@ -232,15 +238,29 @@ class EnergyDensity(StableDistribution):
         log_normalizer = guarded.log_normalizer
         return log_prob if log_normalizer is None else log_prob - log_normalizer
 
-    def points(self, x: ArrayLike | Mapping[str, ArrayLike]) -> Array:
+    def read(self, x: Any, argument: str = "x") -> Any:
+        """Points as an array (..., D), in the order of `names`.
+
+        Args:
+            x: array (..., D), which is returned as it is; or anything with names: a DataFrame, a
+                mapping, a series as one point, an xarray object. For a prior over variables, a
+                dict of arrays (..., *shape).
+            argument: name of the argument for error messages.
+
+        Raises:
+            ValueError: names that are unknown or not given, or entries of another kind.
+        """
+        if self.variables is not None and isinstance(x, Mapping):
+            return self.variables.pack(x).astype(self.loc.dtype)
+        return read_points(x, self.names, self.columns, argument)
+
+    def points(self, x: Any) -> Array:
         """The points x (..., D), with clamped coordinates set to their values.
 
         Args:
-            x: array (..., D), or, for a prior over variables, a dict of arrays (..., *shape).
+            x: as for `read`.
         """
-        if self.variables is not None and isinstance(x, Mapping):
-            x = self.variables.pack(x).astype(self.loc.dtype)
-        x = jnp.asarray(x)
+        x = jnp.asarray(self.read(x))
         if x.ndim == 0 or x.shape[-1] != len(self.names):
             raise ValueError(
                 f"Expected points with a last axis of {len(self.names)}, one entry for each of "
@@ -277,7 +297,7 @@ class EnergyDensity(StableDistribution):
         stack = jnp.shape(self.inverse_temperature)
         return stack, 0 if self.values is None else self.values.ndim - 1 - len(stack)
 
-    def _at_points(self, function: Callable, x: ArrayLike, output: str) -> Array:
+    def _at_points(self, function: Callable, x: Any, output: str) -> Array:
         """`function(parameters, point)` at points (..., D)."""
         stack, batch_ndim = self._batch_axes
         parameters = (self.energy_fn, self.inverse_temperature, self.loc)

@@ -90,7 +90,8 @@ class DrawInfo(NamedTuple):
     """Effective sample size of the weights of the reference's points, shape (rows,). With
     "tempering" it shows how far the reference is from the target."""
     pareto_k: np.ndarray
-    """Pareto k of the same weights, shape (rows,)."""
+    """Pareto k of the same weights, shape (rows,). Means little if a discrete coordinate is free:
+    the weights may then come in steps."""
 
 
 class RowDraws(NamedTuple):

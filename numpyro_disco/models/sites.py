@@ -15,7 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 
-from numpyro_disco._numpyro import active_handlers, handlers_that_observe, only_handlers
+from numpyro_disco._numpyro import (
+    active_handlers,
+    active_plates,
+    handlers_that_observe,
+    only_handlers,
+)
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.guard import not_latent
@@ -188,7 +193,7 @@ def _sample_part(site: str, part: PriorPart) -> Any:
 def _check_given_shape(site: str, part: PriorPart, value: Any) -> None:
     """Refuse many vectors outside of a plate, and arrays that are not those of the variable."""
     shape, event = jnp.shape(value), part.event_shape
-    if len(shape) > len(part.batch_shape) + len(event) and not _plates():
+    if len(shape) > len(part.batch_shape) + len(event) and not active_plates():
         raise ValueError(
             f"Expected one {'array of shape ' + str(event) if event else 'number'} for {site!r}; "
             f"got an array of shape {shape}. For many vectors put `sample` into a plate of that "
@@ -245,7 +250,7 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
     convert = jnp.asarray if isinstance(pattern.values, jax.core.Tracer) else np.asarray
     values: Any = convert(pattern.values, prior.loc.dtype)
     traced = isinstance(observed, jax.core.Tracer)
-    subsampled = any(plate.subsample_size != plate.size for plate in _plates())
+    subsampled = any(plate.subsample_size != plate.size for plate in active_plates())
     if padded is False and (traced or subsampled):
         raise ValueError(
             "Expected a concrete table for `obs`, outside subsampling plates, with "
@@ -283,11 +288,9 @@ def _sample_mixed_table(
 
     They are summed out row by row, so each row has to be a member of a plate.
     """
-    if not _plates():
-        missing = (~observed & prior.coordinate_supports.discrete).any(
-            tuple(range(values.ndim - 1))
-        )
-        columns = [name for name, some in zip(prior.names, missing, strict=True) if some]
+    if not active_plates():
+        missing = (~observed & prior.coordinate_supports.discrete).reshape(-1, len(prior.names))
+        columns = [prior.names[place] for place in np.flatnonzero(missing.any(0))]
         raise ValueError(
             f"Expected a plate around a table whose discrete columns {columns} have missing "
             "entries, since these are summed out row by row: "
@@ -309,7 +312,7 @@ def _sample_mixed_table(
 def _sample_padded(name: str, rows: PaddedEntries, padded: bool | None) -> Array:
     """A value for every entry of a table, and the completed table."""
     # Each member of a plate has a vector of its own. Without plates the rows are one event.
-    fn = rows if _plates() else rows.to_event(len(rows.batch_shape))
+    fn = rows if active_plates() else rows.to_event(len(rows.batch_shape))
     try:
         return rows.complete(numpyro.sample(f"{name}.missing", fn))
     except (TypeError, ValueError) as error:
@@ -324,7 +327,7 @@ def _sample_padded(name: str, rows: PaddedEntries, padded: bool | None) -> Array
 
 def _check_plates(table_shape: tuple[int, ...], prior: EnergyDistribution) -> None:
     """Refuse a table that does not have one row for each member of the plates around it."""
-    sizes = {plate.dim: plate.subsample_size for plate in _plates()}
+    sizes = {plate.dim: plate.subsample_size for plate in active_plates()}
     shape = tuple(sizes.get(dim, 1) for dim in range(min(sizes, default=0), 0))
     if sizes and table_shape[:-1] != shape:
         raise ValueError(
@@ -333,11 +336,7 @@ def _check_plates(table_shape: tuple[int, ...], prior: EnergyDistribution) -> No
         )
 
 
-def _plates() -> list[numpyro.plate]:
-    """The active plates, outermost first."""
-    return [handler for handler in active_handlers() if isinstance(handler, numpyro.plate)]
-
-
 def _outside_plates() -> AbstractContextManager[None]:
     """Make sites in the body belong to no plate."""
-    return only_handlers([h for h in active_handlers() if not isinstance(h, numpyro.plate)])
+    plates = active_plates()
+    return only_handlers([handler for handler in active_handlers() if handler not in plates])

@@ -159,7 +159,7 @@ def mixture_reference(
     logs = np.full((num_components, dimension, probabilities.shape[2]), -np.inf)
     with np.errstate(divide="ignore"):
         logs[:, np.flatnonzero(num_levels)] = np.log(probabilities)
-    return MixedReference(weights, all_means, all_covariances, logs)
+    return MixedReference(weights, all_means, all_covariances, logs, num_levels=num_levels)
 
 
 def fit_mixture(draws: np.ndarray) -> MixtureReference:

@@ -99,7 +99,7 @@ def redraw(
     component_key, noise_key = jax.random.split(rng_key)
     log_weights, means, _, whiteners, log_probabilities = reference.components()
     rotation, num_free, free_levels = directions
-    discrete, codes = reference.discrete, points
+    discrete, codes = jnp.asarray(reference.discrete), points
     points = jnp.where(discrete, 0.0, points)
     dimension = points.shape[-1]
     fixed = jnp.arange(dimension) >= num_free

@@ -100,7 +100,9 @@ def level_loss(at_row: Array, at_others: Array) -> Array:
 def with_indicators(rows: np.ndarray, num_levels: tuple[int, ...]) -> np.ndarray:
     """The real columns of standardised rows (N, D), and indicators of levels, double precision."""
     real = np.asarray(rows, np.float64)[:, np.equal(num_levels, 0)]
-    return np.concatenate([real, np.asarray(level_indicators(rows, num_levels))], axis=1)
+    return np.concatenate(
+        [real, np.asarray(level_indicators(jnp.asarray(rows), num_levels))], axis=1
+    )
 
 
 def level_log_shares(

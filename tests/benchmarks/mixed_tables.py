@@ -329,7 +329,7 @@ def compare_with_truth(model: Model, table: MixedTable) -> None:
         points[:, :, place] = np.arange(table.num_levels[place])
         log_p = exact_log_prob(points.reshape(-1, len(table.names))).reshape(points.shape[:2])
         exact = np.exp(log_softmax(log_p, axis=1))
-        found = np.exp(predict_levels(model, table, place))
+        found = np.exp(predict_levels(model, table, int(place)))
         distance = 0.5 * np.abs(found - exact).sum(1)
         print(f"  {table.names[place]:10} total variation {distance.mean():.4f}")
     reference = model.prior.joint_reference

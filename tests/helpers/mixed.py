@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 
+import jax
 import numpy as np
+from numpyro.distributions import constraints
 
 from helpers.statistics import Mixture
-from numpyro_disco import MixedReference
+from numpyro_disco import EnergyDistribution, MixedReference
 
 
 class MixedMixture:
@@ -109,6 +111,34 @@ class MixedMixture:
             mixtures.append(given.condition(seen, values) if hidden else None)
         return codes, np.array(masses) / np.sum(masses), mixtures
 
+    def expected(self, point, mask):
+        """Exact expectation of `features(x)` under the conditional of one row."""
+        free = [place for place in self.discrete if not mask[place]]
+        hidden = [place for place in self.continuous if not mask[place]]
+        total = 0.0
+        for codes, probability, mixture in zip(*self.conditional(point, mask), strict=True):
+            mean = np.array(point, np.float64)
+            mean[free] = codes
+            second = mean**2
+            if hidden:
+                mean[hidden] = mixture.mean
+                second[hidden] = mixture.mean**2 + np.diag(mixture.covariance)
+            total = total + probability * self._features(mean, second)
+        return total
+
+    def features(self, x):
+        """Means and squares, indicators of levels, and means by level, (..., D) to (..., M)."""
+        x = np.asarray(x, np.float64)
+        return self._features(x, x**2)
+
+    def _features(self, x, square):
+        parts = [x[..., self.continuous], square[..., self.continuous]]
+        for place in self.discrete:
+            for level in range(self.num_levels[place]):
+                here = (x[..., place] == level)[..., None]
+                parts += [here, here * x[..., self.continuous]]
+        return np.concatenate(parts, axis=-1)
+
 
 # Two continuous coordinates (0 and 2), one of three levels and one of two, in between.
 TRUTH = MixedMixture(
@@ -128,3 +158,47 @@ VALUES = np.random.default_rng(0).normal(size=MASKS.shape)
 VALUES[:, 1] = np.random.default_rng(1).integers(0, 3, len(MASKS))
 VALUES[:, 3] = np.random.default_rng(2).integers(0, 2, len(MASKS))
 VALUES = VALUES.astype(np.float32)
+
+
+NAMES = ("a", "c", "b", "d")
+SUPPORTS = {"c": constraints.integer_interval(1, 3)}
+SHIFT = np.array([0, 1, 0, 0], np.float32)
+"""What is added to codes to get levels in the user's units."""
+
+
+def mixed_prior(truth=TRUTH, reference=None, **keywords):
+    """A prior with the density of `truth`, over a wider reference by default."""
+    energy = jax.tree_util.Partial(lambda target, x: -target.log_prob(x), truth.reference())
+    if reference is None:
+        reference = truth.reference().temper(0.6)
+    return EnergyDistribution(energy, reference, **keywords)
+
+
+# Three narrow modes in four dimensions, far from any single Gaussian, and levels that differ
+# between the modes, one of them with no mass in the first.
+HARD = MixedMixture(
+    Mixture(
+        [0.5, 0.3, 0.2],
+        [[-2.0, 1.0, 0.0, 2.0], [2.0, -1.0, 1.0, 0.0], [0.0, 2.0, -2.0, -1.0]],
+        [
+            np.diag(np.square(scale))
+            for scale in ([0.2, 0.3, 0.15, 0.2], [0.3, 0.2, 0.2, 0.3], [0.15, 0.25, 0.3, 0.2])
+        ],
+    ),
+    {
+        1: [[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.25, 0.5, 0.25]],
+        4: [[0.9, 0.05, 0.05, 0.0], [0.1, 0.1, 0.4, 0.4], [0.3, 0.3, 0.2, 0.2]],
+    },
+)
+
+
+def far_reference(truth=HARD):
+    """One wide Gaussian, with all levels equally probable."""
+    levels = np.arange(max(truth.num_levels)) < np.array(truth.num_levels)[:, None]
+    dimension = truth.dimension
+    return MixedReference(
+        np.ones(1),
+        np.zeros((1, dimension)),
+        4 * np.eye(dimension)[None],
+        np.where(levels, 0.0, -np.inf)[None],
+    )
