@@ -81,14 +81,19 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def forget_programs():
-    """Drop what has been compiled before the process runs out of maps.
+def forget_programs(request):
+    """Drop what has been compiled where it could be wrong, or before the process runs out of maps.
 
-    Each program maps memory, and a process may have only so many maps (65,530 by Linux's
-    default), after which it dies.
+    Programs that are compiled while a part of the package is replaced are no one else's, nor may
+    these tests get the programs of others. Each program maps memory, and a process may have only
+    so many maps (65,530 by Linux's default), after which it dies.
     """
+    tests = (item for item in request.session.items if item.path == request.path)
+    replaces = any("monkeypatch" in item.fixturenames for item in tests)
+    if replaces:
+        jax.clear_caches()
     yield
-    if num_maps() > MOST_MAPS:
+    if replaces or num_maps() > MOST_MAPS:
         jax.clear_caches()
         gc.collect()
 
