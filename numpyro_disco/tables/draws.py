@@ -18,15 +18,14 @@ from numpyro.infer import MCMC
 from numpyro_disco._checks import check_names
 from numpyro_disco._numpyro import event_constraint, model_and_arguments
 from numpyro_disco._tracing import is_latent, trace_sites
+from numpyro_disco.tables.columns import Boolean, Whole
+from numpyro_disco.tables.kinds import default_support
 from numpyro_disco.tables.variables import (
     Variable,
     Variables,
     double_precision_coordinates,
     joint_support,
 )
-
-MAX_LEVELS = 64
-"""Most whole numbers that a variable without a given support may range over."""
 
 Supports = Mapping[str, constraints.Constraint]
 
@@ -86,7 +85,7 @@ def read_draws(data: Any, names: Sequence[str] | None, supports: Supports | None
                 f"does. Give one that holds for all draws: `supports={{{name!r}: ...}}`."
             )
         if support is constraints.real:
-            support = _support_of_values(name, sites.draws[site], draws)
+            support = _support_of_values(sites.draws[site], draws)
         variable = Variable(name, draws.shape[1:], _joint_support(name, draws, support))
         variables.append(variable)
         columns |= _columns(variable, draws)
@@ -253,21 +252,12 @@ def _element_supports(
     ]
 
 
-def _support_of_values(name: str, values: Any, draws: np.ndarray) -> constraints.Constraint:
+def _support_of_values(values: Any, draws: np.ndarray) -> constraints.Constraint:
     """The support of draws of which nothing is known but their type."""
     kind = np.asarray(values).dtype.kind
     if kind not in "biu":
         return constraints.real
-    if kind == "b":
-        return constraints.boolean
-    lowest, highest = int(draws.min()), int(draws.max())
-    if highest - lowest >= MAX_LEVELS:
-        raise ValueError(
-            f"Expected a support of {name!r}, which holds whole numbers from {lowest} to "
-            f"{highest}; say which it may hold, for example "
-            f"`supports={{{name!r}: constraints.nonnegative_integer}}`."
-        )
-    return constraints.integer_interval(lowest, highest)
+    return default_support(Boolean() if kind == "b" else Whole(), draws.ravel())
 
 
 # -- numbers -------------------------------------------------------------------------------------
