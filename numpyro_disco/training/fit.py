@@ -198,9 +198,7 @@ def fit(
         table = read_table(draws.columns, None, draws.supports, smoothed=smoothed)
         stream = None
     _check_stream(settings, stream)
-    _check_reference(settings.reference, len(table.names))
-    settings.objective.check_dimension(*table.values.shape)
-    _check_discrete(table, settings)
+    _check_settings(table, settings)
     warn_of_wide(table)
     spread_key, impute_key = jax.random.split(keys.table)
     marks = fit_marks(
@@ -265,6 +263,13 @@ def _warn_of_incomplete_rows(table: Table, stream: Stream | None) -> None:
             else f"{found} a sample of `data` have missing entries; all such rows are left out.",
             stacklevel=3,
         )
+
+
+def _check_settings(table: Table, settings: FitSettings) -> None:
+    """Refuse settings that do not fit the columns."""
+    _check_reference(settings.reference, len(table.names))
+    settings.objective.check_dimension(*table.values.shape)
+    _check_discrete(table, settings)
 
 
 def _check_discrete(table: Table, settings: FitSettings) -> None:
