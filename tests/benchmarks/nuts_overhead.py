@@ -13,8 +13,9 @@ are two costs:
              tree, which is not counted: more gradients are made than this assumes.
 
 The first line is NumPyro's NUTS with the energy as its `potential_fn`, without model, supports or
-sites: what is above 1 there is NumPyro's own. Both are shown as ratios to the gradient alone, medians of several timed runs after one that
-compiles. Only draws after warm-up are timed. Seconds are those of the processor.
+sites: what is above 1 there is NumPyro's own. All costs are shown as ratios to the gradient alone,
+medians of several timed runs after one that compiles. Only draws after warm-up are timed. Seconds
+are those of the processor.
 """
 
 from __future__ import annotations
