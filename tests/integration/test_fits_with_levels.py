@@ -56,7 +56,7 @@ def test_conditional_masses_are_those_of_the_truth(fitted):
     # The share of flags that is expected, within the error of the rows that were learned from.
     error = np.sqrt((truth * (1 - truth)).mean() / 3000)
     assert abs((found - truth).mean()) < 5 * error < 0.04
-    # The twin: the mixture alone, and levels that the learned density confuses.
+    # The broken twin: the sign of x changed.
     assert (
         np.abs(chance_of(fitted.distribution, rows[:, [0, 1, 2]] * [1, -1, 1]) - truth).mean() > 0.2
     )
