@@ -7,6 +7,8 @@ log density. `sample(name, prior, obs=table)` makes the missing entries of a tab
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 
+from numpyro_disco._checks import known_constant, unused_name
 from numpyro_disco._numpyro import active_handlers, handlers_that_observe, only_handlers
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
@@ -36,8 +39,8 @@ def sample(
     The sites are called "name.coordinate", where coordinates are called "0", "1", ... by default.
     NumPyro's `condition`, `substitute`, `block`, `do` and `Predictive` work on them, and so do
     plates, which have one vector for each member. A clamped coordinate has no site. The joint log
-    density is the factor "name.log_prob". An energy has no direction, so `do` on a coordinate does
-    what `condition` does.
+    density is the factor "name.log_prob" ("name.log_prob_" beside a coordinate called "log_prob").
+    An energy has no direction, so `do` on a coordinate does what `condition` does.
 
     With `obs`, each row of the table is an observation of the prior and each missing entry (NaN) is
     latent. All missing entries form one vector site, "name.missing", in the order of the table.
@@ -122,7 +125,7 @@ def site_values(name: str, prior: EnergyDistribution, x: ArrayLike) -> dict[str,
 def _sample_vector(name: str, prior: EnergyDistribution) -> Array:
     """One site for each free coordinate, and their joint factor."""
     free = [c for c, clamped in zip(prior.names, prior.observed, strict=True) if not clamped]
-    _check_handlers(name, [f"{name}.{coordinate}" for coordinate in free])
+    _check_handlers(name, free, set(prior.names) - set(free))
     values: list[Any] = []
     for index, (coordinate, clamped) in enumerate(zip(prior.names, prior.observed, strict=True)):
         if clamped:
@@ -131,7 +134,7 @@ def _sample_vector(name: str, prior: EnergyDistribution) -> Array:
         else:
             values.append(_sample_coordinate(f"{name}.{coordinate}", Coordinate(prior, index)))
     x = jnp.stack(jnp.broadcast_arrays(*values), axis=-1)
-    numpyro.factor(f"{name}.log_prob", prior.log_prob(x))
+    numpyro.factor(f"{name}.{unused_name('log_prob', prior.names)}", prior.log_prob(x))
     return x
 
 
@@ -162,22 +165,34 @@ def _sample_coordinate(site: str, coordinate: Coordinate) -> Any:
     return not_latent(jnp.asarray(value, coordinate.prior.loc.dtype))
 
 
-def _check_handlers(name: str, known: list[str]) -> None:
-    """Refuse a handler that names a site which does not exist; NumPyro would ignore it.
+def _check_handlers(name: str, known: Collection[str], unobservable: Collection[str]) -> None:
+    """Refuse a handler that names a coordinate without a site, which NumPyro would ignore.
 
-    Only `condition` and `do` hold what a user observes. `substitute` also holds what NumPyro puts
-    there itself, such as the parameters of guides and deterministic sites.
+    Of other names that look like sites of `name`, a warning is given: they may be sites of the
+    user's own. Only `condition` and `do` hold what a user observes. `substitute` also holds what
+    NumPyro puts there itself, such as the parameters of guides and deterministic sites.
+
+    Args:
+        name: the name given to `sample`.
+        known: names of its sites after "name.".
+        unobservable: names of coordinates that have no site.
     """
     for handler, scoped in handlers_that_observe(name):
-        prefix = scoped.removesuffix(name)
-        sites = {prefix + site for site in known}
+        sites = {f"{scoped}.{site}" for site in known}
         for site in handler.data:
-            if site not in sites and (site == scoped or site.startswith(f"{scoped}.")):
-                raise ValueError(
-                    f"`{type(handler).__name__}` names {site!r}, which is not a site of {name!r}: "
-                    f"its sites are {sorted(sites)}, one for each free coordinate. If it is a site "
-                    f"of your own, give it a name that does not start with '{name}.'."
-                )
+            if site in sites or not (site == scoped or site.startswith(f"{scoped}.")):
+                continue
+            message = (
+                f"`{type(handler).__name__}` names {site!r}, which is not a site of {name!r}: its "
+                f"sites are {sorted(sites)}"
+            )
+            if site == scoped or site.removeprefix(f"{scoped}.") in unobservable:
+                raise ValueError(f"{message}, one for each free coordinate.")
+            warnings.warn(
+                f"{message}. Unless the model has a site of its own with this name, the value is "
+                "ignored.",
+                stacklevel=4,
+            )
 
 
 # -- tables ------------------------------------------------------------------------------------
@@ -185,11 +200,11 @@ def _check_handlers(name: str, known: list[str]) -> None:
 
 def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool | None) -> Array:
     """The missing entries of a table as one site, and the completed table."""
-    pattern = prior.pattern(obs, "obs")
+    pattern = prior.pattern(_known(obs), "obs")
     observed = pattern.observed
     if any(prior.observed):
         raise ValueError("Expected an unclamped prior with `obs`: put the values into the table.")
-    _check_handlers(name, [f"{name}.missing"])
+    _check_handlers(name, ["missing"], prior.names)
     # Under `jit` a conversion by JAX would trace concrete values.
     convert = jnp.asarray if isinstance(pattern.values, jax.core.Tracer) else np.asarray
     values: Any = convert(pattern.values, prior.loc.dtype)
@@ -211,6 +226,13 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
             return jnp.asarray(values)
         fn = MissingEntries(prior, values, observed, pattern.labels)
         return fn.complete(numpyro.sample(f"{name}.missing", fn))
+
+
+def _known(obs: Any) -> Any:
+    """A table, or a dict of columns, with what is known of it although it is traced."""
+    if isinstance(obs, dict):
+        return {name: known_constant(column) for name, column in obs.items()}
+    return known_constant(obs)
 
 
 def _sample_padded(name: str, rows: PaddedEntries, padded: bool | None) -> Array:

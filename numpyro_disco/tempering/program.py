@@ -55,6 +55,8 @@ class BaseDraws(NamedTuple):
     """Flat, with acceptance 0."""
     sound: Array
     """True if densities are finite, and few draws lie on the edge of their support; shape ()."""
+    impossible: Array
+    """Share of the draws at which the target is NaN, shape ()."""
 
 
 class Program(NamedTuple):
@@ -85,7 +87,7 @@ class Program(NamedTuple):
         """
         resample_key = draw_key(rng_key, 0, 0)
         settings = self.settings
-        flat, sound = self._draw_start(rng_key)
+        flat, sound, impossible = self._draw_start(rng_key)
         dtype, dimension = flat.log_target.dtype, flat.position.shape[-1]
         zero = jnp.zeros((), dtype)
         selected = self._select(resample_key, flat, zero, 0, settings.num_particles)
@@ -109,6 +111,7 @@ class Program(NamedTuple):
             status=status.astype(jnp.int32),
             rng_key=rng_key,
             history=history,
+            impossible=impossible,
         )
 
     def _draw_start(self, rng_key: Array) -> BaseDraws:
@@ -129,8 +132,14 @@ class Program(NamedTuple):
         at_once = settings.particles_at_once or settings.num_particles
         flat, edge = in_batches(draw, keys, at_once)
         flat = shard(flat, self.mesh, 0)
+        impossible = jnp.isnan(flat.log_target)
+        if settings.non_finite == "impossible":
+            # Where the base itself is NaN, something else is wrong.
+            log_target = jnp.where(impossible, -jnp.inf, flat.log_target)
+            flat = flat._replace(log_target=log_target)
         finite = jnp.isfinite(flat.log_base) & (flat.log_target < jnp.inf)
-        return BaseDraws(flat, finite.all() & (edge.mean() < MOST_EDGES))
+        sound = finite.all() & (edge.mean() < MOST_EDGES)
+        return BaseDraws(flat, sound, impossible.mean(dtype=flat.log_base.dtype))
 
     def _select(
         self, rng_key: Array, flat: Particles, current: Array, index: Array | int, count: int
@@ -191,6 +200,7 @@ class Program(NamedTuple):
             status=self._status_after(selected, row.acceptance, step),
             rng_key=state.rng_key,
             history=history,
+            impossible=state.impossible,
         )
 
     def _select_unless_first(self, rng_key: Array, flat: Particles, state: State) -> Selection:
@@ -256,6 +266,7 @@ class Program(NamedTuple):
             num_steps=state.num_steps,
             status=state.status,
             history=history,
+            impossible=state.impossible,
         )
 
 

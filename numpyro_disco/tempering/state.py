@@ -119,6 +119,8 @@ class State(NamedTuple):
     history: Array
     """The fields of `TemperedHistory`, one row for each step, NaN for steps that are not taken yet;
     one array compiles faster than ten. Shape (max_temperatures, fields)."""
+    impossible: Array
+    """Share of the draws of the base at which the target is NaN, shape ()."""
 
 
 class TemperedResult(NamedTuple):
@@ -145,3 +147,5 @@ class TemperedResult(NamedTuple):
     """One of CONVERGED, STUCK, NON_FINITE, COLLAPSED and FROZEN, shape ()."""
     history: TemperedHistory
     """One row for each step."""
+    impossible: Array
+    """Share of the draws of the base at which the target is NaN, shape ()."""
