@@ -27,6 +27,7 @@ from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.training.checkpoints import Checkpoint, fit_marks
+from numpyro_disco.training.dependence import precision
 from numpyro_disco.training.learning import FitKeys, PreparedRows, Task, learn
 from numpyro_disco.training.network import MLP
 from numpyro_disco.training.objectives import Objective
@@ -35,7 +36,8 @@ from numpyro_disco.training.result import FitResult
 from numpyro_disco.training.settings import FitSettings, requested_settings
 from numpyro_disco.training.table import (
     Table,
-    check_copies,
+    check_dependence,
+    check_range,
     check_rounding,
     check_ties,
 )
@@ -269,17 +271,22 @@ def _prepare(
     resolution = settings.objective.smallest_resolution
     if settings.objective.is_contrastive:
         check_ties(table)
+    check_range(table)
     check_rounding(table, resolution)
     if settings.transform == "auto":
         chosen = choose_transform(
             rng_key, table, resolution=resolution, whiten=settings.objective.whitens
         )
         settings = dataclasses.replace(settings, transform=chosen)
-    values, supports = unconstrained_rows(rng_key, table, settings.transform)
+    # A reference of the user's own is in the units of the columns.
+    rescale = not isinstance(settings.reference, Reference)
+    values, supports = unconstrained_rows(rng_key, table, settings.transform, rescale)
     complete = values[~table.incomplete]
     if not supports.real:
-        # Columns that are independent in the user's units may be copies in unconstrained space.
-        check_copies(complete, table.names)
+        # Columns that are independent in the user's units may depend on each other in unconstrained
+        # space.
+        rounding = precision(table.values[~table.incomplete])
+        check_dependence(complete, table.names, rounding)
     return settings, PreparedRows(complete, values[table.incomplete], table.names, supports)
 
 

@@ -16,11 +16,20 @@ from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_names, columns_of
 from numpyro_disco.supports.coordinates import check_supports
+from numpyro_disco.training.dependence import (
+    describe_dependences,
+    find_dependences,
+    is_whole,
+    precision,
+    standardized,
+)
 
 MAX_TIED_SHARE = 0.1
 """Share of rows that may have one and the same value in a continuous column."""
 SPIKE = 20
 """`fit` warns of a value with so many rows, and so many times the rows of the next value."""
+MARGIN = 1e4
+"""Factor by which the spread of a column keeps clear of the ends of the range of numbers."""
 COARSE = 0.1
 """Largest rounding of a value, relative to the resolution of the objective."""
 
@@ -55,7 +64,7 @@ def read_table(
 
     Raises:
         ValueError: wrong shapes or names, infinite values, too few complete rows, constant columns,
-            or copies of columns.
+            or columns that are linear functions of each other.
     """
     values, found = columns_of(data)
     if values.ndim != 2 or values.shape[1] == 0:
@@ -77,7 +86,7 @@ def read_table(
             f"{[checked_names[i] for i in np.flatnonzero(constant)]} are constant. Drop them: a "
             "constant has no density."
         )
-    check_copies(complete, checked_names)
+    check_dependence(complete, checked_names, precision(complete))
     return Table(values, checked_names, check_supports(supports, checked_names))
 
 
@@ -120,20 +129,38 @@ def _check_number_of_rows(values: np.ndarray, complete: np.ndarray) -> None:
 
 def constant_columns(rows: np.ndarray) -> np.ndarray:
     """True for columns that vary by no more than rounding in double precision, shape (D,)."""
-    spread, size = rows.std(axis=0), np.abs(rows).max(axis=0)
-    return spread <= 1e-12 * np.maximum(size, np.finfo(np.float64).tiny)
+    size = np.maximum(np.abs(rows).max(axis=0), np.finfo(np.float64).tiny)
+    return (rows / size).std(axis=0) <= 1e-12
 
 
-def check_copies(rows: np.ndarray, names: tuple[str, ...]) -> None:
-    """Refuse pairs of columns that are linear functions of each other."""
-    standardized = (rows - rows.mean(axis=0)) / rows.std(axis=0)
-    correlation = np.abs(standardized.T @ standardized) / len(rows)
-    copies = np.argwhere(np.triu(correlation > 1 - 1e-10, k=1))
+def check_dependence(rows: np.ndarray, names: tuple[str, ...], rounding: np.ndarray) -> None:
+    """Refuse columns that are linear functions of each other.
+
+    Args:
+        rows: complete rows (N, D), none of whose columns is constant.
+        names: names of the D columns.
+        rounding: relative rounding of each column, shape (D,), as `precision` returns.
+
+    Raises:
+        ValueError: Two columns are nearly copies of each other, or a column is a linear function of
+            several others up to rounding.
+    """
+    z, _, scales = standardized(rows)
+    copies = np.argwhere(np.triu(np.abs(z.T @ z) / len(z) > 1 - 1e-10, k=1))
     if len(copies):
         pairs = [(names[i], names[j]) for i, j in copies]
         raise ValueError(
             f"Expected linearly independent columns in `data`; {pairs} are copies of each other up "
             "to shift and scale. Keep one of each pair: together they have no density."
+        )
+    if found := find_dependences(rows, rounding):
+        remedy = "Leave out one column of each equation"
+        if any(is_whole(dependence) for dependence in found):
+            remedy += ", or give shares of a whole as one variable on the simplex"
+        raise ValueError(
+            "Expected linearly independent columns in `data`; got "
+            f"{describe_dependences(found, names, scales)}. {remedy}: together they have no "
+            "density."
         )
 
 
@@ -182,7 +209,26 @@ def rounding(rows: np.ndarray) -> np.ndarray:
         Array of shape (D,), for the precision that JAX computes in.
     """
     eps = float(jnp.finfo(jnp.result_type(float)).eps)
-    return eps * np.nanmax(np.abs(rows), axis=0) / np.nanstd(rows, axis=0)
+    # Squares of numbers near the ends of the range would overflow or vanish.
+    return eps / np.nanstd(rows / np.nanmax(np.abs(rows), axis=0), axis=0)
+
+
+def check_range(table: Table) -> None:
+    """Refuse columns whose values or spread the precision that JAX computes in cannot hold."""
+    dtype = jnp.result_type(float)
+    info = jnp.finfo(dtype)
+    for name, support, column in zip(table.names, table.supports, table.values.T, strict=True):
+        size = np.abs(column[np.isfinite(column) & (column != 0)])
+        # A real number may come as near to zero as it likes, within its spread.
+        is_real = isinstance(support, type(constraints.real))
+        smallest = size.max() * np.std(column[np.isfinite(column)] / size.max())
+        smallest = smallest / MARGIN if is_real else size.min()
+        if size.max() * MARGIN > info.max or smallest < info.tiny:
+            raise ValueError(
+                f"Expected columns of `data` within the range of {dtype}; {name!r} holds numbers "
+                f"from {size.min():.2g} to {size.max():.2g} in size. Give it in another unit, or "
+                "use double precision: `numpyro.enable_x64()`."
+            )
 
 
 def check_rounding(table: Table, resolution: float) -> None:
