@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpyro
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import Distribution, MixtureGeneral, constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 from numpyro.infer import MCMC
@@ -42,6 +42,7 @@ __all__ = [
     "enumerated",
     "event_constraint",
     "handlers_that_observe",
+    "has_own_support",
     "helpful_support_errors",
     "jacobian_factor",
     "model_and_arguments",
@@ -132,6 +133,11 @@ def event_constraint(support: constraints.Constraint) -> constraints.Constraint:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
+
+
+def has_own_support(mixture: MixtureGeneral) -> bool:
+    """True if a mixture was given a support beside those of its components."""
+    return getattr(mixture, "_support", None) is not None
 
 
 def with_batch_shape(distribution: _D, batch_shape: tuple[int, ...]) -> _D:

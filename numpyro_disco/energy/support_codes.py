@@ -62,7 +62,8 @@ def decode_support(code: dict[str, Any]) -> constraints.Constraint:
     if kind in WITH_BOUNDS:
         return getattr(constraints, kind)(*map(float, code["bounds"]))
     if kind == "standardized_real":
-        return StandardizedReal(*map(float, code["map"]))
+        loc, scale = map(float, code["map"])
+        return StandardizedReal(loc, scale)
     if kind == "sinh_arcsinh":
         return SinhArcsinhReal(*map(float, code["map"]))
     raise ValueError(f"there is no support {kind!r}")

@@ -17,7 +17,12 @@ from numpyro_disco._typing import Array
 from numpyro_disco.tempering.devices import shard
 from numpyro_disco.tempering.moves import Moves, move_particles
 from numpyro_disco.tempering.noise import draw_key, quick_key, threefry_key
-from numpyro_disco.tempering.resampling import SCHEMES, log_mean_exp, weight_ess
+from numpyro_disco.tempering.resampling import (
+    SCHEMES,
+    log_mean_exp,
+    relative_weights,
+    weight_ess,
+)
 from numpyro_disco.tempering.schedule import DrawBase, LogDensities, next_inverse_temperature
 from numpyro_disco.tempering.settings import TemperingSettings
 from numpyro_disco.tempering.state import (
@@ -138,8 +143,20 @@ class Program(NamedTuple):
             log_target = jnp.where(impossible, -jnp.inf, flat.log_target)
             flat = flat._replace(log_target=log_target)
         finite = jnp.isfinite(flat.log_base) & (flat.log_target < jnp.inf)
-        sound = finite.all() & (edge.mean() < MOST_EDGES)
+        sound = finite.all() & (edge.mean() < MOST_EDGES) & (self._share_at_ends(flat) < MOST_EDGES)
         return BaseDraws(flat, sound, impossible.mean(dtype=flat.log_base.dtype))
+
+    def _share_at_ends(self, flat: Particles) -> Array:
+        """Largest share of the target's mass at the least or largest value of a coordinate, ().
+
+        Draws of a density have hardly any value in common. Where rounding ends short of the edge
+        of a support, a value in its place holds all mass beyond, which moves cannot leave.
+        """
+        position, weights = flat.position, relative_weights(flat.log_target - flat.log_base)[0]
+        shared = [position == end for end in (position.min(0), position.max(0))]
+        tied = jnp.stack([same & (same.sum(0) > 1) for same in shared])
+        tied &= self._free_coordinates(flat) > 0
+        return (weights[:, None] * tied).sum(1).max() / jnp.maximum(weights.sum(), 1e-30)
 
     def _select(
         self, rng_key: Array, flat: Particles, current: Array, index: Array | int, count: int
