@@ -131,50 +131,6 @@ def test_name_index_refuses_unknown_names():
             checks.name_index(name, NAMES, "observed")
 
 
-# --- tables
-
-TABLE = np.arange(12.0).reshape(4, 3) ** 2
-
-
-def test_columns_of():
-    for data in (TABLE, TABLE.tolist(), TABLE.astype(int), jnp.asarray(TABLE)):
-        table, names = checks.columns_of(data)
-        assert table.dtype == np.float64 and names is None
-        np.testing.assert_array_equal(table, TABLE)
-    columns = dict(zip(NAMES, TABLE.T, strict=True))
-    for data in (columns, pd.DataFrame(columns)):
-        table, names = checks.columns_of(data)
-        assert table.dtype == np.float64 and names == NAMES
-        np.testing.assert_array_equal(table, TABLE)
-    _, names = checks.columns_of(pd.DataFrame(TABLE))
-    assert names == ("0", "1", "2")
-
-
-def test_columns_of_keeps_missing_entries():
-    frame = pd.DataFrame({"z": [1.0, None], "u": [2, 3]})
-    table, _ = checks.columns_of(frame)
-    np.testing.assert_array_equal(table, [[1, 2], [np.nan, 3]])
-
-
-def test_columns_of_refuses():
-    for data in ({"z": [1, 2], "u": [1]}, {"z": [[1], [2]]}, {}, {"z": 3.0}):
-        with refuses("one length", "`rows`", "got the shapes"):
-            checks.columns_of(data, "rows")
-    for data in ([["a", "b"]], pd.DataFrame({"z": ["a", "b"]}), {"z": ["a", "b"]}):
-        with refuses("Expected numbers in `rows`", "got"):
-            checks.columns_of(data, "rows")
-
-
-def test_names_that_print_alike_lose_no_column():
-    # 1 and "1" are two columns: either both come back, or the caller hears of it.
-    for data in ({1: [1.0, 2.0], "1": [3.0, 4.0]}, pd.DataFrame({1: [1.0, 2.0], "1": [3.0, 4.0]})):
-        try:
-            table, _ = checks.columns_of(data)
-        except ValueError:
-            continue
-        np.testing.assert_array_equal(table, [[1, 3], [2, 4]])
-
-
 def test_a_name_in_use_gets_underscores():
     assert checks.unused_name("a", ("b",)) == "a"
     assert checks.unused_name("a", ("a", "a_", "b")) == "a__"

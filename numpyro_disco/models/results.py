@@ -23,7 +23,7 @@ class RunResults(MCMC):
     They are those of the last call of `run`.
     """
 
-    _finished: FinishedRuns | None
+    _finished: FinishedRuns | None = None
 
     def _require_run(self) -> FinishedRuns:
         if self._finished is None:

@@ -127,8 +127,8 @@ def _check_mixture(name: str, fn: Any) -> None:
     if not all(_may_be_equal(supports[0], other) for other in supports[1:]):
         raise ValueError(
             f"Expected components with one support in the mixture at site {name!r}; got "
-            f"{supports}, of which NumPyro takes the first, {supports[0]}, as the support of the mixture. Give "
-            "it the whole support: `MixtureGeneral(..., support=constraints.interval(a, b))`."
+            f"{supports}, of which NumPyro takes the first, {supports[0]}, as the support of the "
+            "mixture. Give it the whole: `MixtureGeneral(..., support=constraints.interval(a, b))`."
         )
 
 

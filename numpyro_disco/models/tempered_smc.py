@@ -170,7 +170,6 @@ class TemperedSMC(RunResults):
         self.checkpoint_every = check_count(checkpoint_every, "checkpoint_every")
         self._base = GivenBase(base)
         self._runs = self._make_runs(devices, jit_model_args)
-        self._finished: FinishedRuns | None = None
         self._bar: Any = None
         self._reached = np.zeros(num_chains)
 

@@ -27,7 +27,6 @@ from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.training.checkpoints import Checkpoint, fit_marks
-from numpyro_disco.training.dependence import precision
 from numpyro_disco.training.learning import FitKeys, PreparedRows, Task, learn
 from numpyro_disco.training.network import MLP
 from numpyro_disco.training.objectives import Objective
@@ -39,7 +38,8 @@ from numpyro_disco.training.table import (
     check_dependence,
     check_range,
     check_rounding,
-    check_ties,
+    warn_of_spikes,
+    warn_of_wide,
 )
 from numpyro_disco.training.transforms import choose_transform
 from numpyro_disco.training.units import unconstrained_rows
@@ -107,10 +107,12 @@ def fit(
         names: D distinct names; by default those that `data` carries, or "0", "1", .... They select
             the order of named columns, or rename them.
         supports: from names to NumPyro constraints on one number: `constraints.positive`,
-            `unit_interval`, `interval(a, b)`, .... Draws stay inside. A discrete constraint
-            (`boolean`, `integer_interval(a, b)`, `nonnegative_integer`) declares whole numbers:
-            each is spread evenly over the unit interval around it, so that it has a density. Round
-            draws to get whole numbers back.
+            `unit_interval`, `interval(a, b)`, .... Draws stay inside. `boolean` and
+            `integer_interval(a, b)` with at most 64 levels make a column discrete: each level has
+            a mass, which is learned as such (`Contrastive` only). Other discrete constraints
+            (`nonnegative_integer`, wider intervals) declare whole numbers that are spread evenly
+            over the unit interval around each, so that they have a density; round draws to get
+            whole numbers back.
         transform: "sinh_arcsinh" trains on columns mapped towards normality, one map of four
             numbers for each column without a support; densities and draws stay in the user's units.
             It helps with heavy tails and skew, and hurts where columns are nearly linear functions
@@ -181,11 +183,11 @@ def fit(
         patience=patience,
     )
     sample_key = jax.random.fold_in(keys.table, 2)
-    table, stream = read_sample(sample_key, data, names, settings.supports)
-    if stream is not None:
-        _check_stream(settings)
-    _check_reference(settings.reference, len(table.names))
-    settings.objective.check_dimension(*table.values.shape)
+    smoothed = not settings.objective.is_contrastive
+    table, stream = read_sample(sample_key, data, names, settings.supports, smoothed=smoothed)
+    _check_stream(settings, stream)
+    _check_settings(table, settings)
+    warn_of_wide(table)
     spread_key, impute_key = jax.random.split(keys.table)
     marks = fit_marks(
         rng_key,
@@ -218,8 +220,10 @@ def _check_refits(prepared: PreparedRows, resume: FitResult | None) -> None:
         )
 
 
-def _check_stream(settings: FitSettings) -> None:
-    """Refuse settings for which all rows have to be in memory."""
+def _check_stream(settings: FitSettings, stream: Stream | None) -> None:
+    """Refuse settings for which all rows have to be in memory, for rows that are not."""
+    if stream is None:
+        return
     if settings.objective.needs_all_rows:
         raise ValueError(
             f"Expected an `objective` that learns from batches, for rows that stay on disk; got "
@@ -248,6 +252,35 @@ def _warn_of_incomplete_rows(table: Table, stream: Stream | None) -> None:
         )
 
 
+def _check_settings(table: Table, settings: FitSettings) -> None:
+    """Refuse settings that do not fit the columns."""
+    _check_reference(settings.reference, len(table.names))
+    settings.objective.check_dimension(*table.values.shape)
+    _check_discrete(table, settings)
+
+
+def _check_discrete(table: Table, settings: FitSettings) -> None:
+    """Refuse discrete columns that the objective or the reference cannot have."""
+    discrete = [n for n, count in zip(table.names, table.num_levels, strict=True) if count]
+    if discrete and not settings.objective.takes_discrete:
+        raise ValueError(
+            f"Expected `objective=disco.Contrastive()` for `data` with the discrete columns "
+            f"{discrete}; got {type(settings.objective).__name__}, which follows gradients, and "
+            "levels have none. Use `Contrastive()`, or declare whole numbers that may be smoothed "
+            f"as real: `supports={{{discrete[0]!r}: constraints.real}}`."
+        )
+    reference = settings.reference
+    given = reference.num_levels if isinstance(reference, Reference) else table.num_levels
+    if discrete and (
+        given != table.num_levels or not isinstance(reference, Reference | MixtureFit)
+    ):
+        raise ValueError(
+            "Expected 'mixture', `disco.MixtureFit(...)` or a `disco.MixedReference` with the "
+            f"levels {table.num_levels} for `reference`, as {discrete} are discrete; got "
+            f"{reference!r}."
+        )
+
+
 def _check_reference(reference: Any, dimension: int) -> None:
     """Refuse a reference over another number of columns, and one that is conditioned."""
     if not isinstance(reference, Reference):
@@ -270,7 +303,7 @@ def _prepare(
     """Check the rows, choose a transform, and map the rows to unconstrained space."""
     resolution = settings.objective.smallest_resolution
     if settings.objective.is_contrastive:
-        check_ties(table)
+        warn_of_spikes(table)
     check_range(table)
     check_rounding(table, resolution)
     if settings.transform == "auto":
@@ -285,20 +318,23 @@ def _prepare(
     if not supports.real:
         # Columns that are independent in the user's units may depend on each other in unconstrained
         # space.
-        rounding = precision(table.values[~table.incomplete])
-        check_dependence(complete, table.names, rounding)
-    return settings, PreparedRows(complete, values[table.incomplete], table.names, supports)
+        check_dependence(complete, table)
+    incomplete = values[table.incomplete]
+    return settings, PreparedRows(complete, incomplete, table.names, supports, table.columns)
 
 
 def _learn_with_refits(impute_key: Array, task: Task) -> FitResult:
     """Learn from complete rows; then impute the others and learn from all rows, repeatedly."""
     prepared = task.prepared
     result = learn(task, "fit", prepared.complete[:0], None)
-    real = CoordinateSupports((constraints.real,) * len(prepared.names))
+    codes = tuple(
+        constraints.integer_interval(0, count - 1) if count else constraints.real
+        for count in prepared.supports.num_levels
+    )
     missing = np.isnan(prepared.incomplete)
 
     def imputed(rng_key: Array, prior: EnergyDistribution) -> dict[str, np.ndarray]:
-        unconstrained = prior.replace(coordinate_supports=real)
+        unconstrained = prior.replace(coordinate_supports=CoordinateSupports(codes))
         drawn = impute(rng_key, unconstrained, prepared.incomplete, num_imputations=1)[0]
         return {"rows": np.where(missing, np.asarray(drawn, np.float64), prepared.incomplete)}
 

@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array
 from numpyro_disco.supports.clamped import StandardizedReal
-from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.supports.coordinates import CoordinateSupports, num_levels
 from numpyro_disco.supports.sinh_arcsinh import fit_sinh_arcsinh
 from numpyro_disco.training.dependence import standardized
 from numpyro_disco.training.table import Table, constant_columns, rounding
@@ -37,9 +37,10 @@ def unconstrained_rows(
 ) -> UnconstrainedRows:
     """Map rows to unconstrained space.
 
-    Whole numbers are spread evenly over the unit interval around each, so that they have a density.
-    Columns in very small or very large units are standardised, so that single precision holds their
-    covariances.
+    Discrete columns get the codes 0, 1, ... of their levels. Whole numbers that are too many for an
+    exact mass are spread evenly over the unit interval around each, so that they have a density.
+    Real columns in very small or very large units are standardised, so that single precision holds
+    their covariances.
 
     Args:
         rng_key: random key for the spreading.
@@ -53,7 +54,7 @@ def unconstrained_rows(
     """
     found = list(table.supports)
     for place, support in enumerate(table.supports):
-        if support.is_discrete:
+        if is_spread(support):
             found[place] = _interval_around(support)
         elif isinstance(support, type(constraints.real)):
             column = table.values[:, place]
@@ -90,7 +91,7 @@ def map_rows(rng_key: Array, table: Table, supports: CoordinateSupports) -> np.n
                 f"Expected values of {name!r} in `data` to be in its support, {support!r}; "
                 f"{len(outside)} of {len(seen)} are not, for example {outside[0]:g}."
             )
-        if support.is_discrete:
+        if is_spread(support):
             values[:, place] += _within_unit_interval(jax.random.fold_in(rng_key, place), column)
     if supports.real:
         return values
@@ -117,6 +118,11 @@ def _in_ordinary_units(column: np.ndarray) -> constraints.Constraint:
     return StandardizedReal(float(loc), float(scale))
 
 
+def is_spread(support: constraints.Constraint) -> bool:
+    """True for whole numbers that are spread over unit intervals, not kept as levels."""
+    return support.is_discrete and not num_levels(support)
+
+
 def _within_unit_interval(rng_key: Array, column: np.ndarray) -> np.ndarray:
     """Uniform numbers strictly between -1/2 and 1/2, in the shape of `column`."""
     # Single precision draws multiples of 2^-23 from 0 on: half of one more is inside.
@@ -127,8 +133,6 @@ def _within_unit_interval(rng_key: Array, column: np.ndarray) -> np.ndarray:
 def _interval_around(support: constraints.Constraint) -> constraints.Constraint:
     """The real numbers within one half of the whole numbers of a discrete support."""
     lower, upper = (getattr(support, f"{end}_bound", None) for end in ("lower", "upper"))
-    if isinstance(support, type(constraints.boolean)):
-        lower, upper = 0, 1
     if lower is not None and upper is not None:
         return constraints.interval(lower - 0.5, upper + 0.5)
     if lower is not None:
@@ -144,11 +148,11 @@ class Units(NamedTuple):
     rows: np.ndarray
     """Rows to train on, shape (N, D)."""
     loc: np.ndarray
-    """Mean of the rows, shape (D,)."""
+    """Mean of the rows, 0 for discrete columns, shape (D,)."""
     scale: np.ndarray
-    """Standard deviations of the rows, shape (D,)."""
+    """Standard deviations of the rows, 1 for discrete columns, shape (D,)."""
     whitener: np.ndarray
-    """Matrix (D, D) of z = whitener @ (x - loc)."""
+    """Matrix (D, D) of z = whitener @ (x - loc), the identity on discrete columns."""
     basis: np.ndarray
     """Inverse of the whitener."""
 
@@ -181,6 +185,7 @@ def standard_units(
     held_out_fraction: float,
     resolution: float,
     whiten: bool,
+    num_levels: tuple[int, ...] | None = None,
 ) -> Units:
     """Split rows into held-out and training rows, and find the units of the latter.
 
@@ -192,6 +197,8 @@ def standard_units(
         held_out_fraction: share of `complete` that is held out.
         resolution: the finest scale that matters, in standardised units.
         whiten: True decorrelates the columns; False standardises each by itself.
+        num_levels: number of levels of each column, 0 for real ones; discrete columns stay as they
+            are. All are real by default.
 
     Raises:
         ValueError: too few rows to train on, or columns that are constant among these.
@@ -200,19 +207,29 @@ def standard_units(
     held_out = complete[judging]
     train = np.concatenate([complete[training], filled])
     _check_training_rows(train, held_out, names)
-    loc, scale = train.mean(axis=0), train.std(axis=0)
-    if not whiten:
-        return Units(held_out, train, loc, scale, np.diag(1 / scale), np.diag(scale))
-    correlation = np.atleast_2d(np.corrcoef(train, rowvar=False))
-    values, vectors = np.linalg.eigh(correlation)
+    dimension = train.shape[1]
+    real = np.arange(dimension) if num_levels is None else np.flatnonzero(np.equal(num_levels, 0))
+    loc, scale = np.zeros(dimension), np.ones(dimension)
+    loc[real], scale[real] = train[:, real].mean(axis=0), train[:, real].std(axis=0)
+    whitener, basis = np.diag(1 / scale), np.diag(scale)
+    if whiten and len(real):
+        block = np.ix_(real, real)
+        whitener[block], basis[block] = _decorrelation(train[:, real], scale[real], resolution)
+    return Units(held_out, train, loc, scale, whitener, basis)
+
+
+def _decorrelation(
+    rows: np.ndarray, scale: np.ndarray, resolution: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The matrix that decorrelates and standardises rows (N, D), and its inverse."""
+    values, vectors = np.linalg.eigh(np.atleast_2d(np.corrcoef(rows, rowvar=False)))
     # Directions filled by rounding, or with next to no variance, are not scaled up to one.
-    spacing = float(rounding(train).max())
+    spacing = float(rounding(rows).max())
     smallest = max(MIN_VARIANCE, (10 * spacing / resolution) ** 2)
     root = np.sqrt(np.maximum(values, smallest))
     # Among all roots of the inverse, the symmetric one stays nearest to the columns.
     whitener = (vectors / root) @ vectors.T / scale
-    basis = scale[:, None] * ((vectors * root) @ vectors.T)
-    return Units(held_out, train, loc, scale, whitener, basis)
+    return whitener, scale[:, None] * ((vectors * root) @ vectors.T)
 
 
 def _check_training_rows(train: np.ndarray, held_out: np.ndarray, names: tuple[str, ...]) -> None:
