@@ -164,7 +164,8 @@ class Program(NamedTuple):
         position, weights = flat.position, relative_weights(flat.log_target - flat.log_base)[0]
         shared = [position == end for end in (position.min(0), position.max(0))]
         tied = jnp.stack([same & (same.sum(0) > 1) for same in shared])
-        tied &= self._free_coordinates(flat) > 0
+        real = jnp.asarray(self.num_levels or (0,) * position.shape[1]) == 0
+        tied &= real & (self._free_coordinates(flat) > 0)
         return (weights[:, None] * tied).sum(1).max() / jnp.maximum(weights.sum(), 1e-30)
 
     def _next(self, flat: Particles, current: Array, index: Array | int) -> Array:
