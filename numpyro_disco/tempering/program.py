@@ -162,10 +162,11 @@ class Program(NamedTuple):
         of a support, a value in its place holds all mass beyond, which moves cannot leave.
         """
         position, weights = flat.position, relative_weights(flat.log_target - flat.log_base)[0]
-        shared = [position == end for end in (position.min(0), position.max(0))]
-        tied = jnp.stack([same & (same.sum(0) > 1) for same in shared])
+        low, high = position.min(0), position.max(0)
+        tied = jnp.stack([same & (same.sum(0) > 1) for same in (position == low, position == high)])
+        # Coordinates that do not vary, and discrete ones, have values in common.
         real = jnp.asarray(self.num_levels or (0,) * position.shape[1]) == 0
-        tied &= real & (self._free_coordinates(flat) > 0)
+        tied &= real & (low < high)
         return (weights[:, None] * tied).sum(1).max() / jnp.maximum(weights.sum(), 1e-30)
 
     def _next(self, flat: Particles, current: Array, index: Array | int) -> Array:
