@@ -50,6 +50,8 @@ WEIGHT_ESS, UNIQUE_ANCESTORS = map(
 """Columns of the history that are known once ancestors are selected."""
 MOST_EDGES = 1e-3
 """Largest share of the base's draws that may lie on the edge of their support."""
+MOST_AT_ENDS = 0.02
+"""Largest share of the target's mass that may lie beyond the last number before an edge."""
 
 Report: TypeAlias = Callable[[Array], None]
 """Called on the device's side with the inverse temperature after each step."""
@@ -152,7 +154,9 @@ class Program(NamedTuple):
             log_target = jnp.where(impossible, -jnp.inf, flat.log_target)
             flat = flat._replace(log_target=log_target)
         finite = jnp.isfinite(flat.log_base) & (flat.log_target < jnp.inf)
-        sound = finite.all() & (edge.mean() < MOST_EDGES) & (self._share_at_ends(flat) < MOST_EDGES)
+        sound = (
+            finite.all() & (edge.mean() < MOST_EDGES) & (self._share_at_ends(flat) < MOST_AT_ENDS)
+        )
         return BaseDraws(flat, sound, impossible.mean(dtype=flat.log_base.dtype))
 
     def _share_at_ends(self, flat: Particles) -> Array:
