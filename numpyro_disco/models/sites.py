@@ -7,6 +7,8 @@ log density. `sample(name, prior, obs=table)` makes the missing entries of a tab
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 
+from numpyro_disco._checks import known_constant, unused_name
 from numpyro_disco._numpyro import (
     active_handlers,
     active_plates,
@@ -49,8 +52,8 @@ def sample(
     The sites are called "name.coordinate", where coordinates are called "0", "1", ... by default.
     NumPyro's `condition`, `substitute`, `block`, `do` and `Predictive` work on them, and so do
     plates, which have one vector for each member. A clamped coordinate has no site. The joint log
-    density is the factor "name.log_prob". An energy has no direction, so `do` on a coordinate does
-    what `condition` does.
+    density is the factor "name.log_prob" ("name.log_prob_" beside a coordinate called "log_prob").
+    An energy has no direction, so `do` on a coordinate does what `condition` does.
 
     A prior learned from draws of variables (`fit` on an `MCMC`, `TemperedSMC`, ArviZ object or dict
     of arrays) has one site for each variable, "name.b", of the variable's shape and support.
@@ -144,15 +147,19 @@ def site_values(name: str, prior: EnergyDistribution, x: ArrayLike) -> dict[str,
 
 def _sample_vector(name: str, prior: EnergyDistribution) -> Any:
     """One site for each free coordinate or variable, and their joint factor."""
-    _check_handlers(name, prior)
-    parts = parts_of(prior, _given(name))
-    values = [(part, _sample_part(f"{name}.{part.name}", part)) for part in parts]
+    known = site_names(prior)
+    parts = [part for v in prior.variables or () for part in v.elements] or prior.names
+    _check_handlers(name, known, set(parts) - set(known), prior)
+    values = [
+        (part, _sample_part(f"{name}.{part.name}", part)) for part in parts_of(prior, _given(name))
+    ]
     x = join(prior, values)
+    factor = f"{name}.{unused_name('log_prob', {*prior.names, *known})}"
     if prior.variables is None:
-        numpyro.factor(f"{name}.log_prob", prior.log_prob(x))
+        numpyro.factor(factor, prior.log_prob(x))
         return x
     variables = whole_variables(prior, x, values)
-    numpyro.factor(f"{name}.log_prob", prior.log_prob(variables))
+    numpyro.factor(factor, prior.log_prob(variables))
     return variables
 
 
@@ -203,31 +210,43 @@ def _check_given_shape(site: str, part: PriorPart, value: Any) -> None:
         raise ValueError(f"Expected an array of shape {event} for {site!r}; got shape {shape}.")
 
 
-def _check_handlers(name: str, prior: EnergyDistribution | None) -> None:
-    """Refuse a handler that names a site which does not exist; NumPyro would ignore it.
+def _check_handlers(
+    name: str,
+    known: Collection[str],
+    unobservable: Collection[str],
+    prior: EnergyDistribution | None = None,
+) -> None:
+    """Refuse a handler that names a coordinate without a site, which NumPyro would ignore.
 
-    Only `condition` and `do` hold what a user observes. `substitute` also holds what NumPyro puts
-    there itself, such as the parameters of guides and deterministic sites.
+    Of other names that look like sites of `name`, a warning is given: they may be sites of the
+    user's own. Only `condition` and `do` hold what a user observes. `substitute` also holds what
+    NumPyro puts there itself, such as the parameters of guides and deterministic sites.
 
     Args:
-        name: prefix of the sites.
-        prior: the prior whose parts have sites; None if the missing entries of a table do.
+        name: the name given to `sample`.
+        known: names of its sites after "name.".
+        unobservable: names of coordinates that have no site.
+        prior: the prior, if single elements of its variables may be named.
     """
-    parts = ["missing", "levels"] if prior is None else site_names(prior)
-    known = [f"{name}.{part}" for part in parts]
     for handler, scoped in handlers_that_observe(name):
-        prefix = scoped.removesuffix(name)
-        sites = {prefix + site for site in known}
+        sites = {f"{scoped}.{site}" for site in known}
         for site in handler.data:
-            if site not in sites and (site == scoped or site.startswith(f"{scoped}.")):
-                if prior is not None and prior.variables is not None:
-                    element = site.removeprefix(f"{scoped}.")
-                    prior.variables.check_element(element, type(handler).__name__)
-                raise ValueError(
-                    f"`{type(handler).__name__}` names {site!r}, which is not a site of {name!r}: "
-                    f"its sites are {sorted(sites)}, one for each free coordinate. If it is a site "
-                    f"of your own, give it a name that does not start with '{name}.'."
-                )
+            if site in sites or not (site == scoped or site.startswith(f"{scoped}.")):
+                continue
+            message = (
+                f"`{type(handler).__name__}` names {site!r}, which is not a site of {name!r}: its "
+                f"sites are {sorted(sites)}"
+            )
+            part = site.removeprefix(f"{scoped}.")
+            if part in unobservable and prior is not None and prior.variables is not None:
+                prior.variables.check_element(part, type(handler).__name__)
+            if site == scoped or part in unobservable:
+                raise ValueError(f"{message}, one for each free coordinate.")
+            warnings.warn(
+                f"{message}. Unless the model has a site of its own with this name, the value is "
+                "ignored.",
+                stacklevel=4,
+            )
 
 
 # -- tables ------------------------------------------------------------------------------------
@@ -235,7 +254,7 @@ def _check_handlers(name: str, prior: EnergyDistribution | None) -> None:
 
 def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool | None) -> Array:
     """The missing entries of a table as one site, and the completed table."""
-    pattern = prior.pattern(obs, "obs")
+    pattern = prior.pattern(_known(obs), "obs")
     observed = pattern.observed
     if prior.variables is not None and any(v.joint_support for v in prior.variables):
         joint = [v.name for v in prior.variables if v.joint_support]
@@ -245,7 +264,7 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
         )
     if any(prior.observed):
         raise ValueError("Expected an unclamped prior with `obs`: put the values into the table.")
-    _check_handlers(name, None)
+    _check_handlers(name, ["missing", "levels"], prior.names)
     # Under `jit` a conversion by JAX would trace concrete values.
     convert = jnp.asarray if isinstance(pattern.values, jax.core.Tracer) else np.asarray
     values: Any = convert(pattern.values, prior.loc.dtype)
@@ -275,6 +294,13 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
             return jnp.asarray(values)
         fn = MissingEntries(prior, values, observed, pattern.labels)
         return fn.complete(numpyro.sample(f"{name}.missing", fn))
+
+
+def _known(obs: Any) -> Any:
+    """A table, or a dict of columns, with what is known of it although it is traced."""
+    if isinstance(obs, dict):
+        return {name: known_constant(column) for name, column in obs.items()}
+    return known_constant(obs)
 
 
 def _sample_mixed_table(

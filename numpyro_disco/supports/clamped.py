@@ -18,7 +18,7 @@ import numpy as np
 from numpyro.distributions import biject_to, constraints, transforms
 
 from numpyro_disco._gaussians import log_diagonal, multiply, solve
-from numpyro_disco._typing import Array
+from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.supports.coordinates import CoordinateSupports, all_equal
 
 
@@ -31,7 +31,9 @@ class StandardizedReal(constraints.Constraint):
         base: support of the single coordinate, which defines T; the real line by default.
     """
 
-    def __init__(self, loc: Array, scale: Array, base: CoordinateSupports | None = None) -> None:
+    def __init__(
+        self, loc: ArrayLike, scale: ArrayLike, base: CoordinateSupports | None = None
+    ) -> None:
         self.loc, self.scale = loc, scale
         self.base = CoordinateSupports((constraints.real,)) if base is None else base
 

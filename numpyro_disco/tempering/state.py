@@ -122,6 +122,8 @@ class State(NamedTuple):
     history: Array
     """The fields of `TemperedHistory`, one row for each step, NaN for steps that are not taken yet;
     one array compiles faster than ten. Shape (max_temperatures, fields)."""
+    impossible: Array
+    """Share of the draws of the base at which the target is NaN, shape ()."""
 
 
 class TemperedResult(NamedTuple):
@@ -148,6 +150,8 @@ class TemperedResult(NamedTuple):
     """One of CONVERGED, STUCK, NON_FINITE, COLLAPSED and FROZEN, shape ()."""
     steps: Array
     """The columns of `history` as one array, shape (max_temperatures, fields)."""
+    impossible: Array
+    """Share of the draws of the base at which the target is NaN, shape ()."""
 
     @property
     def history(self) -> TemperedHistory:

@@ -36,7 +36,8 @@ from numpyro_disco.training.result import FitResult
 from numpyro_disco.training.settings import FitSettings, requested_settings
 from numpyro_disco.training.table import (
     Table,
-    check_copies,
+    check_dependence,
+    check_range,
     check_rounding,
     read_table,
     warn_of_spikes,
@@ -317,17 +318,21 @@ def _prepare(
     resolution = settings.objective.smallest_resolution
     if settings.objective.is_contrastive:
         warn_of_spikes(table)
+    check_range(table)
     check_rounding(table, resolution)
     if settings.transform == "auto":
         chosen = choose_transform(
             rng_key, table, resolution=resolution, whiten=settings.objective.whitens
         )
         settings = dataclasses.replace(settings, transform=chosen)
-    values, supports = unconstrained_rows(rng_key, table, settings.transform)
+    # A reference of the user's own is in the units of the columns.
+    rescale = not isinstance(settings.reference, Reference)
+    values, supports = unconstrained_rows(rng_key, table, settings.transform, rescale)
     complete = values[~table.incomplete]
     if not supports.real:
-        # Columns that are independent in the user's units may be copies in unconstrained space.
-        check_copies(complete, table)
+        # Columns that are independent in the user's units may depend on each other in unconstrained
+        # space.
+        check_dependence(complete, table)
     incomplete = values[table.incomplete]
     return settings, PreparedRows(complete, incomplete, table.names, supports, table.columns)
 
