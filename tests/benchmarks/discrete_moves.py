@@ -32,7 +32,6 @@ from helpers.mixed import HARD, far_reference, mixed_prior  # noqa: E402
 
 import numpyro_disco as disco  # noqa: E402
 from numpyro_disco.energy.drawing import Request  # noqa: E402
-from numpyro_disco.energy.sampling import compiled_tempering  # noqa: E402
 from numpyro_disco.tempering import moves  # noqa: E402
 
 GIBBS = moves.draw_levels
@@ -116,7 +115,7 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         without = 0.0
         for kind, function in MOVES.items():
             vars(moves)["draw_levels"] = function
-            compiled_tempering.cache_clear()
+            jax.clear_caches()
             mass, evidence, seconds = run(prior, args.runs, args.particles)
             without = without or seconds
             found.append(

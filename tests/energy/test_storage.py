@@ -81,9 +81,7 @@ def test_discrete_coordinates_are_kept(tmp_path):
     assert loaded.coordinate_supports.num_levels == (0, 3, 0)
     x = np.array([[0.3, 2.0, 1.5], [-1.0, 4.0, 0.2], [0.0, 5.0, 1.0]])
     np.testing.assert_array_equal(saved.energy(x), loaded.energy(x))
-    assert np.isfinite(saved.energy(x)).tolist() == [True, True, False]
-    given = [prior.clamp({"u": 3}).reference.log_prob(x) for prior in (saved, loaded)]
-    np.testing.assert_array_equal(*given)
+    assert np.isfinite(loaded.energy(x)).tolist() == [True, True, False]
 
 
 def test_a_component_of_tiny_weight_is_kept(tmp_path, states):
