@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+MAX_LEVELS = 64
+"""Most levels of a discrete coordinate; wider ranges of whole numbers have no exact mass."""
+
 
 def level_places(num_levels: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Coordinate and code of each level of each discrete coordinate, shape (F,) each.

@@ -3,11 +3,17 @@
 import collections
 import gc
 import os
+import pathlib
 import subprocess
 import sys
 
 import jax
 import pytest
+
+from numpyro_disco import _compiling
+
+# A worker that holds so many maps uses about 3 GB.
+MOST_MAPS = 10_000
 
 LONG = ("training", "statistics", "slow")
 
@@ -23,11 +29,37 @@ def is_known(option):
     return subprocess.run(command, env=environment, capture_output=True).returncode == 0
 
 
-def pytest_configure():
-    """Set the options that the installed JAX knows; worker processes inherit them."""
+def pytest_configure(config):
+    """Set the options that the installed JAX knows, and keep compiled programs for the next run.
+
+    The package's own level of optimisation would take the place of that of the tests. Programs
+    lie in pytest's own cache, unless JAX_COMPILATION_CACHE_DIR names another folder; so
+    `pytest --cache-clear` forgets them. Worker processes inherit both.
+    """
+    _compiling._OPTIONS.pop("xla_backend_optimization_level")
     if "PYTEST_XDIST_WORKER" not in os.environ:
         known = filter(is_known, QUICK_OPTIONS)
         os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *known])
+        if hasattr(config, "cache") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            keep_programs(config.cache.mkdir("programs"))
+
+
+def keep_programs(folder):
+    """Let JAX keep every program in a folder, here and in processes that are started later."""
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+
+
+def pytest_collection_finish():
+    """Collect garbage less often: traced programs are many objects, and few of them garbage."""
+    gc.freeze()
+    gc.set_threshold(100_000)
 
 
 @pytest.hookimpl(trylast=True)
@@ -43,16 +75,30 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_setup(item):
-    """Turn off most optimisations, except for slow tests. Training a small network is not slow."""
-    long = item.get_closest_marker("slow") is not None
+    """Turn off most optimisations, except for tests that run for longer than they compile."""
+    long = item.get_closest_marker("slow") or item.get_closest_marker("optimized")
     jax.config.update("jax_disable_most_optimizations", not long)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def forget_programs():
-    """Drop what a file has compiled: each program maps memory, and a process may have only so many
-    maps (65,530 by Linux's default), after which it dies.
+def forget_programs(request):
+    """Drop what has been compiled where it could be wrong, or before the process runs out of maps.
+
+    Programs that are compiled while a part of the package is replaced are no one else's, nor may
+    these tests get the programs of others. Each program maps memory, and a process may have only
+    so many maps (65,530 by Linux's default), after which it dies.
     """
+    tests = (item for item in request.session.items if item.path == request.path)
+    replaces = any("monkeypatch" in item.fixturenames for item in tests)
+    if replaces:
+        jax.clear_caches()
     yield
-    jax.clear_caches()
-    gc.collect()
+    if replaces or num_maps() > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
+
+
+def num_maps():
+    """Count the maps of this process; infinite where the system does not list them."""
+    maps = pathlib.Path("/proc/self/maps")
+    return len(maps.read_bytes().splitlines()) if maps.exists() else float("inf")

@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_disco._checks import check_count, check_key, columns_of
+from numpyro_disco._checks import check_count, check_key
 from numpyro_disco._levels import level_places
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
 from numpyro_disco.energy.drawing import Request
 from numpyro_disco.energy.pattern import check_some_observed
+from numpyro_disco.tables.reading import read_observations
 
 RARE = 0.01
 """Percentile below which conditioning values are not typical."""
@@ -138,10 +139,8 @@ def _percentiles(
 
 def _complete_rows(data: Any, prior: EnergyDistribution) -> np.ndarray:
     """The complete rows of `data`, columns in the order of the prior's names, shape (n, D)."""
-    table, names = columns_of(data)
-    if names is not None and set(names) >= set(prior.names):
-        table = table[:, [names.index(name) for name in prior.names]]
-    if table.ndim != 2 or table.shape[1] != len(prior.names):
+    table = read_observations(data, prior.names, prior.columns, "data", others=True).values
+    if table.ndim != 2:
         raise ValueError(
             f"Expected rows with the columns {prior.names} for `data`; got shape {table.shape}."
         )

@@ -14,12 +14,15 @@ Any invertible map would do: what is drawn depends on it in no way, only how fas
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from numpyro_disco._checks import is_traced
+from numpyro_disco._compiling import compiler_options
 from numpyro_disco._gaussians import outer
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.stacking import beside_batch
@@ -61,15 +64,30 @@ def unconstrained_coordinates(
         Location (..., D) and lower-triangular factor (..., D, D). Observed coordinates have the
         prior's location, and its scale on the diagonal of the factor.
     """
-    arguments = reference, loc, scale, values, observed
-    compute = partial(_coordinates, supports=supports, stack=stack)
-    if is_traced(arguments):
-        return compute(*arguments)
-    with jax.ensure_compile_time_eval():
-        return compute(*arguments)
+    if is_traced((reference, loc, scale, values, observed)):
+        values, observed = jnp.asarray(values, loc.dtype), jnp.asarray(observed)
+        return _coordinates(reference, loc, scale, values, observed, supports, stack)
+    values, observed = np.asarray(values, loc.dtype), np.asarray(observed)
+    leaves, structure = jax.tree.flatten((reference, loc, scale, values, observed))
+    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    program = _compiled_coordinates(structure, shapes, supports, stack)
+    return program(*jax.tree.unflatten(structure, leaves))
 
 
-@partial(jax.jit, static_argnames=("supports", "stack"))
+@cache
+def _compiled_coordinates(
+    structure: Any,
+    shapes: tuple[jax.ShapeDtypeStruct, ...],
+    supports: CoordinateSupports,
+    stack: tuple[int, ...],
+) -> Any:
+    """`_coordinates`, compiled ahead: inside a trace, `jit` would compile it again at each call."""
+    program = jax.jit(
+        partial(_coordinates, supports=supports, stack=stack), compiler_options=compiler_options()
+    )
+    return program.lower(*jax.tree.unflatten(structure, shapes)).compile()
+
+
 def _coordinates(
     reference: Reference,
     loc: Array,
@@ -79,7 +97,7 @@ def _coordinates(
     supports: CoordinateSupports,
     stack: tuple[int, ...],
 ) -> tuple[Array, Array]:
-    values = unconstrained_values(supports, values.astype(loc.dtype), observed)
+    values = unconstrained_values(supports, values, observed)
     axes = stack, values.ndim - 1 - len(stack)
     components = jax.tree.map(lambda part: beside_batch(part, *axes), reference.components())
     loc, scale = beside_batch(loc, *axes), beside_batch(scale, *axes)

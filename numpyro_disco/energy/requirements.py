@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
-from numpyro_disco._checks import is_traced
+from numpyro_disco._checks import is_traced, name_index
 from numpyro_disco._typing import Array, EnergyFn
 from numpyro_disco.references.base import Reference, host_draws
 from numpyro_disco.supports.coordinates import (
@@ -18,6 +18,8 @@ from numpyro_disco.supports.coordinates import (
     CoordinateSupports,
     check_supports,
 )
+from numpyro_disco.tables.columns import Column
+from numpyro_disco.tables.kinds import default_column
 
 NUM_TRIAL_DRAWS = 64
 """Draws of the reference at which a new energy is evaluated."""
@@ -73,6 +75,29 @@ def check_prior_supports(
                 f"{support!r}. Discrete coordinates need a `MixedReference` with their levels."
             )
     return coordinates
+
+
+def check_columns(
+    columns: Mapping[str, Column] | None,
+    names: tuple[str, ...],
+    supports: tuple[constraints.Constraint, ...],
+) -> tuple[Column, ...]:
+    """Return what the numbers of each coordinate stand for.
+
+    Args:
+        columns: from names to columns, or None.
+        names: names of all coordinates.
+        supports: their supports, which decide where no column is given.
+    """
+    found = [default_column(support) for support in supports]
+    for name, column in (columns or {}).items():
+        if not isinstance(column, Column):
+            raise ValueError(
+                f"Expected a column such as `disco.Categories` for {name!r} in `columns`; got "
+                f"{column!r}."
+            )
+        found[name_index(name, names, "columns")] = column
+    return tuple(found)
 
 
 def check_location(value: Array, dimension: int, argument: str) -> Array:

@@ -109,9 +109,9 @@ class RowLevels(StableDistribution):
     pytree_data_fields = ("levels", "possible", "missing")
     has_enumerate_support = True
 
-    levels: Array
+    levels: ArrayLike
     """Values of the discrete entries in each combination, shape (..., M, D)."""
-    possible: Array
+    possible: ArrayLike
     """True for the combinations that a row can have, shape (..., M)."""
     missing: Array
     """True for missing discrete entries, shape (..., D)."""
@@ -144,7 +144,7 @@ class RowLevels(StableDistribution):
     @property
     def num_combinations(self) -> int:
         """M, the largest number of combinations of a row."""
-        return self.possible.shape[-1]
+        return int(np.shape(self.possible)[-1])
 
     @property
     def support(self) -> constraints.Constraint:

@@ -244,10 +244,8 @@ def _sample_mixed_table(
     They are summed out row by row, so each row has to be a member of a plate.
     """
     if not active_plates():
-        missing = (~observed & prior.coordinate_supports.discrete).any(
-            tuple(range(values.ndim - 1))
-        )
-        columns = [name for name, some in zip(prior.names, missing, strict=True) if some]
+        missing = (~observed & prior.coordinate_supports.discrete).reshape(-1, len(prior.names))
+        columns = [prior.names[place] for place in np.flatnonzero(missing.any(0))]
         raise ValueError(
             f"Expected a plate around a table whose discrete columns {columns} have missing "
             "entries, since these are summed out row by row: "

@@ -18,12 +18,11 @@ import numpy as np
 from numpyro.distributions import biject_to, constraints, transforms
 
 from numpyro_disco._checks import name_index
+from numpyro_disco._levels import MAX_LEVELS
 from numpyro_disco._typing import Array
 
 Key = tuple[Any, ...]
 """The type of a constraint, followed by its numbers."""
-MAX_LEVELS = 64
-"""Most levels of a discrete coordinate; wider discrete supports have no exact mass here."""
 LARGEST_LEVEL = 2**24
 """Largest whole number such that it and its neighbours are exact in single precision."""
 

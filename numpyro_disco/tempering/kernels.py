@@ -82,10 +82,12 @@ def draw_noise(rng_key: Array, chains: Chains, free: Array) -> Noise:
     """Draw everything that a move needs in one call: each further call is slow to compile."""
     num_chains, dimension = chains.position.shape
     signed = signed_uniforms(rng_key, (num_chains, dimension + 2), chains.position.dtype)
-    normal = to_normal(signed[:, : dimension + 1])
+    # A product is computed once, where multiplied columns would be once for each of their uses.
+    scales = jnp.diag(jnp.append(free, STEP_SPREAD))
+    normal = to_normal(signed[:, : dimension + 1]) @ scales
     return Noise(
-        velocity=free * normal[:, :dimension],
-        jitter=STEP_SPREAD * normal[:, dimension],
+        velocity=normal[:, :dimension],
+        jitter=normal[:, dimension],
         log_uniform=jnp.log(0.5 * (1 - signed[:, dimension + 1])),
     )
 

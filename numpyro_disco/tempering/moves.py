@@ -190,7 +190,11 @@ def record(
         move.chains.position, move.chains.log_base, move.chains.log_target, move.acceptance
     )
     # Written at each move; what is not kept is written over by the next one.
-    kept = jax.tree.map(lambda all, one: all.at[moves.num_kept].set(one), moves.kept, state)
+    kept = jax.tree.map(
+        lambda all, one: jax.lax.dynamic_update_index_in_dim(all, one, moves.num_kept, 0),
+        moves.kept,
+        state,
+    )
     factor = jnp.where(b == 1, FINAL_FACTOR, 1)
     count, first = moves.since + 1, moves.num_kept == 0
     # Moves whose step size leads to few acceptances are not informative yet.

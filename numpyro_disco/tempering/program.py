@@ -39,7 +39,9 @@ from numpyro_disco.tempering.status import (
 from numpyro_disco.tempering.sweep import combine_estimates, sweep_particles
 from numpyro_disco.tempering.tuning import initial_tuning
 
-SELECTED = tuple(map(TemperedHistory._fields.index, ("weight_ess", "unique_ancestors")))
+WEIGHT_ESS, UNIQUE_ANCESTORS = map(
+    TemperedHistory._fields.index, ("weight_ess", "unique_ancestors")
+)
 """Columns of the history that are known once ancestors are selected."""
 MOST_EDGES = 1e-3
 """Largest share of the base's draws that may lie on the edge of their support."""
@@ -91,7 +93,9 @@ class Program(NamedTuple):
         flat, sound = self._draw_start(rng_key)
         dtype, dimension = flat.log_target.dtype, flat.position.shape[-1]
         zero = jnp.zeros((), dtype)
-        selected = self._select(resample_key, flat, zero, 0, settings.num_particles)
+        b = self._next(flat, zero, 0)
+        log_weights = b * (flat.log_target - flat.log_base)
+        selected = self._select(resample_key, b, log_weights, settings.num_particles)
         shape = (settings.chain_length, settings.num_survivors)
         particles = jax.tree.map(
             lambda leaf: leaf[selected.ancestors].reshape(shape + leaf.shape[1:]), flat
@@ -100,9 +104,10 @@ class Program(NamedTuple):
         status = jnp.where(sound, status, NON_FINITE)
         columns = len(TemperedHistory._fields)
         # The first moves replace this row.
-        known = jnp.stack([selected.weight_ess, selected.unique_ancestors.astype(dtype)])
+        known = jnp.full(columns, jnp.nan, dtype).at[WEIGHT_ESS].set(selected.weight_ess)
+        known = known.at[UNIQUE_ANCESTORS].set(selected.unique_ancestors.astype(dtype))
         history = jnp.full((settings.max_temperatures, columns), jnp.nan, dtype)
-        history = history.at[0, jnp.array(SELECTED)].set(known)
+        history = jax.lax.dynamic_update_index_in_dim(history, known, 0, 0)
         return State(
             shard(particles, self.mesh, 1),
             inverse_temperature=selected.inverse_temperature,
@@ -119,8 +124,7 @@ class Program(NamedTuple):
         settings = self.settings
         keys = jax.random.split(threefry_key(rng_key), settings.base_draws * settings.num_particles)
 
-        def draw(keys: Array) -> tuple[Particles, Array]:
-            position = jax.vmap(self.draw_base)(keys)
+        def weigh(position: Array) -> tuple[Particles, Array]:
             # Rounding can put a draw on the edge of its support, where u is infinite: about one in
             # ten million of a uniform variable. Such a draw counts, with weight zero.
             edge = jnp.isinf(position).any(1)
@@ -130,25 +134,25 @@ class Program(NamedTuple):
             return Particles(position, log_base, log_target, jnp.zeros_like(log_target)), edge
 
         at_once = settings.particles_at_once or settings.num_particles
-        flat, edge = in_batches(draw, keys, at_once)
+        # A loop of its own: fused with the densities, draws would be computed several times.
+        position = in_batches(jax.vmap(self.draw_base), keys, at_once)
+        flat, edge = in_batches(weigh, position, at_once)
         flat = shard(flat, self.mesh, 0)
         finite = jnp.isfinite(flat.log_base) & (flat.log_target < jnp.inf)
         return BaseDraws(flat, finite.all() & (edge.mean() < MOST_EDGES))
 
-    def _select(
-        self, rng_key: Array, flat: Particles, current: Array, index: Array | int, count: int
-    ) -> Selection:
-        """Find the next b, weight the particles for it, and draw `count` ancestors."""
-        settings = self.settings
-        log_ratio = flat.log_target - flat.log_base
-        if settings.schedule is None:
-            b = next_inverse_temperature(
-                log_ratio, current, settings.target_ess, settings.num_particles
-            )
-        else:
-            b = jnp.asarray(settings.schedule, log_ratio.dtype)[index]
-        log_weights = (b - current) * log_ratio
-        ancestors = SCHEMES[settings.resampling](rng_key, log_weights, count)
+    def _next(self, flat: Particles, current: Array, index: Array | int) -> Array:
+        """The next inverse temperature, shape ()."""
+        settings, log_ratio = self.settings, flat.log_target - flat.log_base
+        if settings.schedule is not None:
+            return jnp.asarray(settings.schedule, log_ratio.dtype)[index]
+        return next_inverse_temperature(
+            log_ratio, current, settings.target_ess, settings.num_particles
+        )
+
+    def _select(self, rng_key: Array, b: Array, log_weights: Array, count: int) -> Selection:
+        """Draw `count` ancestors for the inverse temperature b."""
+        ancestors = SCHEMES[self.settings.resampling](rng_key, log_weights, count)
         return Selection(
             b, log_weights, ancestors, weight_ess(log_weights), _num_distinct(ancestors)
         )
@@ -199,16 +203,17 @@ class Program(NamedTuple):
 
     def _select_unless_first(self, rng_key: Array, flat: Particles, state: State) -> Selection:
         """Select as usual, except that `init` has already done so for the first step."""
+        first, current = state.num_steps == 0, state.inverse_temperature
+        b = jnp.where(first, current, self._next(flat, current, state.num_steps))
+        log_weights = jnp.where(first, 0.0, (b - current) * (flat.log_target - flat.log_base))
         count = self.settings.num_survivors
-        selected = self._select(rng_key, flat, state.inverse_temperature, state.num_steps, count)
-        done = Selection(
-            state.inverse_temperature,
-            jnp.zeros_like(selected.log_weights),
-            jnp.arange(count) * self.settings.chain_length,
-            *state.history[0, jnp.array(SELECTED)],
+        selected = self._select(rng_key, b, log_weights, count)
+        apart, known = jnp.arange(count) * self.settings.chain_length, state.history[0]
+        return selected._replace(
+            ancestors=jnp.where(first, apart, selected.ancestors),
+            weight_ess=jnp.where(first, known[WEIGHT_ESS], selected.weight_ess),
+            unique_ancestors=jnp.where(first, known[UNIQUE_ANCESTORS], selected.unique_ancestors),
         )
-        first = state.num_steps == 0
-        return jax.tree.map(lambda old, new: jnp.where(first, old, new), done, selected)
 
     def _status_after(self, selected: Selection, acceptance: Array, num_steps: Array) -> Array:
         done = jnp.where(acceptance < LEAST_ACCEPTANCE, FROZEN, CONVERGED)
@@ -234,7 +239,6 @@ class Program(NamedTuple):
         flat = jax.tree.map(
             lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape((-1,) + leaf.shape[2:]), state.particles
         )
-        history = TemperedHistory(*state.history.T)
         log_normalizer, mixture_ess = state.log_normalizer, jnp.zeros_like(state.log_normalizer)
         if self.settings.num_sweeps and self.num_levels is None:
             swept = sweep_particles(
@@ -247,7 +251,11 @@ class Program(NamedTuple):
             )
             flat, mixture_ess = swept.particles, swept.mixture_ess
             log_normalizer = combine_estimates(
-                state.log_normalizer, history, state.num_steps, swept, self.settings
+                state.log_normalizer,
+                state.history[:, WEIGHT_ESS],
+                state.num_steps,
+                swept,
+                self.settings,
             )
         return TemperedResult(
             position=flat.position,
@@ -259,7 +267,7 @@ class Program(NamedTuple):
             mixture_ess=mixture_ess,
             num_steps=state.num_steps,
             status=state.status,
-            history=history,
+            steps=state.history,
         )
 
 

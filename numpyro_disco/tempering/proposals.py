@@ -187,11 +187,14 @@ def start_shares(x: Array, components: int) -> Array:
         seeds, nearest = carry
         cumulative = jnp.cumsum(nearest)
         place = (index * NUM_CANDIDATES + jnp.arange(NUM_CANDIDATES)) * GOLDEN_RATIO % 1.0
-        found = jnp.searchsorted(cumulative, place * cumulative[-1]).clip(max=count - 1)
+        # Comparing with all compiles faster than a binary search.
+        places = place * cumulative[-1]
+        found = jnp.searchsorted(cumulative, places, method="compare_all").clip(max=count - 1)
         candidates = x[found]
         left = jnp.minimum(nearest, ((x - candidates[:, None]) ** 2).sum(-1))
         best = left.sum(1).argmin()
-        return seeds.at[index].set(candidates[best]), left[best]
+        seeds = jax.lax.dynamic_update_index_in_dim(seeds, candidates[best], index, 0)
+        return seeds, left[best]
 
     seeds = jnp.broadcast_to(x[0], (components, x.shape[1]))
     nearest = ((x - x[0]) ** 2).sum(-1)

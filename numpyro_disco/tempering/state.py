@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
+from numpyro_disco._checks import is_traced
 from numpyro_disco._typing import Array
 
 
@@ -143,5 +146,11 @@ class TemperedResult(NamedTuple):
     """Number of steps from 0 to 1, shape ()."""
     status: Array
     """One of CONVERGED, STUCK, NON_FINITE, COLLAPSED and FROZEN, shape ()."""
-    history: TemperedHistory
-    """One row for each step."""
+    steps: Array
+    """The columns of `history` as one array, shape (max_temperatures, fields)."""
+
+    @property
+    def history(self) -> TemperedHistory:
+        """One row for each step. The columns of concrete results are NumPy arrays."""
+        steps = self.steps if is_traced(self.steps) else np.asarray(self.steps)
+        return TemperedHistory(*(steps[..., column] for column in range(steps.shape[-1])))

@@ -25,7 +25,7 @@ from numpyro_disco.tempering.proposals import Proposal, fit_proposal
 from numpyro_disco.tempering.resampling import log_mean_exp, weight_ess
 from numpyro_disco.tempering.schedule import LogDensities
 from numpyro_disco.tempering.settings import TemperingSettings
-from numpyro_disco.tempering.state import Particles, TemperedHistory
+from numpyro_disco.tempering.state import Particles
 
 LEAST_SHARE = 0.02
 """Sweeps end when the effective sample size is a smaller share of the mixture's draws."""
@@ -79,13 +79,14 @@ class Sweeps(NamedTuple):
     log_weights: Array
     """Log weights of the particles as draws of the mixture that they meet, (2, H)."""
     log_masses: Array
-    """Log weights of all draws so far, in the mean of both mixtures; (num_sweeps, 2, H)."""
+    """Log weights of all draws so far, in the mean of both mixtures, and in the last place those of
+    the particles; (num_sweeps + 1, 2, H)."""
     log_mass: Array
     """Log of their mean, shape ()."""
     share: Array
     """Effective sample size as a share of their number, shape ()."""
     num_done: Array
-    """Number of sweeps so far, shape ()."""
+    """Number of sweeps so far, shape (); -1 before the particles are weighed."""
 
 
 def sweep_particles(
@@ -111,30 +112,26 @@ def sweep_particles(
     """
     draw_keys = jax.vmap(draw_key, (None, None, 0))
     halves = split_in_halves(particles, free)
-    log_own, log_mean = halves.log_probs(halves.particles.position)
-    log_weights = halves.particles.log_target - log_own
-    log_mean_weight = log_mean_exp((halves.particles.log_target - log_mean).ravel())
 
     def body(sweeps: Sweeps) -> Sweeps:
         sweep_keys = draw_keys(rng_key, step, 2 * sweeps.num_done + jnp.arange(2))
-        return sweep_once(
-            sweep_keys, sweeps, halves, log_mean_weight, log_densities, settings.particles_at_once
-        )
+        return sweep_once(sweep_keys, sweeps, halves, log_densities, settings.particles_at_once)
 
     def useful(sweeps: Sweeps) -> Array:
         return (sweeps.num_done < settings.num_sweeps) & (sweeps.share > LEAST_SHARE)
 
-    dtype = log_weights.dtype
+    log_target = halves.particles.log_target
+    dtype, shape = log_target.dtype, log_target.shape
     start = Sweeps(
         halves.particles,
-        log_weights,
-        log_masses=jnp.full((settings.num_sweeps, *log_weights.shape), -jnp.inf, dtype),
+        log_weights=jnp.zeros_like(log_target),
+        log_masses=jnp.full((settings.num_sweeps + 1, *shape), -jnp.inf, dtype),
         log_mass=jnp.full((), -jnp.inf, dtype),
         share=jnp.ones((), dtype),
-        num_done=jnp.zeros((), int),
+        num_done=jnp.full((), -1),
     )
     end = jax.lax.while_loop(useful, body, start)
-    num_drawn = log_weights.size * end.num_done
+    num_drawn = log_target.size * end.num_done
     return Swept(
         join_halves(end.particles, particles),
         end.log_mass,
@@ -171,26 +168,27 @@ def sweep_once(
     rng_keys: Array,
     sweeps: Sweeps,
     halves: Halves,
-    log_mean_weight: Array,
     log_densities: LogDensities,
     particles_at_once: int | None,
 ) -> Sweeps:
-    """Propose one draw to every particle.
+    """Propose one draw to every particle, or at first only weigh the particles themselves.
 
     Args:
         rng_keys: one random key for each half, shape (2,).
         sweeps: the progress so far.
         halves: the halves before the first sweep, with their mixtures.
-        log_mean_weight: log of the mean weight target / q of the particles, shape ().
         log_densities: log densities of base and target at one point.
         particles_at_once: number of draws evaluated side by side, or None.
 
     Returns:
         The progress after the sweep.
     """
-    num_sweeps, _, half = sweeps.log_masses.shape
+    half = sweeps.log_weights.shape[1]
     draw = jax.vmap(Proposal.draw, (0, 0, None))
     drawn, uniform = draw(halves.proposals, rng_keys, half)
+    # The particles take the place of the first draws, so that densities occur once in the program.
+    first = sweeps.num_done < 0
+    drawn = jnp.where(first, halves.particles.position, drawn)
     log_base, log_target = in_batches(
         jax.vmap(log_densities), drawn.reshape((2 * half, -1)), particles_at_once
     )
@@ -199,15 +197,21 @@ def sweep_once(
     log_target = jnp.where(log_target < jnp.inf, log_target, -jnp.inf)
     log_own, log_mean = halves.log_probs(drawn)
     accept = uniform < accept_probability(log_target - log_own - sweeps.log_weights)
+    accept |= first
     proposed = Particles(drawn, log_base, log_target, sweeps.particles.acceptance)
     num_done = sweeps.num_done + 1
-    log_masses = sweeps.log_masses.at[sweeps.num_done].set(log_target - log_mean)
-    log_mass = log_mean_exp(log_masses.ravel()) + jnp.log(num_sweeps / num_done)
+    last = len(sweeps.log_masses) - 1
+    log_masses = jax.lax.dynamic_update_index_in_dim(
+        sweeps.log_masses, log_target - log_mean, jnp.where(first, last, sweeps.num_done), 0
+    )
+    log_drawn = log_masses[:last].ravel()
+    log_mass = log_mean_exp(log_drawn) + jnp.log(last / jnp.maximum(num_done, 1))
     # The mean square of the weights of the mixture's draws is the mean weight of the target's
     # draws. So the particles reveal what the mixture lacks, a tail or a small mode, which its own
     # draws cannot.
+    log_mean_weight = log_mean_exp(log_masses[last].ravel())
     share = jnp.minimum(
-        weight_ess(log_masses.ravel()) / (2 * half * num_done),
+        weight_ess(log_drawn) / (2 * half * jnp.maximum(num_done, 1)),
         jnp.exp(log_mass - log_mean_weight),
     )
     return Sweeps(
@@ -215,14 +219,14 @@ def sweep_once(
         jnp.where(accept, log_target - log_own, sweeps.log_weights),
         log_masses,
         log_mass,
-        share,
+        jnp.where(first, 1.0, share),
         num_done,
     )
 
 
 def combine_estimates(
     log_path_mass: Array,
-    history: TemperedHistory,
+    path_ess: Array,
     num_steps: Array,
     swept: Swept,
     settings: TemperingSettings,
@@ -235,7 +239,7 @@ def combine_estimates(
 
     Args:
         log_path_mass: the path's estimate, shape ().
-        history: one row for each step of the path.
+        path_ess: effective sample size of each step's weights; NaN after the last step.
         num_steps: number of steps, shape ().
         swept: the mixture's estimate.
         settings: settings of the run.
@@ -244,8 +248,8 @@ def combine_estimates(
         The log of the weighted mean, shape ().
     """
     num_drawn = settings.base_draws * settings.num_particles
-    first = 1 / history.weight_ess[0]
-    later = jnp.nansum(1 / history.weight_ess) - first
+    first = 1 / path_ess[0]
+    later = jnp.nansum(1 / path_ess) - first
     later -= (num_steps - 1) / settings.num_particles
     path_variance = first - 1 / num_drawn + CARRIED_OVER * later
     # If all weights are equal, rounding may leave either a little below zero.

@@ -25,7 +25,7 @@ from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.imputation import impute
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit
-from numpyro_disco.supports.coordinates import MAX_LEVELS, CoordinateSupports
+from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.training.checkpoints import Checkpoint, fit_marks
 from numpyro_disco.training.learning import FitKeys, PreparedRows, Task, learn
 from numpyro_disco.training.network import MLP
@@ -37,10 +37,11 @@ from numpyro_disco.training.table import (
     Table,
     check_copies,
     check_rounding,
-    check_ties,
+    warn_of_spikes,
+    warn_of_wide,
 )
 from numpyro_disco.training.transforms import choose_transform
-from numpyro_disco.training.units import is_spread, unconstrained_rows
+from numpyro_disco.training.units import unconstrained_rows
 from numpyro_disco.training.windows import Stream, read_sample
 
 
@@ -181,13 +182,11 @@ def fit(
         patience=patience,
     )
     sample_key = jax.random.fold_in(keys.table, 2)
-    table, stream = read_sample(sample_key, data, names, settings.supports)
-    if stream is not None:
-        _check_stream(settings)
-    _check_reference(settings.reference, len(table.names))
-    settings.objective.check_dimension(*table.values.shape)
-    _check_discrete(table, settings)
-    _warn_of_spread_columns(table)
+    smoothed = not settings.objective.is_contrastive
+    table, stream = read_sample(sample_key, data, names, settings.supports, smoothed=smoothed)
+    _check_stream(settings, stream)
+    _check_settings(table, settings)
+    warn_of_wide(table)
     spread_key, impute_key = jax.random.split(keys.table)
     marks = fit_marks(
         rng_key,
@@ -220,8 +219,10 @@ def _check_refits(prepared: PreparedRows, resume: FitResult | None) -> None:
         )
 
 
-def _check_stream(settings: FitSettings) -> None:
-    """Refuse settings for which all rows have to be in memory."""
+def _check_stream(settings: FitSettings, stream: Stream | None) -> None:
+    """Refuse settings for which all rows have to be in memory, for rows that are not."""
+    if stream is None:
+        return
     if settings.objective.needs_all_rows:
         raise ValueError(
             f"Expected an `objective` that learns from batches, for rows that stay on disk; got "
@@ -250,16 +251,11 @@ def _warn_of_incomplete_rows(table: Table, stream: Stream | None) -> None:
         )
 
 
-def _warn_of_spread_columns(table: Table) -> None:
-    """Warn of whole numbers that get a density instead of a mass."""
-    spread = [n for n, s in zip(table.names, table.supports, strict=True) if is_spread(s)]
-    if spread:
-        warnings.warn(
-            f"The whole numbers of {spread} in `data` have more than {MAX_LEVELS} levels, or no "
-            "bounds, so each is spread evenly over the unit interval around it: they have a "
-            "density, not a mass. Round draws to get whole numbers back.",
-            stacklevel=3,
-        )
+def _check_settings(table: Table, settings: FitSettings) -> None:
+    """Refuse settings that do not fit the columns."""
+    _check_reference(settings.reference, len(table.names))
+    settings.objective.check_dimension(*table.values.shape)
+    _check_discrete(table, settings)
 
 
 def _check_discrete(table: Table, settings: FitSettings) -> None:
@@ -306,7 +302,7 @@ def _prepare(
     """Check the rows, choose a transform, and map the rows to unconstrained space."""
     resolution = settings.objective.smallest_resolution
     if settings.objective.is_contrastive:
-        check_ties(table)
+        warn_of_spikes(table)
     check_rounding(table, resolution)
     if settings.transform == "auto":
         chosen = choose_transform(
@@ -318,7 +314,8 @@ def _prepare(
     if not supports.real:
         # Columns that are independent in the user's units may be copies in unconstrained space.
         check_copies(complete, table)
-    return settings, PreparedRows(complete, values[table.incomplete], table.names, supports)
+    incomplete = values[table.incomplete]
+    return settings, PreparedRows(complete, incomplete, table.names, supports, table.columns)
 
 
 def _learn_with_refits(impute_key: Array, task: Task) -> FitResult:

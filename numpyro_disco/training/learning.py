@@ -21,6 +21,7 @@ from numpyro_disco.references.base import Reference
 from numpyro_disco.references.em import MixtureParameters
 from numpyro_disco.references.fitting import MixtureFit, fit_reference, mixture_reference
 from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.tables.columns import Column
 from numpyro_disco.training.checkpoints import Checkpoint
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.loop import Run, make_plan, train
@@ -55,6 +56,8 @@ class PreparedRows(NamedTuple):
     """Names of the D columns."""
     supports: CoordinateSupports
     """Maps between unconstrained space and the user's units."""
+    columns: tuple[Column, ...]
+    """What the numbers of each column stand for."""
     stream: Stream | None = None
     """All rows, if these are a sample of rows on disk."""
 
@@ -241,6 +244,8 @@ def _result(setup: _Setup, prepared: PreparedRows, run: Run, interrupted: bool) 
         distribution=None if prior is None else prior.replace(energy_fn=model),
         model=model,
         coordinate_supports=prepared.supports,
+        names=prepared.names,
+        columns=prepared.columns,
         rows=setup.rows,
         held_out=setup.held_out,
         history=history,
@@ -335,6 +340,7 @@ def _distribution(
         reference,
         names=prepared.names,
         supports=dict(zip(prepared.names, prepared.supports.supports, strict=True)),
+        columns=dict(zip(prepared.names, prepared.columns, strict=True)),
         loc=units.loc.astype(dtype),
         scale=units.scale.astype(dtype),
         noise_scale=objective.resolution if smoothed else None,

@@ -57,6 +57,8 @@ def read_sample(
     data: Any,
     names: Sequence[str] | None,
     supports: Mapping[str, constraints.Constraint] | None,
+    *,
+    smoothed: bool = False,
 ) -> tuple[Table, Stream | None]:
     """Parse data in memory, or a sample of the rows of a source.
 
@@ -65,6 +67,7 @@ def read_sample(
         data: as for `fit`.
         names: as for `fit`.
         supports: as for `fit`.
+        smoothed: as for `read_table`.
 
     Returns:
         All rows and None, or `SAMPLE_ROWS` rows and the stream of all rows.
@@ -74,18 +77,15 @@ def read_sample(
     """
     source = row_source(data, names)
     if source is None:
-        return read_table(data, names, supports), None
-    sample_key, window_key = jax.random.split(rng_key)
+        return read_table(data, names, supports, smoothed=smoothed), None
     if source.num_rows <= SAMPLE_ROWS:
-        places = np.arange(source.num_rows)
-    else:
-        rng = host_generator(sample_key)
-        places = np.unique(spread_places(rng, source.num_rows, SAMPLE_ROWS))
+        return read_table(source.read(), names, supports, smoothed=smoothed), None
+    sample_key, window_key = jax.random.split(rng_key)
+    rng = host_generator(sample_key)
+    places = np.unique(spread_places(rng, source.num_rows, SAMPLE_ROWS))
     values, found = source.take(places), source.names
     carried = values if found is None else dict(zip(found, values.T, strict=True))
-    table = read_table(carried, names, supports)
-    if source.num_rows <= SAMPLE_ROWS:
-        return table, None
+    table = read_table(carried, names, supports, smoothed=smoothed)
     reordered = found is not None and set(found) == set(table.names)
     columns = (
         [found.index(name) for name in table.names]

@@ -54,10 +54,17 @@ def seconds(function: Callable[[], Any], repeats: int) -> float:
 def learned(name: str, args: argparse.Namespace) -> tuple[disco.EnergyDistribution, np.ndarray]:
     """A prior learned from one table, and rows with missing entries that it has not seen."""
     rows = np.random.default_rng(0).permutation(TABLES[name]())
-    num_steps = 100 if args.small else None
-    fit = disco.fit(KEY, rows[: args.train], num_steps=num_steps, progress_bar=False)
-    table = rows[args.train : args.train + args.rows].copy()
+    num_train = min(args.train, len(rows) - args.rows)
+    table = rows[num_train : num_train + args.rows].copy()
     table[np.random.default_rng(1).random(table.shape) < 1 / 3] = np.nan
+    saved = None if args.fits is None else args.fits / f"{name}_{num_train}"
+    if saved is not None and saved.exists():
+        return disco.load(saved).distribution, table
+    num_steps = 100 if args.small else None
+    fit = disco.fit(KEY, rows[:num_train], num_steps=num_steps, progress_bar=False)
+    if saved is not None:
+        saved.parent.mkdir(parents=True, exist_ok=True)
+        disco.save(saved, fit)
     return fit.distribution, table
 
 
@@ -124,7 +131,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=["magic"])
     parser.add_argument("--train", type=int, default=8000, help="rows to learn from")
     parser.add_argument("--rows", type=int, default=1000, help="rows to fill in")
-    parser.add_argument("--tempered-rows", type=int, default=100, help="rows to temper")
+    parser.add_argument("--tempered-rows", type=int, default=50, help="rows to temper")
+    parser.add_argument("--fits", type=Path, help="folder in which fits are kept for the next run")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="a quick run")
     args = parser.parse_args(arguments)

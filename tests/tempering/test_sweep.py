@@ -5,7 +5,7 @@ import numpy as np
 
 from numpyro_disco.tempering.proposals import Proposal
 from numpyro_disco.tempering.settings import TemperingSettings
-from numpyro_disco.tempering.state import Particles, TemperedHistory
+from numpyro_disco.tempering.state import Particles
 from numpyro_disco.tempering.sweep import (
     CARRIED_OVER,
     Swept,
@@ -36,20 +36,17 @@ def test_halves_join_to_all_particles_with_each_mixture_from_the_other_half():
 def test_estimates_are_weighted_by_the_inverse_of_their_variances():
     settings = TemperingSettings(num_particles=100, base_draws=4, max_temperatures=5)
     ess = np.array([200.0, 40.0, 50.0, np.nan, np.nan], np.float32)
-    blank = np.full(5, np.nan, np.float32)
-    history = TemperedHistory(*(blank for _ in TemperedHistory._fields))._replace(weight_ess=ess)
     swept = Swept(None, jnp.float32(1.0), jnp.float32(0.0), variance=jnp.float32(0.03))
     # A mean of n weights with effective size m has relative variance 1 / m - 1 / n.
     path = 1 / 200 - 1 / 400 + CARRIED_OVER * (1 / 40 - 1 / 100 + 1 / 50 - 1 / 100)
     share = np.array([1 / 0.03, 1 / path]) / (1 / 0.03 + 1 / path)
     expected = np.log(share @ np.exp([1.0, 0.4]))
-    found = combine_estimates(jnp.float32(0.4), history, 3, swept, settings)
+    found = combine_estimates(jnp.float32(0.4), ess, 3, swept, settings)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_estimates_without_variance_count_equally():
     settings = TemperingSettings(num_particles=100, base_draws=4, max_temperatures=1)
-    history = TemperedHistory(*(np.full(1, 400.0, np.float32) for _ in TemperedHistory._fields))
     swept = Swept(None, jnp.float32(1.0), jnp.float32(0.0), variance=jnp.float32(-1e-9))
-    found = combine_estimates(jnp.float32(0.0), history, 1, swept, settings)
+    found = combine_estimates(jnp.float32(0.0), jnp.array([400.0]), 1, swept, settings)
     np.testing.assert_allclose(found, np.log((1 + np.e) / 2), rtol=1e-5)

@@ -7,6 +7,7 @@ from helpers.fits import quick_fit, weights_of
 
 import numpyro_disco as disco
 from numpyro_disco.training.noise_scale import MAX_JUDGES, TRIED_SCALES, choose_noise_scale
+from numpyro_disco.training.report_smoothing import smoothing_line
 
 
 @pytest.mark.training
@@ -15,7 +16,7 @@ def test_held_out_rows_choose_the_noise_scale(few):
     chosen = fit.settings.objective.noise_scale
     assert fit.noise_scales[chosen] == max(fit.noise_scales.values())
     assert fit.distribution.noise_scale == pytest.approx(chosen)
-    line = fit.report()["smoothing"]
+    line = smoothing_line(fit.evidence, fit.evidence.held_out)
     assert f"of 15 scales tried, {chosen:.2g} gave held-out rows" in line.reason
     given = quick_fit(few, noise_scale=chosen)
     for a, b in zip(weights_of(fit), weights_of(given), strict=True):

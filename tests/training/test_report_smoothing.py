@@ -29,9 +29,8 @@ def test_smoothing_wider_than_a_column_given_the_others_fails():
         num_steps=1,
         **SMALL,
     )
-    report = fit.report()
-    assert report["smoothing"].verdict == "fail" and report["network"].verdict == "warn"
-    assert "a smaller `noise_scale`" in report["smoothing"].reason
+    line = smoothing_line(fit.evidence, fit.evidence.held_out)
+    assert line.verdict == "fail" and "a smaller `noise_scale`" in line.reason
 
 
 @pytest.mark.training

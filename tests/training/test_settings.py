@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers.fits import NETWORK, SMALL, TARGET, quick_fit
+from helpers.fits import NETWORK, quick_fit
 
 import numpyro_disco as disco
 from numpyro_disco.training.optimizer import DECAY_ROWS
@@ -83,26 +83,19 @@ def test_settings_accept_numpy_and_jax_numbers(few):
     assert settings.optimizer.learning_rate == 1e-3
 
 
-@pytest.mark.training
 def test_weights_decay_for_few_rows_with_a_mixture():
     """With a single Gaussian the network has to learn the whole shape, so nothing decays."""
+    gaussian = disco.GaussianReference(np.zeros(2), np.eye(2))
+    mixture = disco.MixtureReference([0.5, 0.5], np.eye(2), [np.eye(2)] * 2)
     learned = [
-        ("contrastive", "mixture", 600),
-        ("contrastive", "mixture", DECAY_ROWS + 100),
-        ("contrastive", "gaussian", 600),
-        ("disco", "mixture", 600),
+        ("contrastive", mixture, DECAY_ROWS),
+        ("contrastive", mixture, DECAY_ROWS + 1),
+        ("contrastive", gaussian, DECAY_ROWS),
+        ("disco", mixture, DECAY_ROWS),
     ]
-    table = TARGET.draw(np.random.default_rng(1), DECAY_ROWS + 100)
     decays = [
-        disco.fit(
-            jax.random.key(0),
-            table[:count],
-            objective=objective,
-            reference=disco.MixtureFit(max_components=2) if reference == "mixture" else reference,
-            held_out_fraction=0.001,
-            **(SMALL | {"num_steps": 50}),
-        ).settings.optimizer.weight_decay
-        for objective, reference, count in learned
+        requested(objective=objective).resolved(reference, num_rows).optimizer.weight_decay
+        for objective, reference, num_rows in learned
     ]
     assert decays == [1.0, 0.0, 0.0, 0.0]
 
