@@ -119,7 +119,9 @@ def _sites(data: Any) -> _Sites | None:
     if dataset is not None:
         draws = {str(name): _stacked(dataset[name]) for name in dataset.data_vars}
         return _Sites(draws, tuple(draws), {})
-    if isinstance(data, Mapping) and any(_num_axes(value) > 1 for value in data.values()):
+    if type(data).__module__.startswith("xarray") or not isinstance(data, Mapping):
+        return None
+    if any(_num_axes(value) > 1 for value in data.values()):
         draws = {str(name): value for name, value in data.items()}
         return _Sites(draws, tuple(draws), {})
     return None
