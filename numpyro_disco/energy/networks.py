@@ -170,6 +170,7 @@ class EnergyNetwork(ResidualNetwork):
         **settings: Any,
     ) -> None:
         check_count(width, "width")
+        dimension = check_count(dimension, "dimension")
         self.defensive_share = check_share(defensive_share, "defensive_share")
         size = embedding_size(num_levels or (0,) * dimension)
         super().__init__(dimension, size + width, width=width, num_levels=num_levels, **settings)

@@ -6,7 +6,7 @@ M = N / P the number of chains. The dimension of u is d.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -152,5 +152,5 @@ class TemperedResult(NamedTuple):
     @property
     def history(self) -> TemperedHistory:
         """One row for each step. The columns of concrete results are NumPy arrays."""
-        steps = self.steps if is_traced(self.steps) else np.asarray(self.steps)
+        steps: Any = self.steps if is_traced(self.steps) else np.asarray(self.steps)
         return TemperedHistory(*(steps[..., column] for column in range(steps.shape[-1])))

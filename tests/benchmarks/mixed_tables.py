@@ -200,8 +200,9 @@ def compare_with_truth(model: Model, table: MixedTable) -> None:
         log_p = exact_log_prob(points.reshape(-1, len(table.names))).reshape(points.shape[:2])
         exact = np.exp(log_softmax(log_p, axis=1))
         found = np.exp(predict_levels(model, table, int(place)))
-        distance = 0.5 * np.abs(found - exact).sum(1)
-        print(f"  {table.names[place]:10} total variation {distance.mean():.4f}")
+        alone = np.exp(predict_levels(model._replace(corrected=False), table, int(place)))
+        distance, before = (0.5 * np.abs(p - exact).sum(1).mean() for p in (found, alone))
+        print(f"  {table.names[place]:10} total variation {distance:.4f}, mixture {before:.4f}")
     reference = model.prior.joint_reference
     y = np.asarray(reference.sample(jax.random.key(0), (NUM_CONSTANT,)))
     ratio = np.exp(-model.correction(y))

@@ -75,7 +75,7 @@ def test_plot_report_labels_columns_and_scores(panels):
 
 
 def test_plot_report_without_draws_or_scores():
-    figure = plot_report("abc", ROWS, DRAWS[:0], HISTORY, np.zeros(0), np.zeros(0), REAL)
+    figure = plot_report("abc", ROWS, DRAWS[:0], HISTORY, np.zeros(0), np.zeros(0), REAL[:3])
     assert len(figure.axes) == 9 + 2
 
 

@@ -134,6 +134,8 @@ def test_the_error_of_log_z_is_honest():
     )
     # Student's t with 15 degrees of freedom has a standard deviation of 1.07.
     assert 0.6 < np.sqrt((scores**2).mean()) < 1.7
+    # The broken twin takes the spread between runs as the error of their mean.
+    assert np.sqrt(((scores / 4) ** 2).mean()) < 0.6
     assert max(float(p.log_normalizer_error) for p in normalized) < 0.05
 
 

@@ -23,6 +23,21 @@ def test_a_new_network_is_the_quadratic_form_of_linear():
     np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
+def test_levels_enter_by_their_indicators():
+    """The quadratic form of a new network reads one number for each level, and none between."""
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(6, 6)).astype(np.float32)
+    settings = dict(width=16, num_blocks=1, num_levels=(2, 0, 3), linear=jnp.asarray(matrix))
+    network = EnergyNetwork(3, **settings, rngs=nnx.Rngs(0))
+    points = np.float32([[0, 0.5, 2], [1, -0.3, 0]])
+    embedded = np.float32([[0.5, 1, 0, 0, 0, 1], [-0.3, 0, 1, 1, 0, 0]])
+    expected = 0.5 * ((embedded @ matrix.T) ** 2).sum(-1)
+    np.testing.assert_allclose(evaluate(network, points), expected, rtol=1e-4)
+    gradient = jax.grad(lambda z: network(z))(jnp.asarray(points[0]))
+    assert gradient[0] == gradient[2] == 0 and gradient[1] != 0
+    assert network.settings["num_levels"] == [2, 0, 3]
+
+
 def test_the_offset_is_the_floor():
     offset = np.asarray(make().offset[...], np.float64)
     np.testing.assert_allclose(0.5 * (offset**2).sum(), FLOOR, rtol=1e-5)

@@ -91,8 +91,8 @@ def test_redraws_of_discrete_coordinates_have_the_masses_of_the_conditional():
     for index in range(200):
         directions = jax.tree.map(lambda leaf, i=index: leaf[i], sets)
         free = np.asarray(directions.free_levels).copy()
-        moved = np.abs(np.asarray(directions.rotation)[:, : int(directions.num_free)]).max(1, initial=0.0)
-        free |= (moved if len(moved) else np.zeros(4)) > 1e-5
+        moved = np.abs(np.asarray(directions.rotation)[:, : int(directions.num_free)])
+        free |= moved.max(1, initial=0) > 1e-5
         if tuple(free) in seen or not np.asarray(directions.free_levels)[1]:
             continue
         seen.add(tuple(free))
