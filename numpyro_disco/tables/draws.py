@@ -78,14 +78,17 @@ def read_draws(data: Any, names: Sequence[str] | None, supports: Supports | None
     found: dict[str, constraints.Constraint] = {}
     for site, name in chosen.items():
         draws = _numbers(name, sites.draws[site])
-        support = given.pop(name, None) or sites.supports.get(site, constraints.real)
+        if name in given:
+            support = given.pop(name)
+        elif site in sites.supports:
+            support = sites.supports[site]
+        else:
+            support = _support_of_values(sites.draws[site], draws)
         if support is None:
             raise ValueError(
                 f"Expected a support of {name!r} that does not depend on other sites; the model's "
                 f"does. Give one that holds for all draws: `supports={{{name!r}: ...}}`."
             )
-        if support is constraints.real:
-            support = _support_of_values(sites.draws[site], draws)
         variable = Variable(name, draws.shape[1:], _joint_support(name, draws, support))
         variables.append(variable)
         columns |= _columns(variable, draws)
@@ -101,7 +104,8 @@ def read_draws(data: Any, names: Sequence[str] | None, supports: Supports | None
         )
     _check_lengths(columns)
     _check_constants(variables, columns)
-    return Draws(columns, found, Variables(tuple(variables)))
+    bounded = {name: s for name, s in found.items() if s is not constraints.real}
+    return Draws(columns, bounded, Variables(tuple(variables)))
 
 
 # -- what draws come in --------------------------------------------------------------------------
@@ -115,7 +119,9 @@ def _sites(data: Any) -> _Sites | None:
     if dataset is not None:
         draws = {str(name): _stacked(dataset[name]) for name in dataset.data_vars}
         return _Sites(draws, tuple(draws), {})
-    if isinstance(data, Mapping) and any(_num_axes(value) > 1 for value in data.values()):
+    if type(data).__module__.startswith("xarray") or not isinstance(data, Mapping):
+        return None
+    if any(_num_axes(value) > 1 for value in data.values()):
         draws = {str(name): value for name, value in data.items()}
         return _Sites(draws, tuple(draws), {})
     return None
@@ -141,14 +147,15 @@ def _posterior(data: Any) -> Any:
     """The xarray dataset of draws that an ArviZ or xarray object holds, or None."""
     if not type(data).__module__.startswith(("arviz", "xarray")):
         return None
-    if not hasattr(data, "data_vars") or "posterior" in getattr(data, "children", ()):
-        try:
-            data = data["posterior"]
-        except KeyError:
+    if getattr(data, "children", ()) or type(data).__module__.startswith("arviz"):
+        if "posterior" not in data:
             raise ValueError(
                 "Expected an ArviZ object with a group `posterior` for `data`; got one without. "
                 "Give the group of draws to learn from, a dataset, itself."
-            ) from None
+            )
+        data = data["posterior"]
+    elif not hasattr(data, "data_vars"):
+        return None
     dims = {*data.dims}
     if not ({"chain", "draw"} <= dims or "sample" in dims):
         return None
@@ -214,6 +221,10 @@ def _joint_support(name: str, draws: np.ndarray, support: constraints.Constraint
     support = _plain(support)
     if isinstance(support, tuple):
         return None
+    if not isinstance(support, constraints.Constraint):
+        raise ValueError(
+            f"Expected a NumPyro constraint for {name!r} in `supports`; got {support!r}."
+        )
     joint = joint_support(support)
     if joint is None and support.event_dim:
         raise ValueError(

@@ -139,7 +139,11 @@ class Variables:
         return iter(self.variables)
 
     def __getitem__(self, name: str) -> Variable:
-        return next(variable for variable in self.variables if variable.name == name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Variable]:
+        return {variable.name: variable for variable in self.variables}
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+import xarray
 from helpers.variables import SUPPORTS, VARIABLES, draws_of_variables
 from numpyro.distributions import constraints
 from numpyro.infer import MCMC, NUTS
@@ -59,6 +60,9 @@ def test_a_dict_of_arrays_with_given_supports():
 def test_tables_are_left_to_others():
     assert read_draws({"a": np.zeros(3), "b": np.zeros(3)}, None, None) is None
     assert read_draws(np.zeros((3, 2)), None, None) is None
+    table = xarray.DataArray(np.zeros((3, 2)), dims=("row", "column"))
+    assert read_draws(table, None, None) is None
+    assert read_draws(table.to_dataset(name="a"), None, None) is None
 
 
 @pytest.mark.parametrize("form", ["object", "dataset", "group", "extracted"])
@@ -144,6 +148,7 @@ def test_whole_numbers_have_the_support_of_their_range():
     wide = {"k": 100 * np.arange(20).reshape(10, 2)}
     assert read_draws(wide, None, None).supports["k[0]"] == constraints.nonnegative_integer
     given = read_draws(wide, None, {"k": constraints.integer_interval(0, 2000)})
+    assert not read_draws(wide, None, {"k": constraints.real}).supports
     assert given.supports["k[0]"] == constraints.integer_interval(0, 2000)
 
 
@@ -158,6 +163,7 @@ def test_whole_numbers_have_the_support_of_their_range():
         ({"p": DRAWS["p"] + 0.1}, SUPPORTS, "'p' in `data` strictly inside its support, simplex"),
         ({"p": np.eye(3)[np.arange(40) % 3]}, SUPPORTS, "strictly inside its support, simplex"),
         ({}, SUPPORTS | {"s2": constraints.simplex}, "1 axes besides the first"),
+        ({}, SUPPORTS | {"b": "positive"}, "NumPyro constraint for 'b'"),
         ({}, SUPPORTS | {"b": constraints.sphere}, "map real numbers onto for 'b'"),
         ({}, SUPPORTS | {"b": constraints.interval(np.zeros(3), 1.0)}, "bounds fit its shape"),
     ],
