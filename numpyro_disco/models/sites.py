@@ -7,6 +7,7 @@ log density. `sample(name, prior, obs=table)` makes the missing entries of a tab
 
 from __future__ import annotations
 
+import datetime
 import warnings
 from collections.abc import Collection
 from contextlib import AbstractContextManager
@@ -176,6 +177,8 @@ def _given(name: str) -> set[str]:
 def _sample_part(site: str, part: PriorPart) -> Any:
     """The value of a part's site, which is latent or given by `condition` or `do`."""
     given = [(h, scoped) for h, scoped in handlers_that_observe(site) if scoped in h.data]
+    for handler, scoped in given:
+        _check_number(site, part, handler.data[scoped])
     # `do` keeps the site itself as a latent on which nothing depends. That is harmless for a site
     # with a density, but a coordinate has none: the latent would be flat and cannot be sampled.
     done = [h.data[scoped] for h, scoped in given if isinstance(h, numpyro.handlers.do)]
@@ -195,6 +198,17 @@ def _sample_part(site: str, part: PriorPart) -> Any:
             )
     # Conditioning on something inferred would need the normaliser of the remaining coordinates.
     return not_latent(jnp.asarray(value, part.prior.loc.dtype))
+
+
+def _check_number(site: str, part: PriorPart, value: Any) -> None:
+    """Refuse levels and dates: the values of NumPyro's sites are numbers."""
+    if not isinstance(value, str | datetime.date | np.datetime64):
+        return
+    number = part.prior.columns[int(part.indices[0])].encode(value, repr(site))
+    raise ValueError(
+        f"Expected a number for {site!r}, as NumPyro's sites hold numbers; got {value!r}. Give "
+        f"{float(number):g}, or clamp the prior: `prior.clamp({{{part.name!r}: {value!r}}})`."
+    )
 
 
 def _check_given_shape(site: str, part: PriorPart, value: Any) -> None:

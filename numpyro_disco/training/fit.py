@@ -88,10 +88,11 @@ def fit(
 
     Args:
         rng_key: random key; the same key gives the same result on the same machine.
-        data: array (N, D), a DataFrame, or a dict of columns; finite numbers, or NaN where an entry
-            is missing. At least max(10, D + 2) complete rows. Rows that do not fit into memory can
-            stay on disk: a memory-mapped array, a Parquet data set (its path, or a
-            `pyarrow.dataset.Dataset`; columns that `names` leaves out are not read), or a
+        data: array (N, D), a DataFrame of pandas, polars or pyarrow, a dict of columns, or an
+            xarray object; finite numbers, booleans, categories or text of at most 64 levels, and
+            dates; entries may be missing. At least max(10, D + 2) complete rows. Rows that do not
+            fit into memory can stay on disk: a memory-mapped array, a Parquet data set (its path,
+            or a `pyarrow.dataset.Dataset`; columns that `names` leaves out are not read), or a
             `grain.RandomAccessDataSource` of records. Of more than 200,000 such rows, a random
             sample of that size gives the units, the reference and the held-out rows, and is what
             `report` compares with; batches are drawn from all other rows. Or draws of another run,
@@ -200,7 +201,7 @@ def fit(
         stream = None
     _check_stream(settings, stream)
     _check_settings(table, settings)
-    warn_of_wide(table)
+    warn_of_wide(table, smoothed)
     spread_key, impute_key = jax.random.split(keys.table)
     marks = fit_marks(
         rng_key,

@@ -293,10 +293,19 @@ def warn_of_spikes(table: Table) -> None:
             )
 
 
-def warn_of_wide(table: Table) -> None:
-    """Warn of whole numbers that get a density instead of a mass."""
-    columns = zip(table.names, table.columns, table.num_levels, strict=True)
-    wide = [name for name, column, count in columns if isinstance(column, Whole) and not count]
+def warn_of_wide(table: Table, smoothed: bool) -> None:
+    """Warn of whole numbers that get a density instead of a mass.
+
+    Args:
+        table: the rows.
+        smoothed: as for `read_table`; whole numbers are then taken as real ones on purpose.
+    """
+    columns = zip(table.names, table.columns, table.num_levels, table.supports, strict=True)
+    wide = [
+        name
+        for name, column, count, support in columns
+        if isinstance(column, Whole) and not count and (support.is_discrete or not smoothed)
+    ]
     if wide:
         warnings.warn(
             f"The whole numbers of {wide} in `data` have more than {MAX_LEVELS} levels, or no "
