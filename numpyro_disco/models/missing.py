@@ -28,6 +28,7 @@ from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.models.entries import row_coordinates
 from numpyro_disco.supports.clamped import StandardizedVector
+from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.supports.rows import StandardizedRows
 
 NOT_DRAWN = (
@@ -166,7 +167,9 @@ class PaddedEntries(StableDistribution):
 
     The value of a missing entry is that entry. The value of an observed entry is padding: an
     independent standard normal in the standardised coordinate, which integrates to one and leaves
-    the evidence and the posterior of everything else as they are.
+    the evidence and the posterior of everything else as they are. Values of discrete columns are
+    padding as well: their missing entries are sites of their own (`RowLevels`), and then `log_prob`
+    is that of the padding alone, and the joint density is a factor beside.
 
     Args:
         prior: an unclamped `EnergyDistribution` of one row.
@@ -184,8 +187,27 @@ class PaddedEntries(StableDistribution):
 
     @property
     def places(self) -> tuple[int, ...]:
-        """Positions of the missing entries in the flattened rows, which must be concrete."""
-        return tuple(np.flatnonzero(~np.asarray(self.observed)).tolist())
+        """Positions of the missing continuous entries in the flattened rows, if concrete."""
+        return tuple(np.flatnonzero(~np.asarray(self.padded)).tolist())
+
+    @property
+    def discrete(self) -> np.ndarray:
+        """Boolean array (D,), true for discrete columns."""
+        return self.prior.coordinate_supports.discrete
+
+    @property
+    def padded(self) -> Array:
+        """Boolean array (..., D), true for entries that are padding."""
+        return self.observed | self.discrete
+
+    @property
+    def supports(self) -> CoordinateSupports:
+        """The supports of the columns; padding of discrete ones may be any real number."""
+        supports = self.prior.coordinate_supports
+        if not self.discrete.any():
+            return supports
+        pairs = zip(supports.supports, self.discrete, strict=True)
+        return CoordinateSupports(tuple(constraints.real if no else one for one, no in pairs))
 
     @property
     def labels(self) -> tuple[list[str], list[str]]:
@@ -199,21 +221,19 @@ class PaddedEntries(StableDistribution):
         The unconstrained coordinates of a row are those of the reference given its observed
         entries. Padding is standard normal in them.
         """
-        columns, prior = (False,) * len(self.prior.names), self.prior
-        return StandardizedVector(self.loc, self.factor, None, columns, prior.coordinate_supports)
+        columns = (False,) * len(self.prior.names)
+        return StandardizedVector(self.loc, self.factor, None, columns, self.supports)
 
     def complete(self, value: ArrayLike) -> Array:
-        """Fill the missing entries of the rows with those of `value`, shape (..., D)."""
-        return jnp.where(self.observed, self.values, value)
+        """Fill the missing continuous entries with those of `value`, shape (..., D)."""
+        return jnp.where(self.padded, self.values, value)
 
     def padding(self, value: Array) -> Array:
         """Log density of the padding, shape (..., D) to (...)."""
-        prior = self.prior
-        y = prior.coordinate_supports.unconstrain(value)
-        log_prob = Normal(prior.loc, prior.scale).log_prob(y) - prior.coordinate_supports.log_dets(
-            y, value
-        )
-        return jnp.where(self.observed, log_prob, 0.0).sum(-1)
+        supports = self.supports
+        y = supports.unconstrain(value)
+        log_prob = Normal(self.prior.loc, self.prior.scale).log_prob(y)
+        return jnp.where(self.padded, log_prob - supports.log_dets(y, value), 0.0).sum(-1)
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
         """Raise `NotImplementedError`: missing entries are inferred, not simulated."""
@@ -223,6 +243,8 @@ class PaddedEntries(StableDistribution):
     def log_prob(self, value: ArrayLike) -> Array:
         """Joint log density of each row and its padding, shape (..., D) to (...)."""
         value = jnp.asarray(value)
+        if self.discrete.any():
+            return self.padding(value)
         return self.prior.log_prob(self.complete(value)) + self.padding(value)
 
     @property
@@ -260,13 +282,17 @@ class PaddedEntriesReference(StableDistribution):
         rows_key, padding_key = jax.random.split(key)
         shape = self.shape(sample_shape)
         y = prior.loc + prior.scale * jax.random.normal(padding_key, shape, prior.loc.dtype)
-        padding = prior.coordinate_supports.constrain(y)
-        return jnp.where(parent.observed, padding, self._rows.sample(rows_key, sample_shape))
+        padding = parent.supports.constrain(y)
+        return jnp.where(parent.padded, padding, self._rows.sample(rows_key, sample_shape))
 
     def log_prob(self, value: ArrayLike) -> Array:
-        """Normalised log density, shape (..., D) to (...)."""
-        value = jnp.asarray(value)
-        return self._rows.log_prob(self.parent.complete(value)) + self.parent.padding(value)
+        """Log density, normalised, (..., D) to (...); missing discrete entries are summed out."""
+        value, parent = jnp.asarray(value), self.parent
+        rows = parent.complete(value)
+        if not parent.discrete.any():
+            return self._rows.log_prob(rows) + parent.padding(value)
+        known = parent.observed | ~parent.discrete
+        return self._rows.marginal_log_prob(rows, known) + parent.padding(value)
 
 
 def entry_labels(

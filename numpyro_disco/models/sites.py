@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import datetime
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ from numpyro_disco._numpyro import (
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.guard import not_latent
+from numpyro_disco.energy.pattern import Pattern
 from numpyro_disco.models.coordinate import PriorPart
 from numpyro_disco.models.discrete import RowLevels
 from numpyro_disco.models.missing import MissingEntries, PaddedEntries
@@ -290,24 +292,17 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
             "`padded=False`: compiled code has to know which entries are missing."
         )
     if padded or traced or subsampled:
+        rows = PaddedEntries(prior, values, jnp.asarray(observed))
+        complete = partial(_sample_padded, name, rows, padded)
+        # Any discrete entry may be missing, as far as compiled code knows.
         if prior.coordinate_supports.discrete.any():
-            raise NotImplementedError(
-                f"The table of {name!r} has discrete columns, whose missing entries have to be "
-                "known when the model is compiled. Give the table as a constant of the model "
-                "instead of as an argument, without `padded=True` and subsampling."
-            )
-        return _sample_padded(name, PaddedEntries(prior, values, jnp.asarray(observed)), padded)
+            return _sample_levels(name, prior, values, observed, complete)
+        return complete()
     _check_plates(values.shape, prior)
+    complete = partial(_sample_missing, name, prior, values, pattern)
     if (~observed & prior.coordinate_supports.discrete).any():
-        return _sample_mixed_table(name, prior, values, observed, pattern.labels)
-    # The missing entries of all rows are one vector, which belongs to no plate: rows differ in how
-    # many they have.
-    with _outside_plates():
-        if observed.all():
-            numpyro.factor(f"{name}.log_prob", prior.log_prob(values).sum())
-            return jnp.asarray(values)
-        fn = MissingEntries(prior, values, observed, pattern.labels)
-        return fn.complete(numpyro.sample(f"{name}.missing", fn))
+        return _sample_levels(name, prior, values, observed, complete)
+    return complete()
 
 
 def _known(obs: Any) -> Any:
@@ -317,34 +312,48 @@ def _known(obs: Any) -> Any:
     return known_constant(obs)
 
 
-def _sample_mixed_table(
+def _sample_missing(name: str, prior: EnergyDistribution, values: Array, pattern: Pattern) -> Array:
+    """The missing continuous entries of all rows, and the table with them.
+
+    They are one vector, which belongs to no plate: rows differ in how many they have.
+    """
+    with _outside_plates():
+        if np.all(pattern.observed):
+            numpyro.factor(f"{name}.log_prob", prior.log_prob(values).sum())
+            return jnp.asarray(values)
+        fn = MissingEntries(prior, values, pattern.observed, pattern.labels)
+        return fn.complete(numpyro.sample(f"{name}.missing", fn)) if fn.places else values
+
+
+def _sample_levels(
     name: str,
     prior: EnergyDistribution,
     values: Array,
-    observed: np.ndarray,
-    labels: tuple[str, ...] | None,
+    observed: Any,
+    complete: Callable[[], Array],
 ) -> Array:
     """A table with missing discrete entries: a number of a combination of levels for each row.
 
     They are summed out row by row, so each row has to be a member of a plate.
+
+    Args:
+        name: the name given to `sample`.
+        prior: the prior of a row.
+        values: the table.
+        observed: which of its entries are observed.
+        complete: makes the site of the missing continuous entries, and fills them.
     """
     if not active_plates():
-        missing = (~observed & prior.coordinate_supports.discrete).reshape(-1, len(prior.names))
-        columns = [prior.names[place] for place in np.flatnonzero(missing.any(0))]
+        discrete = prior.coordinate_supports.discrete
         raise ValueError(
-            f"Expected a plate around a table whose discrete columns {columns} have missing "
-            "entries, since these are summed out row by row: "
-            f"`with numpyro.plate('rows', {len(values)}):`, with all that depends on the rows "
-            "inside."
+            f"Expected a plate around the table of {name!r}, whose discrete columns "
+            f"{[prior.names[place] for place in np.flatnonzero(discrete)]} have missing entries, "
+            "or may have some: these are summed out row by row. Put `sample` and all that depends "
+            f"on its rows inside of `with numpyro.plate('rows', {len(values)}):`."
         )
     levels = RowLevels(prior, values, observed)
     combination = numpyro.sample(f"{name}.levels", levels)
-    with _outside_plates():
-        fn = MissingEntries(prior, values, observed, labels)
-        table: Any = values
-        if fn.places:
-            table = fn.complete(numpyro.sample(f"{name}.missing", fn))
-    rows = levels.complete(combination, table)
+    rows = levels.complete(combination, complete())
     numpyro.factor(f"{name}.log_prob", prior.log_prob(rows))
     return rows
 

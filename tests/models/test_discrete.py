@@ -247,6 +247,20 @@ def test_a_table_with_missing_levels():
     check_mean(mcmc.get_samples(group_by_chain=True)["x.missing"], mean)
 
 
+@pytest.mark.statistics
+def test_a_traced_table_with_missing_levels():
+    """Where it is not known which entries are missing, the evidence is the same."""
+    rows = [posterior(row, y) for row, y in zip(TABLE, OUTCOMES, strict=True)]
+    observed = sum(TRUTH.marginal_log_prob(np.nan_to_num(row), ~np.isnan(row)) for row in TABLE)
+    smc = disco.TemperedSMC(table_model, num_particles=1000, num_chains=8, progress_bar=False)
+    smc.run(KEY, jnp.asarray(TABLE), jnp.asarray(OUTCOMES))
+    runs = np.asarray(smc.log_normalizer, np.float64)
+    error = runs.std(ddof=1) / np.sqrt(len(runs))
+    truth = sum(np.log(row[0]) for row in rows) + observed
+    assert_within(runs.mean(), truth, error, resolution=0.15)
+    assert smc.get_samples()["x.missing"].shape == (8000, 2)
+
+
 def test_missing_levels_need_a_plate():
     with pytest.raises(ValueError, match=r"plate.*\['b', 'd'\]"):
         disco.sample("x", PRIOR, obs=TABLE)
