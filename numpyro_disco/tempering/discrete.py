@@ -5,9 +5,8 @@ drawn in turn from its conditional given all other coordinates,
 
     P(u_j = c | others) proportional to p_b(u with u_j = c),    c = 0, ..., K_j - 1,
 
-which leaves the path's density p_b invariant. It takes one evaluation for each level, whatever the
-base: proposals from the base would be cheaper, and useless for levels to which the base gives too
-little mass, which are the reason to temper.
+which leaves the path's density p_b invariant. It takes one evaluation for each level, and reaches a
+level of the target in one move however little mass the base gives it.
 
 The conditional is not normalised: the largest of log p_b + G_c, with independent standard Gumbel
 G_c, is at a draw from it. So levels are visited one by one, and the program holds one evaluation.
