@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+
+from numpyro_disco._checks import unused_name
 
 
 def is_old(az: Any) -> bool:
@@ -15,6 +18,43 @@ def is_old(az: Any) -> bool:
     The version decides: from 1.3 on, `arviz.InferenceData` is another name of the tree.
     """
     return az.__version__.startswith("0.")
+
+
+def get_group(az: Any, data: Any, group: str) -> Any:
+    """The dataset of a group."""
+    return data[group] if is_old(az) else data[group].to_dataset()
+
+
+def set_group(az: Any, data: Any, group: str, dataset: Any) -> None:
+    """Put a dataset in the place of that of a group."""
+    if is_old(az):
+        setattr(data, group, dataset)
+    else:
+        data[group].dataset = dataset
+
+
+def storable_names(names: Iterable[str]) -> dict[str, str]:
+    """New names for the variables whose names ArviZ cannot store, with a warning.
+
+    ArviZ 1.x stores variables in a tree, and netCDF files are one: there "/" separates the levels.
+
+    Args:
+        names: names of all variables.
+
+    Returns:
+        A dict from each name that holds "/" to one that does not and is not used by another.
+    """
+    renamed: dict[str, str] = {}
+    taken = set(names)
+    for name in sorted(name for name in taken if "/" in name):
+        renamed[name] = unused_name(name.replace("/", "_"), taken)
+        taken.add(renamed[name])
+    if renamed:
+        warnings.warn(
+            f"ArviZ cannot store names with '/'; these variables are renamed: {renamed}.",
+            stacklevel=3,
+        )
+    return renamed
 
 
 def from_group(
@@ -62,4 +102,6 @@ def ranks_to_arviz(ranks: Mapping[str, np.ndarray]) -> Any:
     Args:
         ranks: arrays (rows,) of numbers in [0, 1], by name.
     """
-    return from_group("prior_sbc", {k: np.asarray(r)[None] for k, r in ranks.items()}, {}, {})
+    renamed = storable_names(ranks)
+    draws = {renamed.get(name, name): np.asarray(rank)[None] for name, rank in ranks.items()}
+    return from_group("prior_sbc", draws, {}, {})

@@ -8,7 +8,7 @@ says what was expected, for which argument, what came, and the remedy where it i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -93,11 +93,7 @@ def check_key(rng_key: Any) -> jax.Array:
 
 
 def check_names(names: Sequence[str] | None, dimension: int) -> tuple[str, ...]:
-    """Return a distinct name for each of `dimension` coordinates; "0", "1", ... by default.
-
-    Slashes are refused: ArviZ 1.x stores draws in a tree, and a path in the tree is written with
-    slashes.
-    """
+    """Return a distinct name for each of `dimension` coordinates; "0", "1", ... by default."""
     if names is None:
         return tuple(str(i) for i in range(dimension))
     if isinstance(names, str):
@@ -107,10 +103,8 @@ def check_names(names: Sequence[str] | None, dimension: int) -> tuple[str, ...]:
         )
     names = tuple(names)
     for name in names:
-        if not isinstance(name, str) or not name or "/" in name:
-            raise ValueError(
-                f"Expected non-empty strings without '/' for `names`; got {name!r}. Rename it."
-            )
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"Expected non-empty strings for `names`; got {name!r}. Rename it.")
     if len(names) != dimension:
         raise ValueError(
             f"Expected {dimension} `names`, one for each coordinate; got {len(names)}: {names}."
@@ -123,6 +117,13 @@ def check_names(names: Sequence[str] | None, dimension: int) -> tuple[str, ...]:
     return names
 
 
+def unused_name(name: str, names: Collection[str]) -> str:
+    """`name`, with as many underscores after it as it takes not to be one of `names`."""
+    while name in names:
+        name += "_"
+    return name
+
+
 def name_index(name: Any, names: Sequence[str], argument: str) -> int:
     """Return the index of coordinate `name` in `names`."""
     if name not in names:
@@ -131,6 +132,18 @@ def name_index(name: Any, names: Sequence[str], argument: str) -> int:
             f"its names are {tuple(names)}."
         )
     return list(names).index(name)
+
+
+def known_constant(value: Any) -> Any:
+    """`value`, or the array that it stands for if it is a constant of the program being traced.
+
+    `jnp.array([1.0])` is such a constant: traced, although its numbers are known.
+    """
+    if not isinstance(value, jax.core.Tracer):
+        return value
+    # Tracers of other kinds, and perhaps of other versions of JAX, have no such method.
+    constant = getattr(value, "get_const", lambda: None)()
+    return value if constant is None or is_traced(constant) else constant
 
 
 def is_traced(*trees: Any) -> bool:

@@ -9,13 +9,14 @@ them changes its meaning.
 
 from __future__ import annotations
 
+import copy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpyro
-from numpyro.distributions import Distribution, Normal, constraints
+from numpyro.distributions import Distribution, MixtureGeneral, Normal, constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 from numpyro.infer import MCMC
@@ -31,7 +32,7 @@ from numpyro.infer.util import (
     helpful_support_errors,
     potential_energy,
 )
-from numpyro.primitives import _PYRO_STACK
+from numpyro.primitives import _PYRO_STACK, Messenger
 
 from numpyro_disco._typing import Array
 
@@ -44,6 +45,7 @@ __all__ = [
     "enumerated",
     "event_constraint",
     "handlers_that_observe",
+    "has_own_support",
     "helpful_support_errors",
     "jacobian_factor",
     "model_and_arguments",
@@ -55,6 +57,7 @@ __all__ = [
     "unconstrain_reparam",
     "validate_sample",
     "with_batch_shape",
+    "with_renamed_sites",
 ]
 
 _D = TypeVar("_D", bound=Distribution)
@@ -171,6 +174,11 @@ def event_constraint(support: constraints.Constraint) -> constraints.Constraint:
     return support
 
 
+def has_own_support(mixture: MixtureGeneral) -> bool:
+    """True if a mixture was given a support beside those of its components."""
+    return getattr(mixture, "_support", None) is not None
+
+
 def with_batch_shape(distribution: _D, batch_shape: tuple[int, ...]) -> _D:
     """`distribution` itself, with another batch shape."""
     distribution._batch_shape = tuple(batch_shape)
@@ -218,6 +226,44 @@ class ModelHolder(MCMCKernel):
     def sample(self, *args: Any, **kwargs: Any) -> Any:
         """Raise `NotImplementedError`."""
         raise NotImplementedError("TemperedSMC has no chain to advance; call its `run`.")
+
+
+class _Rename(Messenger):
+    """A handler that gives some sites of a model other names."""
+
+    def __init__(self, fn: Callable, names: Mapping[str, str]) -> None:
+        self.names = names
+        super().__init__(fn)
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Rename the site."""
+        msg["name"] = self.names.get(msg["name"], msg["name"])
+
+
+class _OtherModel:
+    """A kernel with another model; all else that is asked of it comes from the kernel."""
+
+    def __init__(self, kernel: MCMCKernel, model: Callable) -> None:
+        self.kernel, self.model = kernel, model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.kernel, name)
+
+
+def with_renamed_sites(sampler: MCMC, names: Mapping[str, str]) -> MCMC:
+    """A copy of an `MCMC` that has run, with other names for some sites.
+
+    Args:
+        sampler: the sampler, which stays as it is.
+        names: from each name to the new one.
+    """
+    renamed = copy.copy(sampler)
+    renamed.sampler = _OtherModel(sampler.sampler, _Rename(sampler.sampler.model, names))
+    draws = sampler.get_samples(group_by_chain=True)
+    draws = {names.get(name, name): values for name, values in draws.items()}
+    fields = sampler.get_extra_fields(group_by_chain=True)
+    store_draws(renamed, sampler._args, sampler._kwargs, draws, fields)
+    return renamed
 
 
 def model_and_arguments(sampler: Any) -> tuple[Any, tuple, dict]:

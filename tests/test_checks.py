@@ -109,13 +109,13 @@ def test_several_keys_are_refused():
 # --- names
 
 
-def test_names_are_distinct_strings_without_slashes():
+def test_names_are_distinct_strings():
     assert checks.check_names(None, 3) == ("0", "1", "2")
     for names in (list(NAMES), NAMES, np.array(NAMES), pd.Index(NAMES)):
         assert checks.check_names(names, 3) == NAMES
     with refuses("3 names", "`names`", "single string 'zug'"):
         checks.check_names("zug", 3)
-    for name in ("", "a/b", 3, None):
+    for name in ("", 3, None):
         with refuses("`names`", f"got {name!r}", "Rename"):
             checks.check_names(["z", name, "g"], 3)
     with refuses("Expected 2 `names`", "got 3", "('z', 'u', 'g')"):
@@ -129,3 +129,25 @@ def test_name_index_refuses_unknown_names():
     for name in ("redshift", 0, None):
         with refuses("`observed` names", repr(name), "not a coordinate", str(NAMES)):
             checks.name_index(name, NAMES, "observed")
+
+
+def test_a_name_in_use_gets_underscores():
+    assert checks.unused_name("a", ("b",)) == "a"
+    assert checks.unused_name("a", ("a", "a_", "b")) == "a__"
+
+
+# --- constants
+
+
+def test_a_constant_that_is_made_in_a_traced_program_is_known():
+    found = []
+
+    def program(x):
+        made = jnp.array([1.0, 2.0])
+        found.extend(map(checks.known_constant, (made, x, made + x, 3.0)))
+        return x
+
+    jax.jit(program)(jnp.zeros(2))
+    assert not checks.is_traced(found[0]) and found[3] == 3.0
+    np.testing.assert_array_equal(found[0], [1.0, 2.0])
+    assert checks.is_traced(found[1]) and checks.is_traced(found[2])

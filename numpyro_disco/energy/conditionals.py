@@ -51,7 +51,9 @@ def sample_conditional(
         rng_key: random key.
         prior: the `EnergyDistribution`.
         observed: mapping from names to numbers (or to arrays of one length, one entry a row); or an
-            array (D,) or (rows, D), or a DataFrame, with NaN for what is free.
+            array (D,) or (rows, D), or a DataFrame, with NaN for what is free. For a prior over
+            variables, a mapping from names of variables to arrays (*shape) or (rows, *shape), or
+            from names of elements, "b[0]", to numbers.
         num_samples: draws for each row.
         num_particles: particles of each tempered run, and the scale of the number of points, of
             which there are at most 64 times as many; by default `num_samples`, rounded up to
@@ -61,9 +63,10 @@ def sample_conditional(
 
     Returns:
         Array (num_samples, D), or (num_samples, rows, D), of whole vectors, with observed
-        coordinates at their values. With `return_info`, a pair of this array and a `DrawInfo`: how
-        each row was drawn, and how many of its draws are distinct. Inside a compiled function
-        every row is tempered, and the second is None.
+        coordinates at their values; for a prior over variables a dict of arrays
+        (num_samples, *shape), or (num_samples, rows, *shape). With `return_info`, a pair of these
+        draws and a `DrawInfo`: how each row was drawn, and how many of its draws are distinct.
+        Inside a compiled function every row is tempered, and the second is None.
 
     Raises:
         ValueError: unknown names, shapes that do not fit, or values outside their supports.
@@ -87,7 +90,9 @@ def sample_conditional(
     given = prior.with_clamped(prior.pattern(observed))
     rows = given.as_rows("observed")
     result = draw_conditionals(rng_key, prior, rows, num_samples, num_particles, rows_at_once)
-    draws = result.draws[:, 0] if given.is_single else result.draws
+    draws: Any = result.draws[:, 0] if given.is_single else result.draws
+    if prior.variables is not None:
+        draws = prior.variables.unpack(draws)
     return (draws, result.info) if return_info else draws
 
 

@@ -31,6 +31,7 @@ from numpyro_disco.supports.clamped import StandardizedVector
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.tables.columns import Column
 from numpyro_disco.tables.reading import read_points
+from numpyro_disco.tables.variables import Variables
 
 
 class EnergyDensity(StableDistribution):
@@ -51,7 +52,7 @@ class EnergyDensity(StableDistribution):
         "log_normalizer_error",
         "noise_scale",
     )
-    pytree_aux_fields = ("names", "observed", "coordinate_supports", "columns")
+    pytree_aux_fields = ("names", "observed", "coordinate_supports", "columns", "variables")
 
     names: tuple[str, ...]
     """Names of the coordinates."""
@@ -61,6 +62,8 @@ class EnergyDensity(StableDistribution):
     """Support of each coordinate, and the maps to and from unconstrained space."""
     observed: tuple[bool, ...]
     """True for each clamped coordinate, D entries."""
+    variables: Variables | None
+    """How the coordinates form variables of any shape, if draws of variables were learned from."""
     log_normalizer: Array | None
     """log Z as estimated by `normalize`, or None."""
     log_normalizer_error: Array | None
@@ -97,6 +100,7 @@ class EnergyDensity(StableDistribution):
         self.values: Array | None = None
         self.observed = (False,) * dimension
         self.log_normalizer = self.log_normalizer_error = None
+        self.variables = None
         self.noise_scale: Array | None = None
         if noise_scale is not None:
             noise_scale = check_positive(noise_scale, "noise_scale")
@@ -169,7 +173,13 @@ class EnergyDensity(StableDistribution):
 
     def energy(self, x: Any) -> Array:
         """E(x) in nats, up to a constant, shape (..., D) to (...); infinite outside the support."""
-        return self._at_points(self._energy_at, x, "()")
+        points = self.points(x)
+        energy = self._at_points(self._energy_at, points, "()")
+        if not isinstance(x, Mapping) or self.variables is None:
+            return energy
+        # Coordinates of joint supports are unconstrained; the density is one of the variables.
+        log_det = self.variables.log_det(points, ~np.asarray(self.observed))
+        return jnp.where(self.variables.inside(x), energy + log_det, jnp.inf)
 
     def score(self, x: Any) -> Array:
         """-grad E(x), exact, shape (..., D); zero for clamped and for discrete coordinates."""
@@ -201,12 +211,18 @@ class EnergyDensity(StableDistribution):
         of the free coordinates.
 
         Args:
-            value: points as for `points`.
+            value: points as for `points`. For a prior over variables, the density of a dict is one
+                of the variables; that of an array is one of the coordinates, which differ for
+                variables with a joint support such as a simplex.
 
         Raises:
             ValueError: missing entries in a concrete `value`.
         """
-        return self._log_prob(self.read(value, "value"))
+        x = self.read(value, "value")
+        if self.variables is None or not isinstance(value, Mapping):
+            return self._log_prob(x)
+        log_prob = self._log_prob(x) - self.variables.log_det(x, ~np.asarray(self.observed))
+        return jnp.where(self.variables.inside(value), log_prob, -jnp.inf)
 
     @validate_sample
     def _log_prob(self, value: ArrayLike) -> Array:
@@ -227,12 +243,15 @@ class EnergyDensity(StableDistribution):
 
         Args:
             x: array (..., D), which is returned as it is; or anything with names: a DataFrame, a
-                mapping, a series as one point, an xarray object.
+                mapping, a series as one point, an xarray object. For a prior over variables, a
+                dict of arrays (..., *shape).
             argument: name of the argument for error messages.
 
         Raises:
             ValueError: names that are unknown or not given, or entries of another kind.
         """
+        if self.variables is not None and isinstance(x, Mapping):
+            return self.variables.pack(x).astype(self.loc.dtype)
         return read_points(x, self.names, self.columns, argument)
 
     def points(self, x: Any) -> Array:
@@ -261,11 +280,14 @@ class EnergyDensity(StableDistribution):
             x: points (..., D) in the user's units; entries of other coordinates are ignored.
             which: boolean array (..., D), true for the coordinates to sum over.
         """
+        log_dets = jnp.zeros(x.shape[:-1], x.dtype)
+        if self.variables is not None:
+            log_dets = self.variables.log_det(x, which)
         if self.coordinate_supports.real:
-            return jnp.zeros(x.shape[:-1], x.dtype)
+            return log_dets
         x = jnp.where(which, x, self.coordinate_supports.constrain(self.loc))
-        log_dets = self.coordinate_supports.log_dets(self.coordinate_supports.unconstrain(x), x)
-        return jnp.where(which, log_dets, 0.0).sum(-1)
+        each = self.coordinate_supports.log_dets(self.coordinate_supports.unconstrain(x), x)
+        return log_dets + jnp.where(which, each, 0.0).sum(-1)
 
     # -- stacked leaves: `scan` and `jax.vmap` make one distribution out of many ----------------
 

@@ -100,7 +100,9 @@ class EnergyDistribution(EnergyDensity):
 
         Args:
             observed: mapping from names to values or to arrays of one batch shape; a DataFrame, a
-                series or an xarray object; or an array (..., D). What is missing is free.
+                series or an xarray object; or an array (..., D). What is missing is free. For a
+                prior over variables, names are those of variables, with arrays (..., *shape), or of
+                elements, "b[0]".
             argument: name of the argument for error messages.
 
         Returns:
@@ -110,6 +112,8 @@ class EnergyDistribution(EnergyDensity):
             ValueError: unknown names, shapes that do not fit, entries that are not numbers, or
                 values outside their supports.
         """
+        if self.variables is not None and isinstance(observed, Mapping):
+            observed = self.variables.observed_coordinates(observed, argument)
         return parse_pattern(
             observed,
             self.names,
@@ -146,7 +150,8 @@ class EnergyDistribution(EnergyDensity):
         Args:
             observed: mapping from names to numbers, or to arrays of one batch shape, which becomes
                 the batch shape of the result; or an array (..., D) with NaN for what is free. The
-                same coordinates must be observed in every row.
+                same coordinates must be observed in every row. For a prior over variables, whole
+                variables, `{"b": [0.3, nan]}`, or elements, `{"b[0]": 0.3}`.
 
         Returns:
             An `EnergyDistribution`, not normalised.

@@ -56,7 +56,8 @@ def impute(
     Returns:
         A list of `num_imputations` DataFrames of the same library with the index, the dtypes and
         the columns of `data`, in which only missing entries have changed; or an array
-        (num_imputations, rows, D) in the prior's precision; or an ArviZ object.
+        (num_imputations, rows, D) in the prior's precision, for a prior over variables a dict of
+        arrays (num_imputations, rows, *shape); or an ArviZ object.
 
     Raises:
         ValueError: unknown names, shapes that do not fit, or values outside their supports.
@@ -92,7 +93,7 @@ def impute(
         return tables_to_arviz(draws, prior.names, given.labels)
     if is_frame(data) and output is None:
         return [_completed(data, prior, given, one) for one in np.asarray(draws)]
-    return draws
+    return draws if prior.variables is None else prior.variables.unpack(draws)
 
 
 def _known_entries(prior: EnergyDistribution, data: Any) -> Pattern:

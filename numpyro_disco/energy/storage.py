@@ -23,13 +23,14 @@ from numpyro_disco.references.gaussian import GaussianReference
 from numpyro_disco.references.mixed import MixedReference
 from numpyro_disco.references.mixture import MixtureReference
 from numpyro_disco.tables.columns import column_from_json
+from numpyro_disco.tables.variables import Variables
 
 FORMAT = "numpyro_disco.prior"
 FORMAT_VERSION = 7
 VERSIONS = range(2, FORMAT_VERSION + 1)
 """Versions that can be read: 2 has no supports, 3 no sinh-arcsinh maps, 4 no defensive shares, 5
 gave such a share another meaning, so it is read only without one, and 6 has neither columns nor
-discrete coordinates."""
+discrete coordinates nor variables."""
 OPTIONAL = ("values", "log_normalizer", "log_normalizer_error", "noise_scale")
 """Attributes of a distribution that may be None."""
 REFERENCE_FIELDS = {
@@ -144,6 +145,7 @@ def describe_prior(prior: EnergyDistribution) -> tuple[dict[str, Any], dict[str,
         "format_version": FORMAT_VERSION,
         "names": list(prior.names),
         "observed": list(prior.observed),
+        "variables": None if prior.variables is None else prior.variables.to_json(),
         "supports": [encode_support(s) for s in prior.coordinate_supports.supports],
         "columns": [column.to_json() for column in prior.columns],
         "references": kinds,
@@ -190,6 +192,11 @@ def rebuild_prior(description: Mapping[str, Any], arrays: Arrays) -> EnergyDistr
         inverse_temperature=jnp.asarray(arrays["inverse_temperature"]),
         **optional,
     )
+    if description.get("variables") is not None:
+        variables = Variables.from_json(description["variables"])
+        if variables.names != prior.names:
+            raise ValueError("`variables` do not fit `names`")
+        prior = prior.replace(variables=variables)
     return with_batch_shape(prior, batch_shape)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from numpyro.distributions import constraints
 
+from numpyro_disco.supports.clamped import StandardizedReal
 from numpyro_disco.supports.sinh_arcsinh import SinhArcsinhReal
 
 WITHOUT_BOUNDS = (
@@ -34,7 +35,8 @@ def encode_support(support: constraints.Constraint) -> dict[str, Any]:
     """Kind and numbers of a constraint, as JSON.
 
     Args:
-        support: one of NumPyro's constraints on one number, or a `SinhArcsinhReal`.
+        support: one of NumPyro's constraints on one number, a `SinhArcsinhReal`, or a
+            `StandardizedReal` of the real numbers.
 
     Raises:
         ValueError: any other constraint.
@@ -45,6 +47,8 @@ def encode_support(support: constraints.Constraint) -> dict[str, Any]:
     for kind in WITH_BOUNDS:
         if type(support) is getattr(constraints, kind):
             return {"kind": kind, "bounds": _numbers(support)}
+    if isinstance(support, StandardizedReal) and support.base.real:
+        return {"kind": "standardized_real", "map": _numbers(support)}
     if isinstance(support, SinhArcsinhReal):
         return {"kind": "sinh_arcsinh", "map": _numbers(support)}
     raise ValueError(
@@ -65,6 +69,9 @@ def decode_support(code: dict[str, Any]) -> constraints.Constraint:
         return getattr(constraints, kind)
     if kind in WITH_BOUNDS:
         return getattr(constraints, kind)(*map(float, code["bounds"]))
+    if kind == "standardized_real":
+        loc, scale = map(float, code["map"])
+        return StandardizedReal(loc, scale)
     if kind == "sinh_arcsinh":
         return SinhArcsinhReal(*map(float, code["map"]))
     raise ValueError(f"there is no support {kind!r}")

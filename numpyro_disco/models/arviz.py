@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numpyro_disco._arviz import is_old
-from numpyro_disco._numpyro import model_and_arguments
+from numpyro_disco._arviz import get_group, set_group, storable_names
+from numpyro_disco._numpyro import model_and_arguments, with_renamed_sites
+from numpyro_disco._statistics import log_mean
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.models.missing import MissingEntries, PaddedEntries
+from numpyro_disco.models.results import RunResults
 from numpyro_disco.models.structure import is_latent, trace_sites, without_wrappers
 
 
@@ -26,12 +28,17 @@ def to_arviz(
 ) -> Any:
     """Convert a run to ArviZ, with labels for the coordinates of learned priors.
 
-    This is `arviz.from_numpyro`, with two additions:
+    This is `arviz.from_numpyro`, with these additions:
 
     - The missing entries of a table, "name.missing", get the dimension "name.entry" with labels
       "row.column", and the coordinates "name.row" and "name.column" along it. Padding is left out.
     - A vector site of a learned prior gets the dimension "name.coordinate" with the names of its
       coordinates. Clamped coordinates are left out, since constants have no diagnostics.
+    - The log evidence of each run of a `TemperedSMC` is `sample_stats["log_normalizer"]`. The log
+      of the runs' mean evidence, its standard error and the share of draws of the priors that are
+      impossible are attributes of the groups "posterior" and "sample_stats": "log_normalizer",
+      "log_normalizer_error" and "impossible_share".
+    - A site whose name holds "/", which ArviZ cannot store, is renamed, with a warning.
 
     Args:
         sampler: a NumPyro `MCMC`, or a `TemperedSMC`, that has run.
@@ -63,24 +70,36 @@ def to_arviz(
     if model is None:
         raise ValueError("Expected a sampler with a `model`; got one of a potential function.")
     sites = trace_sites(model, args, model_kwargs)
+    if renamed := storable_names(sites):
+        sampler = with_renamed_sites(sampler, renamed)
+        sites = trace_sites(sampler.sampler.model, args, model_kwargs)
     labels = _read_labels(sites, dims or {})
     data = az.from_numpyro(
         sampler, coords={**(coords or {}), **labels.coords}, dims=labels.dims, **kwargs
     )
-    if not (labels.missing or labels.free):
-        return data
-    posterior = data["posterior"]
-    if not is_old(az):
-        posterior = posterior.to_dataset()
+    posterior = get_group(az, data, "posterior")
     for name, fn in labels.missing.items():
         posterior = _label_missing(posterior, name, fn)
     for name, free in labels.free.items():
         posterior = posterior.isel({f"{name}.coordinate": free})
-    if is_old(az):
-        data.posterior = posterior
-    else:
-        data["posterior"].dataset = posterior
+    if isinstance(sampler, RunResults):
+        posterior = posterior.assign_attrs(_evidence(sampler))
+        stats = get_group(az, data, "sample_stats").assign_attrs(_evidence(sampler))
+        # One number for each run, which ArviZ's converter repeats for each draw.
+        stats["log_normalizer"] = stats["log_normalizer"].isel(draw=0, drop=True)
+        set_group(az, data, "sample_stats", stats)
+    set_group(az, data, "posterior", posterior)
     return data
+
+
+def _evidence(sampler: RunResults) -> dict[str, float]:
+    """What the runs say of the evidence, as attributes."""
+    mean, error = log_mean(sampler.log_normalizer)
+    return {
+        "log_normalizer": float(mean),
+        "log_normalizer_error": float(error),
+        "impossible_share": float(np.mean(np.asarray(sampler.impossible_share))),
+    }
 
 
 class _Labels(NamedTuple):

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import Distribution
 
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
-from numpyro_disco.models.coordinate import Coordinate
+from numpyro_disco.models.coordinate import PriorPart
 from numpyro_disco.models.discrete import DiscreteCoordinate
 from numpyro_disco.models.structure import without_wrappers
+from numpyro_disco.models.variables import join
 
 
 @dataclass(frozen=True)
@@ -27,37 +26,45 @@ class CoordinateGroup:
 
     prior: EnergyDistribution
     """The distribution of the vector."""
-    sites: dict[int, str] = field(default_factory=dict)
-    """Names of the sites by coordinate; clamped coordinates have none."""
-    free: dict[str, int] = field(default_factory=dict)
-    """Continuous coordinates of latent sites by name."""
-    summed: dict[str, int] = field(default_factory=dict)
-    """Discrete coordinates of latent sites by name, which are summed out. All others are observed.
-    """
+    sites: dict[str, PriorPart] = field(default_factory=dict)
+    """The part of the vector that each site holds, by name; clamped coordinates have no site."""
+    free: dict[str, PriorPart] = field(default_factory=dict)
+    """Continuous parts of latent sites by name."""
+    summed: dict[str, PriorPart] = field(default_factory=dict)
+    """Discrete parts of latent sites by name, which are summed out. All others are observed."""
 
     def point(self, trace: dict[str, dict]) -> Array:
         """The vector with the values that its sites have in `trace`, plate axes first."""
-        clamped: Any = self.prior.values
-        values = [
-            trace[self.sites[i]]["value"] if i in self.sites else clamped[..., i]
-            for i in range(len(self.prior.names))
-        ]
-        return jnp.stack(jnp.broadcast_arrays(*values), axis=-1)
+        values = ((part, trace[name]["value"]) for name, part in self.sites.items())
+        return join(self.prior, values)
 
     def reference(self, trace: dict[str, dict]) -> Distribution:
         """The reference of latent coordinates given the others, for each member of a plate."""
         observed = np.ones(len(self.prior.names), bool)
-        observed[[*self.free.values(), *self.summed.values()]] = False
+        for part in (*self.free.values(), *self.summed.values()):
+            observed[part.indices] = False
         return self.prior.reference_given(self.point(trace), observed)
+
+    def draw(self, rng_key: Array, trace: dict[str, dict]) -> dict[str, Array]:
+        """Draw the continuous latent sites from the reference, by name."""
+        x = self.reference(trace).sample(rng_key)
+        return {name: part.unpack(x[..., part.indices]) for name, part in self.free.items()}
 
     def log_base(self, trace: dict[str, dict]) -> Array:
         """Log density of the free coordinates under the reference, discrete ones summed out."""
         reference, point = self.reference(trace), self.point(trace)
         if not self.summed:
-            return reference.log_prob(point)
-        known = np.ones(len(self.prior.names), bool)
-        known[list(self.summed.values())] = False
-        return reference.marginal_log_prob(point, known)
+            log_prob = reference.log_prob(point)
+        else:
+            known = np.ones(len(self.prior.names), bool)
+            for part in self.summed.values():
+                known[part.indices] = False
+            log_prob = reference.marginal_log_prob(point, known)
+        # The reference is a density of coordinates, while the sites hold variables.
+        for part in self.free.values():
+            if part.event_dim:
+                log_prob = log_prob - part.log_det(point[..., part.indices])
+        return log_prob
 
 
 def coordinate_groups(
@@ -75,13 +82,13 @@ def coordinate_groups(
     groups: dict[str, CoordinateGroup] = {}
     for name, site in sites.items():
         fn = without_wrappers(site["fn"]) if site["type"] == "sample" else None
-        if isinstance(fn, Coordinate):
+        if isinstance(fn, PriorPart):
             prefix = name.removesuffix(f".{fn.name}")
             group = groups.setdefault(prefix, CoordinateGroup(fn.prior))
-            group.sites[fn.index] = name
+            group.sites[name] = fn
             if not site["is_observed"]:
                 kind = group.summed if isinstance(fn, DiscreteCoordinate) else group.free
-                kind[name] = fn.index
+                kind[name] = fn
     started = []
     for prefix, group in groups.items():
         given = set(with_own_base) & set(group.free)

@@ -28,7 +28,7 @@ from numpyro_disco.models.reading import (
 from numpyro_disco.tempering.program import Program
 from numpyro_disco.tempering.settings import TemperingSettings
 from numpyro_disco.tempering.state import State, TemperedResult
-from numpyro_disco.tempering.status import CONVERGED, DISAGREE, status_message
+from numpyro_disco.tempering.status import CONVERGED, DISAGREE, NON_FINITE, status_message
 
 MAX_R_HAT = 1.1
 """R-hat across runs of any coordinate above which runs have found different distributions."""
@@ -45,6 +45,8 @@ class FinishedRuns(NamedTuple):
     """R-hat across runs of each unconstrained coordinate, shape (d,)."""
     latent: tuple[str, ...] = ()
     """Names of the latent sites."""
+    padded: tuple[str, ...] = ()
+    """Names of those that have a value for every entry of a table."""
 
     @property
     def status(self) -> np.ndarray:
@@ -65,10 +67,21 @@ class FinishedRuns(NamedTuple):
         table = np.asarray(self.result.history.inverse_temperature)
         steps = np.asarray(self.result.num_steps)
         reached = [float(row[n - 1]) if n else 0.0 for row, n in zip(table, steps, strict=True)]
+        shares = np.asarray(self.result.impossible, np.float64)
         return [
-            status_message(int(code), b, int(n))
-            for code, b, n in zip(self.status, reached, steps, strict=True)
+            status_message(int(code), b, int(n)) + (_remedy(share) if code == NON_FINITE else "")
+            for code, b, n, share in zip(self.status, reached, steps, shares, strict=True)
         ]
+
+
+def _remedy(share: float) -> str:
+    """How to go on if the log density is NaN at a share of the draws of the base."""
+    if share == 0:
+        return ""
+    return (
+        f" It is NaN at {share:.2g} of the draws. If these are points where the model fails, such "
+        'as a solver, and which are to count as impossible, give `non_finite="impossible"`.'
+    )
 
 
 @jax.tree_util.register_static
@@ -135,10 +148,12 @@ class Programs:
 
     latent: tuple[str, ...]
     """Names of the latent sites, once one of the programs was traced."""
+    padded: tuple[str, ...]
+    """Names of those that are padded, likewise."""
 
     def __init__(self, options: RunOptions, signature: Signature) -> None:
         self.options, self.signature = options, signature
-        self.latent = ()
+        self.latent = self.padded = ()
         jit_options: dict[str, Any] = {"compiler_options": compiler_options()}
         if options.mesh is not None:
             jit_options["out_shardings"] = NamedSharding(options.mesh, PartitionSpec())
@@ -198,7 +213,7 @@ class Programs:
         prepared = prepare_model(options.model, args, kwargs, options.base, inputs.block)
         if options.settings.kernel == "random_walk":
             refuse_inferred_normalizers(prepared)
-        self.latent = prepared.latent
+        self.latent, self.padded = prepared.latent, prepared.padded
         return prepared
 
     def _program(self, prepared: TemperedModel, index: Array) -> Program:

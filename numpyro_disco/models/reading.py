@@ -33,8 +33,9 @@ from numpyro_disco._numpyro import (
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.guard import NormalizerError
 from numpyro_disco.models.bases import BaseBlock, check_base, default_base
-from numpyro_disco.models.coordinate import Coordinate
+from numpyro_disco.models.coordinate import PriorPart
 from numpyro_disco.models.groups import CoordinateGroup, coordinate_groups
+from numpyro_disco.models.missing import PaddedEntries
 from numpyro_disco.models.structure import (
     ModelStructure,
     is_latent,
@@ -67,8 +68,8 @@ class ModelBase(NamedTuple):
         """Return True for a site with a base of its own, outside of any group or block."""
         if site["name"] in self.given:
             return True
-        is_coordinate = isinstance(without_wrappers(site["fn"]), Coordinate)
-        return not is_coordinate and not self.in_block(site["name"])
+        is_part = isinstance(without_wrappers(site["fn"]), PriorPart)
+        return not is_part and not self.in_block(site["name"])
 
     def density(self, site: dict) -> Distribution:
         """The base of a site that has one of its own."""
@@ -83,6 +84,8 @@ class TemperedModel(NamedTuple):
     """The model, seeded for whatever it draws besides its latent sites."""
     latent: tuple[str, ...]
     """Names of the latent sites."""
+    padded: tuple[str, ...]
+    """Names of those that have a value for every entry of a table."""
     unravel: Callable[[Array], dict[str, Array]]
     """Maps u to the unconstrained value of each latent site."""
     draw_base: DrawBase
@@ -121,14 +124,27 @@ def prepare_model(
     check_base(given, structure)
     with_own_base = {*given, *(() if block is None else block.names)}
     bases = ModelBase(given, coordinate_groups(structure.sites, with_own_base), block)
+    padded = padded_sites(structure)
+    _check_block(block, padded)
     _, unravel = ravel_pytree(structure.prototypes)
     return TemperedModel(
         structure.fixed_model,
         structure.latent,
+        padded,
         unravel,
         base_sampler(structure, bases),
         log_density_pair(structure, bases, unravel),
         enumerated=bool(structure.discrete),
+    )
+
+
+def padded_sites(structure: ModelStructure) -> tuple[str, ...]:
+    """Names of the latent sites that have a value for every entry of a table."""
+    sites = structure.sites
+    return tuple(
+        name
+        for name in structure.latent
+        if isinstance(without_wrappers(sites[name]["fn"]), PaddedEntries)
     )
 
 
@@ -179,8 +195,7 @@ def _draw_groups(
     """Draw the coordinates of every group from the reference of its prior."""
     drawn: dict[str, Array] = {}
     for group in base.groups:
-        x = group.reference(structure.sites).sample(next(keys))
-        drawn |= {site: x[..., coordinate] for site, coordinate in group.free.items()}
+        drawn |= group.draw(next(keys), structure.sites)
     return drawn
 
 
@@ -253,6 +268,17 @@ def _enumerated_log_joint(structure: ModelStructure) -> Callable[[dict], Array]:
 
 
 # -- checks ------------------------------------------------------------------------------------
+
+
+def _check_block(block: BaseBlock | None, padded: tuple[str, ...]) -> None:
+    """Refuse draws of a table's missing entries as the base where the table is traced."""
+    shared = [] if block is None else [name for name in padded if name in block.names]
+    if shared:
+        raise ValueError(
+            f"Expected no draws of {shared} in `base`: the table is an argument of the model, and "
+            "compiled code does not know what is missing in it. Leave them out, or use "
+            "TemperedSMC(..., jit_model_args=False)."
+        )
 
 
 def refuse_inferred_normalizers(prepared: TemperedModel) -> None:

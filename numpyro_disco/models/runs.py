@@ -70,6 +70,25 @@ class ModelRuns:
         self.jit_model_args = jit_model_args
         self._programs: dict[Signature, Programs] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what belongs to this process: programs, and devices, of which ids stay."""
+        mesh = self.options.mesh
+        return {
+            **self.__dict__,
+            "options": self.options._replace(mesh=None),
+            "devices": None if mesh is None else [device.id for device in mesh.devices.flat],
+            "_programs": {},
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Find the devices by their ids; programs are compiled when they are needed."""
+        ids = state.pop("devices")
+        here = {device.id: device for device in jax.devices()} if ids else {}
+        self.__dict__.update(state)
+        # A process that lacks some of the devices runs on its default one.
+        if ids and {*ids} <= {*here}:
+            self.options = self.options._replace(mesh=make_mesh([here[index] for index in ids]))
+
     def run(
         self, rng_keys: Array, args: tuple, kwargs: dict, block: BaseBlock | None
     ) -> FinishedRuns:
@@ -165,7 +184,8 @@ class ModelRuns:
 
     def _collect(self, programs: Programs, finished: FinishedRuns) -> FinishedRuns:
         finished = jax.block_until_ready(finished)
-        return self._local(finished)._replace(latent=tuple(programs.latent))
+        names = {"latent": tuple(programs.latent), "padded": tuple(programs.padded)}
+        return self._local(finished)._replace(**names)
 
     def _local(self, tree: Pytree) -> Pytree:
         """Copy results that are spread over devices into arrays of this process."""

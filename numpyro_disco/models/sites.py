@@ -7,6 +7,9 @@ log density. `sample(name, prior, obs=table)` makes the missing entries of a tab
 
 from __future__ import annotations
 
+import datetime
+import warnings
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 
+from numpyro_disco._checks import known_constant, unused_name
 from numpyro_disco._numpyro import (
     active_handlers,
     active_plates,
@@ -24,9 +28,16 @@ from numpyro_disco._numpyro import (
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.guard import not_latent
-from numpyro_disco.models.coordinate import Coordinate
-from numpyro_disco.models.discrete import DiscreteCoordinate, RowLevels
+from numpyro_disco.models.coordinate import PriorPart
+from numpyro_disco.models.discrete import RowLevels
 from numpyro_disco.models.missing import MissingEntries, PaddedEntries
+from numpyro_disco.models.variables import (
+    join,
+    part_values,
+    parts_of,
+    site_names,
+    whole_variables,
+)
 
 
 def sample(
@@ -36,14 +47,19 @@ def sample(
     obs: Any = None,
     padded: bool | None = None,
     deterministic: bool = False,
-) -> Array:
+) -> Any:
     """Sample a vector from a learned prior, with one site for each coordinate.
 
     The sites are called "name.coordinate", where coordinates are called "0", "1", ... by default.
     NumPyro's `condition`, `substitute`, `block`, `do` and `Predictive` work on them, and so do
     plates, which have one vector for each member. A clamped coordinate has no site. The joint log
-    density is the factor "name.log_prob". An energy has no direction, so `do` on a coordinate does
-    what `condition` does.
+    density is the factor "name.log_prob" ("name.log_prob_" beside a coordinate called "log_prob").
+    An energy has no direction, so `do` on a coordinate does what `condition` does.
+
+    A prior learned from draws of variables (`fit` on an `MCMC`, `TemperedSMC`, ArviZ object or dict
+    of arrays) has one site for each variable, "name.b", of the variable's shape and support.
+    `condition` and `do` also take single elements, "name.b[0]", unless the support couples them;
+    the free elements of such a variable are then sites of their own, "name.b[1]".
 
     With `obs`, each row of the table is an observation of the prior and each missing entry (NaN) is
     latent. All missing entries form one vector site, "name.missing", in the order of the table.
@@ -65,10 +81,12 @@ def sample(
         padded: True pads "name.missing". By default it is padded if the table is traced or a plate
             subsamples. Pass True if the model runs with a concrete table first and with a traced
             one later, as under `MCMC(..., jit_model_args=True)`.
-        deterministic: also record the whole vectors as the deterministic site "name".
+        deterministic: also record the whole vectors as the deterministic site "name"; for a prior
+            over variables, those variables that have no site of their own shape.
 
     Returns:
-        The vector, shape (..., D), plate axes first. With `obs`, the completed table.
+        The vector, shape (..., D), plate axes first; for a prior over variables a dict of arrays
+        (..., *shape). With `obs`, the completed table.
 
     Raises:
         ValueError: A handler names a site that does not exist, or `obs` does not fit the plates
@@ -87,11 +105,19 @@ def sample(
             f"Expected an `EnergyDistribution` for `prior`; got {type(prior).__name__}. For other "
             "distributions use `numpyro.sample`."
         )
-    if deterministic:
-        return numpyro.deterministic(name, sample(name, prior, obs=obs, padded=padded))
     if obs is not None:
-        return _sample_table(name, prior, obs, padded)
-    return _sample_vector(name, prior)
+        x = _sample_table(name, prior, obs, padded)
+        values = x if prior.variables is None else prior.variables.unpack(x)
+    else:
+        values = _sample_vector(name, prior)
+    if not deterministic:
+        return values
+    if prior.variables is None:
+        return numpyro.deterministic(name, values)
+    sites = {part.name for part in parts_of(prior, _given(name))} if obs is None else ()
+    for variable in sorted(set(values) - set(sites)):
+        numpyro.deterministic(f"{name}.{variable}", values[variable])
+    return values
 
 
 def site_values(name: str, prior: EnergyDistribution, x: ArrayLike) -> dict[str, Array]:
@@ -114,81 +140,127 @@ def site_values(name: str, prior: EnergyDistribution, x: ArrayLike) -> dict[str,
         >>> {key: v.shape for key, v in disco.site_values("x", prior, jnp.ones((5, 2))).items()}
         {'x.a': (5,), 'x.b': (5,)}
     """
-    x = prior.points(x)
-    return {
-        f"{name}.{coordinate}": x[..., index]
-        for index, coordinate in enumerate(prior.names)
-        if not prior.observed[index]
-    }
+    return {f"{name}.{part}": value for part, value in part_values(prior, x).items()}
 
 
 # -- one vector --------------------------------------------------------------------------------
 
 
-def _sample_vector(name: str, prior: EnergyDistribution) -> Array:
-    """One site for each free coordinate, and their joint factor."""
-    free = [c for c, clamped in zip(prior.names, prior.observed, strict=True) if not clamped]
-    _check_handlers(name, [f"{name}.{coordinate}" for coordinate in free])
-    values: list[Any] = []
-    for index, (coordinate, clamped) in enumerate(zip(prior.names, prior.observed, strict=True)):
-        if clamped:
-            assert prior.values is not None
-            values.append(prior.values[..., index])
-        else:
-            values.append(_sample_coordinate(f"{name}.{coordinate}", prior, index))
-    x = jnp.stack(jnp.broadcast_arrays(*values), axis=-1)
-    numpyro.factor(f"{name}.log_prob", prior.log_prob(x))
-    return x
+def _sample_vector(name: str, prior: EnergyDistribution) -> Any:
+    """One site for each free coordinate or variable, and their joint factor."""
+    known = site_names(prior)
+    parts = [part for v in prior.variables or () for part in v.elements] or prior.names
+    _check_handlers(name, known, set(parts) - set(known), prior)
+    values = [
+        (part, _sample_part(f"{name}.{part.name}", part)) for part in parts_of(prior, _given(name))
+    ]
+    x = join(prior, values)
+    factor = f"{name}.{unused_name('log_prob', {*prior.names, *known})}"
+    if prior.variables is None:
+        numpyro.factor(factor, prior.log_prob(x))
+        return x
+    variables = whole_variables(prior, x, values)
+    numpyro.factor(factor, prior.log_prob(variables))
+    return variables
 
 
-def _sample_coordinate(site: str, prior: EnergyDistribution, index: int) -> Any:
-    """The value of a coordinate's site, which is latent or given by `condition` or `do`."""
+def _given(name: str) -> set[str]:
+    """Names, without the prefix, of the parts that `condition` or `do` gives."""
+    return {
+        site.removeprefix(f"{scoped}.")
+        for handler, scoped in handlers_that_observe(name)
+        for site in handler.data
+        if site.startswith(f"{scoped}.")
+    }
+
+
+def _sample_part(site: str, part: PriorPart) -> Any:
+    """The value of a part's site, which is latent or given by `condition` or `do`."""
     given = [(h, scoped) for h, scoped in handlers_that_observe(site) if scoped in h.data]
-    discrete = bool(prior.coordinate_supports.discrete[index])
-    # An observed level has no need to be one that can be enumerated.
-    coordinate = (
-        DiscreteCoordinate(prior, index, latent=not given) if discrete else Coordinate(prior, index)
-    )
+    for handler, scoped in given:
+        _check_number(site, part, handler.data[scoped])
     # `do` keeps the site itself as a latent on which nothing depends. That is harmless for a site
     # with a density, but a coordinate has none: the latent would be flat and cannot be sampled.
     done = [h.data[scoped] for h, scoped in given if isinstance(h, numpyro.handlers.do)]
-    value = numpyro.sample(site, coordinate, obs=done[0] if done else None)
+    if given:
+        _check_given_shape(site, part, done[0] if done else given[0][0].data[given[0][1]])
+    value = numpyro.sample(site, part, obs=done[0] if done else None)
     if not given:
         return value
-    if jnp.ndim(value) > len(coordinate.batch_shape) and not active_plates():
-        raise ValueError(
-            f"Expected one number for {site!r}; got an array of shape {jnp.shape(value)}. For many "
-            "vectors put `sample` into a plate of that size, or give it a table, `obs=`."
-        )
     if not isinstance(value, jax.core.Tracer):
         with jax.ensure_compile_time_eval():
-            inside = coordinate.support(jnp.asarray(value)).all()
+            inside = part.support(jnp.asarray(value)).all()
         if not bool(inside):
             raise ValueError(
                 f"Expected finite numbers inside the support of {site!r}, "
-                f"{coordinate.support!r}; got {value}. Leave out what is not known, or give rows "
+                f"{part.support!r}; got {value}. Leave out what is not known, or give rows "
                 "with missing entries to `sample(name, prior, obs=rows)`."
             )
     # Conditioning on something inferred would need the normaliser of the remaining coordinates.
-    return not_latent(jnp.asarray(value, coordinate.prior.loc.dtype))
+    return not_latent(jnp.asarray(value, part.prior.loc.dtype))
 
 
-def _check_handlers(name: str, known: list[str]) -> None:
-    """Refuse a handler that names a site which does not exist; NumPyro would ignore it.
+def _check_number(site: str, part: PriorPart, value: Any) -> None:
+    """Refuse levels and dates: the values of NumPyro's sites are numbers."""
+    if not isinstance(value, str | datetime.date | np.datetime64):
+        return
+    number = part.prior.columns[int(part.indices[0])].encode(value, repr(site))
+    raise ValueError(
+        f"Expected a number for {site!r}, as NumPyro's sites hold numbers; got {value!r}. Give "
+        f"{float(number):g}, or clamp the prior: `prior.clamp({{{part.name!r}: {value!r}}})`."
+    )
 
-    Only `condition` and `do` hold what a user observes. `substitute` also holds what NumPyro puts
-    there itself, such as the parameters of guides and deterministic sites.
+
+def _check_given_shape(site: str, part: PriorPart, value: Any) -> None:
+    """Refuse many vectors outside of a plate, and arrays that are not those of the variable."""
+    shape, event = jnp.shape(value), part.event_shape
+    if len(shape) > len(part.batch_shape) + len(event) and not active_plates():
+        raise ValueError(
+            f"Expected one {'array of shape ' + str(event) if event else 'number'} for {site!r}; "
+            f"got an array of shape {shape}. For many vectors put `sample` into a plate of that "
+            "size, or give it a table, `obs=`."
+        )
+    if event and shape[-len(event) :] != event:
+        raise ValueError(f"Expected an array of shape {event} for {site!r}; got shape {shape}.")
+
+
+def _check_handlers(
+    name: str,
+    known: Collection[str],
+    unobservable: Collection[str],
+    prior: EnergyDistribution | None = None,
+) -> None:
+    """Refuse a handler that names a coordinate without a site, which NumPyro would ignore.
+
+    Of other names that look like sites of `name`, a warning is given: they may be sites of the
+    user's own. Only `condition` and `do` hold what a user observes. `substitute` also holds what
+    NumPyro puts there itself, such as the parameters of guides and deterministic sites.
+
+    Args:
+        name: the name given to `sample`.
+        known: names of its sites after "name.".
+        unobservable: names of coordinates that have no site.
+        prior: the prior, if single elements of its variables may be named.
     """
     for handler, scoped in handlers_that_observe(name):
-        prefix = scoped.removesuffix(name)
-        sites = {prefix + site for site in known}
+        sites = {f"{scoped}.{site}" for site in known}
         for site in handler.data:
-            if site not in sites and (site == scoped or site.startswith(f"{scoped}.")):
-                raise ValueError(
-                    f"`{type(handler).__name__}` names {site!r}, which is not a site of {name!r}: "
-                    f"its sites are {sorted(sites)}, one for each free coordinate. If it is a site "
-                    f"of your own, give it a name that does not start with '{name}.'."
-                )
+            if site in sites or not (site == scoped or site.startswith(f"{scoped}.")):
+                continue
+            message = (
+                f"`{type(handler).__name__}` names {site!r}, which is not a site of {name!r}: its "
+                f"sites are {sorted(sites)}"
+            )
+            part = site.removeprefix(f"{scoped}.")
+            if part in unobservable and prior is not None and prior.variables is not None:
+                prior.variables.check_element(part, type(handler).__name__)
+            if site == scoped or part in unobservable:
+                raise ValueError(f"{message}, one for each free coordinate.")
+            warnings.warn(
+                f"{message}. Unless the model has a site of its own with this name, the value is "
+                "ignored.",
+                stacklevel=4,
+            )
 
 
 # -- tables ------------------------------------------------------------------------------------
@@ -196,11 +268,17 @@ def _check_handlers(name: str, known: list[str]) -> None:
 
 def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool | None) -> Array:
     """The missing entries of a table as one site, and the completed table."""
-    pattern = prior.pattern(obs, "obs")
+    pattern = prior.pattern(_known(obs), "obs")
     observed = pattern.observed
+    if prior.variables is not None and any(v.joint_support for v in prior.variables):
+        joint = [v.name for v in prior.variables if v.joint_support]
+        raise ValueError(
+            f"Expected a prior whose variables have no joint supports with `obs`; {joint} have. "
+            "Condition on them with `clamp`, or with NumPyro's `condition`."
+        )
     if any(prior.observed):
         raise ValueError("Expected an unclamped prior with `obs`: put the values into the table.")
-    _check_handlers(name, [f"{name}.missing", f"{name}.levels"])
+    _check_handlers(name, ["missing", "levels"], prior.names)
     # Under `jit` a conversion by JAX would trace concrete values.
     convert = jnp.asarray if isinstance(pattern.values, jax.core.Tracer) else np.asarray
     values: Any = convert(pattern.values, prior.loc.dtype)
@@ -230,6 +308,13 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
             return jnp.asarray(values)
         fn = MissingEntries(prior, values, observed, pattern.labels)
         return fn.complete(numpyro.sample(f"{name}.missing", fn))
+
+
+def _known(obs: Any) -> Any:
+    """A table, or a dict of columns, with what is known of it although it is traced."""
+    if isinstance(obs, dict):
+        return {name: known_constant(column) for name, column in obs.items()}
+    return known_constant(obs)
 
 
 def _sample_mixed_table(

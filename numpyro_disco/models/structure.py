@@ -15,9 +15,10 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.distributions import Distribution, biject_to
-from numpyro.infer import init_to_uniform
 
-from numpyro_disco._numpyro import helpful_support_errors
+from numpyro_disco._checks import is_traced, known_constant
+from numpyro_disco._numpyro import has_own_support, helpful_support_errors
+from numpyro_disco._tracing import is_latent, trace_sites
 from numpyro_disco._typing import Array
 
 WRAPPERS = (dist.ExpandedDistribution, dist.Independent, dist.MaskedDistribution)
@@ -63,8 +64,8 @@ def read_structure(model: Callable, args: tuple, kwargs: dict) -> ModelStructure
         A `ModelStructure`.
 
     Raises:
-        ValueError: A plate subsamples, a discrete latent site cannot be enumerated, or no site is
-            latent.
+        ValueError: A plate subsamples, a mixture has components with different supports, a discrete
+            latent site cannot be enumerated, or no site is latent.
     """
     sites = trace_sites(model, args, kwargs)
     latent: list[str] = []
@@ -74,6 +75,7 @@ def read_structure(model: Callable, args: tuple, kwargs: dict) -> ModelStructure
             _check_whole(name, site)
         if not is_latent(site):
             continue
+        _check_mixture(name, without_wrappers(site["fn"]))
         support = site["fn"].support
         if support is None or not support.is_discrete:
             latent.append(name)
@@ -91,18 +93,6 @@ def read_structure(model: Callable, args: tuple, kwargs: dict) -> ModelStructure
     return ModelStructure(seeded, args, kwargs, sites, tuple(latent), discrete)
 
 
-def trace_sites(model: Callable, args: tuple, kwargs: dict) -> dict[str, dict]:
-    """Trace a model with its latent sites anywhere inside their supports."""
-    seeded = handlers.seed(model, jax.random.key(0))
-    started = handlers.substitute(seeded, substitute_fn=init_to_uniform)
-    return handlers.trace(started).get_trace(*args, **kwargs)
-
-
-def is_latent(site: dict) -> bool:
-    """Return True for a sample site that is not observed."""
-    return site["type"] == "sample" and not site["is_observed"]
-
-
 def without_wrappers(fn: Any) -> Any:
     """Strip expansions, event axes and masks from a distribution."""
     while isinstance(fn, WRAPPERS):
@@ -115,6 +105,26 @@ def unconstrained_value(site: dict) -> Array:
     fn: Distribution = site["fn"]
     with helpful_support_errors(site):
         return biject_to(fn.support).inv(site["value"])
+
+
+def _check_mixture(name: str, fn: Any) -> None:
+    """Refuse a mixture of distributions with different supports and none of its own."""
+    if not isinstance(fn, dist.MixtureGeneral) or has_own_support(fn):
+        return
+    supports = [component.support for component in fn.component_distributions]
+    if not all(_may_be_equal(supports[0], other) for other in supports[1:]):
+        raise ValueError(
+            f"Expected components with one support in the mixture at site {name!r}; got "
+            f"{supports}, of which NumPyro takes the first, {supports[0]}, as the support of the "
+            "mixture. Give it the whole: `MixtureGeneral(..., support=constraints.interval(a, b))`."
+        )
+
+
+def _may_be_equal(one: Any, other: Any) -> bool:
+    """False if two constraints of one type are known to have different numbers."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    known = [tuple(map(known_constant, pair)) for pair in pairs]
+    return all(is_traced(pair) or np.array_equal(*pair) for pair in known)
 
 
 def _check_whole(name: str, plate: dict) -> None:

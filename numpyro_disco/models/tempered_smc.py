@@ -1,8 +1,8 @@
 """`TemperedSMC`: tempered sequential Monte Carlo for any NumPyro model.
 
 The class has the interface of `numpyro.infer.MCMC`. It owns the arguments, the progress bar and the
-results; `runs.py` owns how runs are compiled, `reading.py` how a model is read, and the `tempering`
-package the algorithm.
+checks of a run; `results.py` owns what a finished sampler returns, `runs.py` how runs are compiled,
+`reading.py` how a model is read, and the `tempering` package the algorithm.
 """
 
 from __future__ import annotations
@@ -15,26 +15,23 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.diagnostics import print_summary
-from numpyro.infer import MCMC
 
 from numpyro_disco._checks import check_count, check_key
 from numpyro_disco._numpyro import ModelHolder, store_draws
 from numpyro_disco._progress import progress
-from numpyro_disco._statistics import log_mean
 from numpyro_disco._typing import Array
-from numpyro_disco.diagnostics.plots import plot_tempering
 from numpyro_disco.models.bases import GivenBase
+from numpyro_disco.models.padding import without_padding
 from numpyro_disco.models.programs import FinishedRuns
 from numpyro_disco.models.reading import non_finite_sites
+from numpyro_disco.models.results import RunResults
 from numpyro_disco.models.runs import ModelRuns
 from numpyro_disco.models.structure import read_structure
 from numpyro_disco.tempering.settings import TemperingSettings
-from numpyro_disco.tempering.state import TemperedHistory, TemperedResult
 from numpyro_disco.tempering.status import CONVERGED, NON_FINITE
 
 
-class TemperedSMC(MCMC):
+class TemperedSMC(RunResults):
     """Tempered sequential Monte Carlo for a NumPyro model: draws and log evidence.
 
     Particles start as draws of a base and are moved to the posterior along the path
@@ -96,6 +93,10 @@ class TemperedSMC(MCMC):
             particles at b = 1. With 0, the evidence comes from the path alone.
         particles_at_once: number of particles that are evaluated side by side, which bounds memory;
             by default all.
+        non_finite: what a log density that is NaN at draws of the priors means, as where a solver
+            fails. "error" ends the run. "impossible" counts the likelihood as zero there, so that
+            the evidence is the integral over the rest; `impossible_share` is the share of such
+            draws. +infinity is an error in any case.
 
     References:
         Del Moral, Doucet & Jasra 2006; Dau & Chopin 2022 for waste-free SMC.
@@ -136,6 +137,7 @@ class TemperedSMC(MCMC):
         max_temperatures: int = 200,
         num_sweeps: int = 4,
         particles_at_once: int | None = None,
+        non_finite: str = "error",
     ) -> None:
         self.settings = TemperingSettings(
             num_particles=num_particles,
@@ -152,6 +154,7 @@ class TemperedSMC(MCMC):
             max_temperatures=max_temperatures,
             num_sweeps=num_sweeps,
             particles_at_once=particles_at_once,
+            non_finite=non_finite,
         )
         super().__init__(
             ModelHolder(model),
@@ -167,7 +170,6 @@ class TemperedSMC(MCMC):
         self.checkpoint_every = check_count(checkpoint_every, "checkpoint_every")
         self._base = GivenBase(base)
         self._runs = self._make_runs(devices, jit_model_args)
-        self._finished: FinishedRuns | None = None
         self._bar: Any = None
         self._reached = np.zeros(num_chains)
 
@@ -200,16 +202,26 @@ class TemperedSMC(MCMC):
             RuntimeError: A run failed, or runs disagree (unless `throw=False`).
         """
         rng_keys = jax.random.split(check_key(rng_key), self.num_chains)
-        self._finished = self._run_all(rng_keys, args, kwargs)
-        result = self._finished.result
+        finished = self._run_all(rng_keys, args, kwargs)
+        self._finished = without_padding(finished, self.sampler.model, args, kwargs)
+        result = finished.result
         # "potential_energy" is NumPyro's name for -log joint in unconstrained space. ArviZ shows it
         # as "lp", with the sign changed.
         # In NumPy, which compiles nothing.
-        energy = jnp.asarray(np.negative(result.log_target))
-        fields = {"potential_energy": energy, "accept_prob": result.acceptance}
+        energy = np.negative(result.log_target)
+        evidence = np.broadcast_to(np.asarray(result.log_normalizer)[:, None], energy.shape)
+        fields = {
+            "potential_energy": jnp.asarray(energy),
+            "accept_prob": result.acceptance,
+            "log_normalizer": jnp.asarray(evidence),
+        }
         store_draws(self, args, kwargs, self._finished.draws, fields)
         if self.throw:
             self._raise_if_failed(args, kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the progress bar, for pickle and copy."""
+        return {**super().__getstate__(), "_bar": None}
 
     def _run_all(self, rng_keys: Array, args: tuple, kwargs: dict) -> FinishedRuns:
         """Run all chains, under a progress bar."""
@@ -256,136 +268,6 @@ class TemperedSMC(MCMC):
             f"{len(failed)} of {self.num_chains} runs failed. Run {failed[0]}: {message}"
         )
 
-    # -- results --------------------------------------------------------------------------------
-
-    def _require_run(self) -> FinishedRuns:
-        if self._finished is None:
-            raise RuntimeError("TemperedSMC has not run yet; call `run(rng_key, *model_args)`.")
-        return self._finished
-
-    @property
-    def _result(self) -> TemperedResult:
-        return self._require_run().result
-
-    def get_samples(self, group_by_chain: bool = False) -> dict[str, Array]:
-        """Equally weighted draws of the posterior, with deterministic sites.
-
-        Args:
-            group_by_chain: keep an axis for the runs.
-
-        Returns:
-            A dict from site names to arrays of shape (num_chains * num_particles, ...), or
-            (num_chains, num_particles, ...) if `group_by_chain`.
-        """
-        self._require_run()
-        return super().get_samples(group_by_chain)
-
-    def get_extra_fields(self, group_by_chain: bool = False) -> dict[str, Array]:
-        """The potential energy and the acceptance probability of each draw.
-
-        Args:
-            group_by_chain: keep an axis for the runs.
-
-        Returns:
-            A dict with "potential_energy", -log joint in unconstrained space, and "accept_prob".
-        """
-        self._require_run()
-        return super().get_extra_fields(group_by_chain)
-
-    @property
-    def log_normalizer(self) -> Array:
-        """Log evidence as estimated by each run, shape (num_chains,).
-
-        Each is the log of a mean of two estimates, weighted by their inverse variances: one from
-        the weights along the path, one from the weights of draws of a mixture fitted to the final
-        particles.
-
-        Priors and references are normalised, so this is log p(data) for a model of ordinary sites.
-        A learned prior that is not normalised adds its own log Z for every vector drawn from it:
-        ratios between models that share it are right, and absolute values after `normalize`.
-        """
-        return self._result.log_normalizer
-
-    @property
-    def log_path_normalizer(self) -> Array:
-        """Log evidence of each run from the weights along its path alone, shape (num_chains,)."""
-        return self._result.log_path_normalizer
-
-    @property
-    def mixture_ess(self) -> Array:
-        """Effective sample size of the draws of each run's fitted mixture, shape (num_chains,)."""
-        return self._result.mixture_ess
-
-    @property
-    def log_normalizer_error(self) -> Array:
-        """Standard error of the log of the runs' mean evidence, shape (); NaN for one run."""
-        return log_mean(self.log_normalizer)[1]
-
-    @property
-    def status(self) -> np.ndarray:
-        """Status code of each run, shape (num_chains,); `status_messages` says what it means.
-
-        The codes are constants of `numpyro_disco.tempering.status`. If all runs converged on
-        their own but R-hat across runs is above 1.1 for some coordinate, they have found different
-        distributions, and all have the code DISAGREE.
-        """
-        return self._require_run().status
-
-    @property
-    def status_messages(self) -> list[str]:
-        """The outcome of each run and, if it failed, what to do."""
-        return self._require_run().status_messages
-
-    @property
-    def history(self) -> TemperedHistory:
-        """The path of each run from b = 0 to 1: arrays (num_chains, steps), NaN after its end."""
-        longest = int(np.max(np.asarray(self._result.num_steps), initial=0))
-        return jax.tree.map(lambda column: column[:, :longest], self._result.history)
-
-    def print_summary(self, prob: float = 0.9, exclude_deterministic: bool = True) -> None:
-        """Print moments, intervals and R-hat of each site, and the log evidence.
-
-        Args:
-            prob: probability mass of the intervals.
-            exclude_deterministic: leave out deterministic sites.
-        """
-        samples = self.get_samples(group_by_chain=True)
-        if exclude_deterministic:
-            samples = {name: samples[name] for name in self._require_run().latent}
-        print_summary(samples, prob=prob)
-        estimates = np.asarray(self.log_normalizer)
-        mean, error = log_mean(self.log_normalizer)
-        steps = np.asarray(self._result.num_steps)
-        print(
-            f"log evidence: {float(mean):.3f} +- {float(error):.3f} "
-            f"({len(estimates)} independent runs: {estimates.min():.3f} to {estimates.max():.3f}); "
-            f"inverse temperatures: {steps.min()} to {steps.max()}"
-        )
-        outcomes = zip(self.status, self.status_messages, strict=True)
-        for index, (code, message) in enumerate(outcomes):
-            if code != CONVERGED:
-                print(f"run {index} failed: {message}")
-
     def warmup(self, *args: Any, **kwargs: Any) -> None:
         """Raise `NotImplementedError`: every run tunes itself."""
         raise NotImplementedError("TemperedSMC tunes itself as it runs; call `run`.")
-
-    def plot_history(self, axes: Any = None) -> Any:
-        """Plot the path of each run: inverse temperature, acceptance, ancestors, log normaliser.
-
-        Needs matplotlib, the `plots` extra.
-
-        Args:
-            axes: four matplotlib axes; new ones by default.
-
-        Returns:
-            An array of the four axes.
-        """
-        path = self.history
-        return plot_tempering(
-            path.inverse_temperature,
-            path.acceptance,
-            path.unique_ancestors,
-            path.log_normalizer,
-            axes=axes,
-        )

@@ -17,6 +17,7 @@ Which part to use:
   coordinates held fixed. A sampler then moves in the free coordinates only.
 - `rows.StandardizedRows`: the support of the missing entries of a table, with one L for each row.
 - `clamped.StandardizedReal`: the support of a single coordinate, for a site of its own.
+- `variables.StandardizedVariable`: the support of a variable of any shape, for a site of its own.
 - `sinh_arcsinh.SinhArcsinhReal`: all real numbers, with a T that removes the skew and heavy tails
   of a column. `fit` uses it with `transform="sinh_arcsinh"`.
 """

@@ -18,7 +18,7 @@ import numpy as np
 from numpyro.distributions import biject_to, constraints, transforms
 
 from numpyro_disco._gaussians import log_diagonal, multiply, solve
-from numpyro_disco._typing import Array
+from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.supports.coordinates import CoordinateSupports, all_equal
 
 
@@ -31,12 +31,19 @@ class StandardizedReal(constraints.Constraint):
         base: support of the single coordinate, which defines T; the real line by default.
     """
 
-    def __init__(self, loc: Array, scale: Array, base: CoordinateSupports | None = None) -> None:
+    def __init__(
+        self, loc: ArrayLike, scale: ArrayLike, base: CoordinateSupports | None = None
+    ) -> None:
         self.loc, self.scale = loc, scale
         self.base = CoordinateSupports((constraints.real,)) if base is None else base
 
     def __repr__(self) -> str:
         return f"StandardizedReal({self.base.supports[0]!r})"
+
+    @property
+    def plain(self) -> constraints.Constraint:
+        """The support without location and scale."""
+        return self.base.plain[0]
 
     def __call__(self, x: Any) -> Any:
         """True where x is finite and in the support."""
@@ -114,6 +121,11 @@ class StandardizedVector(_Clamped, constraints.Constraint):
     def __repr__(self) -> str:
         fixed = np.flatnonzero(self.observed).tolist()
         return f"StandardizedVector({self.base.supports!r}, fixed: {fixed})"
+
+    @property
+    def plain(self) -> tuple[constraints.Constraint, ...]:
+        """The support of each entry, without location and scale."""
+        return self.base.plain
 
     def __call__(self, x: Any) -> Any:
         """True where x is finite, in the supports, and equal to the fixed values."""

@@ -82,6 +82,11 @@ class CoordinateSupports:
         """The supports of some coordinates, in the order of `indices`."""
         return CoordinateSupports(tuple(self.supports[index] for index in indices))
 
+    @property
+    def plain(self) -> tuple[constraints.Constraint, ...]:
+        """The supports, without maps towards normality that keep them as they are."""
+        return tuple(getattr(support, "plain", support) for support in self.supports)
+
     def _map_groups(self, function: Callable, *arrays: Any) -> Array:
         """Apply `function(support, columns, ...)` to the columns of each group; shape (..., D)."""
         # The numbers of a group are arrays in double precision, which would promote the result;

@@ -61,6 +61,11 @@ class SinhArcsinhReal(_SinhArcsinh, constraints.Constraint):
     def __repr__(self) -> str:
         return f"SinhArcsinhReal({', '.join(f'{n:.3g}' for n in jax.tree.leaves(self))})"
 
+    @property
+    def plain(self) -> constraints.Constraint:
+        """The same set without the map."""
+        return constraints.real
+
     def __call__(self, x: Any) -> Any:
         """True where x is finite."""
         return jnp.isfinite(x)

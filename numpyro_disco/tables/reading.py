@@ -148,7 +148,7 @@ def read_rows(data: Any, argument: str = "data") -> Rows:
     Raises:
         ValueError: columns of several lengths or names that are not distinct.
     """
-    named = named_draws(data) or by_name(data, argument)
+    named = by_name(data, argument)
     if named is None:
         array = data if np.ma.isMaskedArray(data) else np.asarray(data)
         if array.ndim != 2 or not array.shape[1]:
@@ -210,11 +210,6 @@ def _from_array(
         for place, (name, column) in enumerate(zip(names, columns, strict=True))
     ]
     return np.stack(encoded, axis=-1)
-
-
-def named_draws(data: Any) -> Named | None:
-    """The draws of another run, one name for each element of its variables; None for tables."""
-    return None
 
 
 # -- names -------------------------------------------------------------------------------------

@@ -220,6 +220,10 @@ def leapfrogs(
         velocity = velocity + 0.5 * h * (free * whiten_gradient(moving.gradient, factor))
         position = moving.position + h * unwhiten(velocity, factor)
         gradient, (log_base, log_target) = jax.vmap(jax.grad(path, has_aux=True))(position)
+        # A leapfrog along any function of the position is reversible and preserves volume, and
+        # Metropolis corrects for the rest. So zero is as valid a gradient as any, and particles
+        # move where the density is finite and its gradient is not, as they would not otherwise.
+        gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
         velocity = velocity + 0.5 * h * (free * whiten_gradient(gradient, factor))
         first = jnp.where(index < stale, gradient, first)
         return Chains(position, log_base, log_target, gradient), velocity, first
@@ -230,7 +234,6 @@ def leapfrogs(
     end = log_path(proposal.log_base, proposal.log_target, b)
     start = log_path(chains.log_base, chains.log_target, b)
     log_accept = (end - 0.5 * (velocity**2).sum(-1)) - (start - 0.5 * (momentum**2).sum(-1))
-    # A trajectory that ends where the path or its gradient is not finite is rejected.
-    finite = jnp.isfinite(end) & jnp.isfinite(proposal.gradient).all(-1)
-    log_accept = jnp.where(finite, log_accept, -jnp.inf)
+    # A trajectory that ends where the path is not finite is rejected.
+    log_accept = jnp.where(jnp.isfinite(end), log_accept, -jnp.inf)
     return Trajectory(chains._replace(gradient=gradient), proposal, velocity, log_accept)

@@ -17,7 +17,12 @@ from numpyro_disco._typing import Array
 from numpyro_disco.tempering.devices import shard
 from numpyro_disco.tempering.moves import Moves, move_particles
 from numpyro_disco.tempering.noise import draw_key, quick_key, threefry_key
-from numpyro_disco.tempering.resampling import SCHEMES, log_mean_exp, weight_ess
+from numpyro_disco.tempering.resampling import (
+    SCHEMES,
+    log_mean_exp,
+    relative_weights,
+    weight_ess,
+)
 from numpyro_disco.tempering.schedule import DrawBase, LogDensities, next_inverse_temperature
 from numpyro_disco.tempering.settings import TemperingSettings
 from numpyro_disco.tempering.state import (
@@ -45,6 +50,8 @@ WEIGHT_ESS, UNIQUE_ANCESTORS = map(
 """Columns of the history that are known once ancestors are selected."""
 MOST_EDGES = 1e-3
 """Largest share of the base's draws that may lie on the edge of their support."""
+MOST_AT_ENDS = 0.02
+"""Largest share of the target's mass that may lie beyond the last number before an edge."""
 
 Report: TypeAlias = Callable[[Array], None]
 """Called on the device's side with the inverse temperature after each step."""
@@ -57,6 +64,8 @@ class BaseDraws(NamedTuple):
     """Flat, with acceptance 0."""
     sound: Array
     """True if densities are finite, and few draws lie on the edge of their support; shape ()."""
+    impossible: Array
+    """Share of the draws at which the target is NaN, shape ()."""
 
 
 class Program(NamedTuple):
@@ -90,7 +99,7 @@ class Program(NamedTuple):
         """
         resample_key = draw_key(rng_key, 0, 0)
         settings = self.settings
-        flat, sound = self._draw_start(rng_key)
+        flat, sound, impossible = self._draw_start(rng_key)
         dtype, dimension = flat.log_target.dtype, flat.position.shape[-1]
         zero = jnp.zeros((), dtype)
         b = self._next(flat, zero, 0)
@@ -117,6 +126,7 @@ class Program(NamedTuple):
             status=status.astype(jnp.int32),
             rng_key=rng_key,
             history=history,
+            impossible=impossible,
         )
 
     def _draw_start(self, rng_key: Array) -> BaseDraws:
@@ -138,8 +148,30 @@ class Program(NamedTuple):
         position = in_batches(jax.vmap(self.draw_base), keys, at_once)
         flat, edge = in_batches(weigh, position, at_once)
         flat = shard(flat, self.mesh, 0)
+        impossible = jnp.isnan(flat.log_target)
+        if settings.non_finite == "impossible":
+            # Where the base itself is NaN, something else is wrong.
+            log_target = jnp.where(impossible, -jnp.inf, flat.log_target)
+            flat = flat._replace(log_target=log_target)
         finite = jnp.isfinite(flat.log_base) & (flat.log_target < jnp.inf)
-        return BaseDraws(flat, finite.all() & (edge.mean() < MOST_EDGES))
+        sound = (
+            finite.all() & (edge.mean() < MOST_EDGES) & (self._share_at_ends(flat) < MOST_AT_ENDS)
+        )
+        return BaseDraws(flat, sound, impossible.mean(dtype=flat.log_base.dtype))
+
+    def _share_at_ends(self, flat: Particles) -> Array:
+        """Largest share of the target's mass at the least or largest value of a coordinate, ().
+
+        Draws of a density have hardly any value in common. Where rounding ends short of the edge
+        of a support, a value in its place holds all mass beyond, which moves cannot leave.
+        """
+        position, weights = flat.position, relative_weights(flat.log_target - flat.log_base)[0]
+        low, high = position.min(0), position.max(0)
+        tied = jnp.stack([same & (same.sum(0) > 1) for same in (position == low, position == high)])
+        # Coordinates that do not vary, and discrete ones, have values in common.
+        real = jnp.asarray(self.num_levels or (0,) * position.shape[1]) == 0
+        tied &= real & (low < high)
+        return (weights[:, None] * tied).sum(1).max() / jnp.maximum(weights.sum(), 1e-30)
 
     def _next(self, flat: Particles, current: Array, index: Array | int) -> Array:
         """The next inverse temperature, shape ()."""
@@ -199,6 +231,7 @@ class Program(NamedTuple):
             status=self._status_after(selected, row.acceptance, step),
             rng_key=state.rng_key,
             history=history,
+            impossible=state.impossible,
         )
 
     def _select_unless_first(self, rng_key: Array, flat: Particles, state: State) -> Selection:
@@ -268,6 +301,7 @@ class Program(NamedTuple):
             num_steps=state.num_steps,
             status=state.status,
             steps=state.history,
+            impossible=state.impossible,
         )
 
 

@@ -13,6 +13,8 @@ from numpyro_disco.tempering.resampling import SCHEMES
 
 DENSE_RATIO = 16
 """Particles for each coordinate from which on the mass matrix is dense by default."""
+NON_FINITE_CHOICES = ("error", "impossible")
+"""What a target that is NaN at draws of the base means."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,8 @@ class TemperingSettings:
             mixture fitted to the particles. With 0 the evidence comes from the path alone.
         particles_at_once: number of particles evaluated side by side, which bounds memory. By
             default all of them.
+        non_finite: "error" ends a run in which the target is NaN at a draw of the base;
+            "impossible" counts the target as zero there.
 
     Raises:
         ValueError: a value is out of range.
@@ -66,6 +70,7 @@ class TemperingSettings:
     max_temperatures: int = 200
     num_sweeps: int = 4
     particles_at_once: int | None = None
+    non_finite: str = "error"
 
     def __post_init__(self) -> None:
         check_count(self.num_particles, "num_particles", minimum=2)
@@ -77,7 +82,12 @@ class TemperingSettings:
         check_count(self.num_sweeps, "num_sweeps", minimum=0)
         if self.particles_at_once is not None:
             check_count(self.particles_at_once, "particles_at_once")
-        for name, known in (("kernel", KERNELS), ("resampling", tuple(SCHEMES))):
+        choices = {
+            "kernel": KERNELS,
+            "resampling": tuple(SCHEMES),
+            "non_finite": NON_FINITE_CHOICES,
+        }
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"Expected one of {known} for `{name}`; got {getattr(self, name)!r}."

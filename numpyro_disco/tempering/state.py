@@ -6,7 +6,7 @@ M = N / P the number of chains. The dimension of u is d.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -122,6 +122,8 @@ class State(NamedTuple):
     history: Array
     """The fields of `TemperedHistory`, one row for each step, NaN for steps that are not taken yet;
     one array compiles faster than ten. Shape (max_temperatures, fields)."""
+    impossible: Array
+    """Share of the draws of the base at which the target is NaN, shape ()."""
 
 
 class TemperedResult(NamedTuple):
@@ -148,9 +150,11 @@ class TemperedResult(NamedTuple):
     """One of CONVERGED, STUCK, NON_FINITE, COLLAPSED and FROZEN, shape ()."""
     steps: Array
     """The columns of `history` as one array, shape (max_temperatures, fields)."""
+    impossible: Array
+    """Share of the draws of the base at which the target is NaN, shape ()."""
 
     @property
     def history(self) -> TemperedHistory:
         """One row for each step. The columns of concrete results are NumPy arrays."""
-        steps = self.steps if is_traced(self.steps) else np.asarray(self.steps)
+        steps: Any = self.steps if is_traced(self.steps) else np.asarray(self.steps)
         return TemperedHistory(*(steps[..., column] for column in range(steps.shape[-1])))

@@ -39,9 +39,8 @@ _MESSAGES = {
     ),
     FROZEN: (
         "inverse temperature 1 was reached, but almost every proposal of the last moves was "
-        "rejected, so most particles are near-duplicates. Look for a gradient that is NaN where "
-        "the density is finite (a `where` around a square root or a logarithm), or increase "
-        "`max_moves`."
+        "rejected, so most particles are near-duplicates. Increase `max_moves` or `num_particles`, "
+        "or write the model with sites whose posterior scales differ less."
     ),
     DISAGREE: (
         "inverse temperature 1 was reached, but independent runs found different distributions, as "

@@ -26,6 +26,7 @@ from numpyro_disco.energy.imputation import impute
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.tables.draws import read_draws
 from numpyro_disco.training.checkpoints import Checkpoint, fit_marks
 from numpyro_disco.training.learning import FitKeys, PreparedRows, Task, learn
 from numpyro_disco.training.network import MLP
@@ -35,8 +36,10 @@ from numpyro_disco.training.result import FitResult
 from numpyro_disco.training.settings import FitSettings, requested_settings
 from numpyro_disco.training.table import (
     Table,
-    check_copies,
+    check_dependence,
+    check_range,
     check_rounding,
+    read_table,
     warn_of_spikes,
     warn_of_wide,
 )
@@ -85,13 +88,18 @@ def fit(
 
     Args:
         rng_key: random key; the same key gives the same result on the same machine.
-        data: array (N, D), a DataFrame, or a dict of columns; finite numbers, or NaN where an entry
-            is missing. At least max(10, D + 2) complete rows. Rows that do not fit into memory can
-            stay on disk: a memory-mapped array, a Parquet data set (its path, or a
-            `pyarrow.dataset.Dataset`; columns that `names` leaves out are not read), or a
+        data: array (N, D), a DataFrame of pandas, polars or pyarrow, a dict of columns, or an
+            xarray object; finite numbers, booleans, categories or text of at most 64 levels, and
+            dates; entries may be missing. At least max(10, D + 2) complete rows. Rows that do not
+            fit into memory can stay on disk: a memory-mapped array, a Parquet data set (its path,
+            or a `pyarrow.dataset.Dataset`; columns that `names` leaves out are not read), or a
             `grain.RandomAccessDataSource` of records. Of more than 200,000 such rows, a random
             sample of that size gives the units, the reference and the held-out rows, and is what
-            `report` compares with; batches are drawn from all other rows.
+            `report` compares with; batches are drawn from all other rows. Or draws of another run,
+            whose sites become variables of their own shape, so that `disco.sample` returns a dict:
+            an `MCMC` or `TemperedSMC` that has run, an ArviZ object with a posterior, an xarray
+            dataset with chain and draw, or a dict of arrays (N, *shape), some with more axes.
+            Deterministic sites are taken only if `names` asks for them.
         objective: an objective such as `disco.Contrastive(num_redraws=2)` or
             `disco.Disco(noise_scale=0.05)`, or its name if it needs no settings. By default
             `Contrastive()`; with a `reference` other than a fitted mixture, `Disco()`.
@@ -104,14 +112,16 @@ def fit(
             coordinates, with `supports`).
         optimizer: `disco.AdamW(learning_rate=2e-3)` by default, or any optax optimiser.
         names: D distinct names; by default those that `data` carries, or "0", "1", .... They select
-            the order of named columns, or rename them.
+            the order of named columns, or rename them; of draws, they select variables. If all
+            variables are sites of one learned prior, "theta.b", its prefix is dropped.
         supports: from names to NumPyro constraints on one number: `constraints.positive`,
             `unit_interval`, `interval(a, b)`, .... Draws stay inside. `boolean` and
             `integer_interval(a, b)` with at most 64 levels make a column discrete: each level has
             a mass, which is learned as such (`Contrastive` only). Other discrete constraints
             (`nonnegative_integer`, wider intervals) declare whole numbers that are spread evenly
             over the unit interval around each, so that they have a density; round draws to get
-            whole numbers back.
+            whole numbers back. Of draws, supports of variables such as `constraints.simplex` or
+            `corr_cholesky`, in place of those of the sampler's model.
         transform: "sinh_arcsinh" trains on columns mapped towards normality, one map of four
             numbers for each column without a support; densities and draws stay in the user's units.
             It helps with heavy tails and skew, and hurts where columns are nearly linear functions
@@ -183,10 +193,15 @@ def fit(
     )
     sample_key = jax.random.fold_in(keys.table, 2)
     smoothed = not settings.objective.is_contrastive
-    table, stream = read_sample(sample_key, data, names, settings.supports, smoothed=smoothed)
+    draws = read_draws(data, names, settings.supports)
+    if draws is None:
+        table, stream = read_sample(sample_key, data, names, settings.supports, smoothed=smoothed)
+    else:
+        table = read_table(draws.columns, None, draws.supports, smoothed=smoothed)
+        stream = None
     _check_stream(settings, stream)
     _check_settings(table, settings)
-    warn_of_wide(table)
+    warn_of_wide(table, smoothed)
     spread_key, impute_key = jax.random.split(keys.table)
     marks = fit_marks(
         rng_key,
@@ -196,7 +211,8 @@ def fit(
         None if resume is None else resume.resumable.run,
     )
     settings, prepared = _prepare(spread_key, table, settings)
-    prepared = prepared._replace(stream=stream)
+    variables = None if draws is None else draws.variables
+    prepared = prepared._replace(stream=stream, variables=variables)
     task = Task(keys, prepared, settings, Checkpoint(checkpoint, marks), devices, progress_bar)
     if settings.num_refits:
         _check_refits(prepared, resume)
@@ -303,17 +319,21 @@ def _prepare(
     resolution = settings.objective.smallest_resolution
     if settings.objective.is_contrastive:
         warn_of_spikes(table)
+    check_range(table)
     check_rounding(table, resolution)
     if settings.transform == "auto":
         chosen = choose_transform(
             rng_key, table, resolution=resolution, whiten=settings.objective.whitens
         )
         settings = dataclasses.replace(settings, transform=chosen)
-    values, supports = unconstrained_rows(rng_key, table, settings.transform)
+    # A reference of the user's own is in the units of the columns.
+    rescale = not isinstance(settings.reference, Reference)
+    values, supports = unconstrained_rows(rng_key, table, settings.transform, rescale)
     complete = values[~table.incomplete]
     if not supports.real:
-        # Columns that are independent in the user's units may be copies in unconstrained space.
-        check_copies(complete, table)
+        # Columns that are independent in the user's units may depend on each other in unconstrained
+        # space.
+        check_dependence(complete, table)
     incomplete = values[table.incomplete]
     return settings, PreparedRows(complete, incomplete, table.names, supports, table.columns)
 
@@ -329,7 +349,7 @@ def _learn_with_refits(impute_key: Array, task: Task) -> FitResult:
     missing = np.isnan(prepared.incomplete)
 
     def imputed(rng_key: Array, prior: EnergyDistribution) -> dict[str, np.ndarray]:
-        unconstrained = prior.replace(coordinate_supports=CoordinateSupports(codes))
+        unconstrained = prior.replace(coordinate_supports=CoordinateSupports(codes), variables=None)
         drawn = impute(rng_key, unconstrained, prepared.incomplete, num_imputations=1)[0]
         return {"rows": np.where(missing, np.asarray(drawn, np.float64), prepared.incomplete)}
 

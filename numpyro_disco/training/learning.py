@@ -22,6 +22,7 @@ from numpyro_disco.references.em import MixtureParameters
 from numpyro_disco.references.fitting import MixtureFit, fit_reference, mixture_reference
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.tables.columns import Column
+from numpyro_disco.tables.variables import Variables
 from numpyro_disco.training.checkpoints import Checkpoint
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.loop import Run, make_plan, train
@@ -60,6 +61,8 @@ class PreparedRows(NamedTuple):
     """What the numbers of each column stand for."""
     stream: Stream | None = None
     """All rows, if these are a sample of rows on disk."""
+    variables: Variables | None = None
+    """How the columns form variables, if they are draws of variables."""
 
 
 class _References(NamedTuple):
@@ -335,7 +338,7 @@ def _distribution(
         return None
     objective, dtype = settings.objective, jnp.result_type(float)
     smoothed = objective.smooths and not objective.undoes_smoothing
-    return EnergyDistribution(
+    prior = EnergyDistribution(
         model,
         reference,
         names=prepared.names,
@@ -345,6 +348,7 @@ def _distribution(
         scale=units.scale.astype(dtype),
         noise_scale=objective.resolution if smoothed else None,
     )
+    return prior.replace(variables=prepared.variables)
 
 
 def _fingerprint(

@@ -20,11 +20,20 @@ from numpyro_disco.supports.coordinates import check_supports, num_levels
 from numpyro_disco.tables.columns import Column, Dates, Real, Whole
 from numpyro_disco.tables.kinds import default_support
 from numpyro_disco.tables.reading import Rows, read_rows
+from numpyro_disco.training.dependence import (
+    describe_dependences,
+    find_dependences,
+    is_whole,
+    precision,
+    standardized,
+)
 
 MAX_TIED_SHARE = 0.1
 """Share of rows that may have one and the same value in a continuous column."""
 SPIKE = 20
 """`fit` warns of a value with so many rows, and so many times the rows of the next value."""
+MARGIN = 1e4
+"""Factor by which the spread of a column keeps clear of the ends of the range of numbers."""
 COARSE = 0.1
 """Largest rounding of a value, relative to the resolution of the objective."""
 
@@ -75,7 +84,8 @@ def read_table(
 
     Raises:
         ValueError: wrong shapes or names, columns that cannot be learned as they are, infinite
-            values, too few complete rows, constant columns, or copies of columns.
+            values, too few complete rows, constant columns, or columns that are linear functions of
+            each other.
     """
     rows = read_rows(data)
     dimension = len(rows.columns)
@@ -105,7 +115,7 @@ def read_table(
         for name, support, column in zip(checked_names, given, columns, strict=True)
     ]
     table = Table(values, checked_names, tuple(found), tuple(declared))
-    check_copies(complete, table)
+    check_dependence(complete, table)
     return table
 
 
@@ -157,28 +167,43 @@ def _check_number_of_rows(values: np.ndarray, complete: np.ndarray) -> None:
 
 def constant_columns(rows: np.ndarray) -> np.ndarray:
     """True for columns that vary by no more than rounding in double precision, shape (D,)."""
-    spread, size = rows.std(axis=0), np.abs(rows).max(axis=0)
-    return spread <= 1e-12 * np.maximum(size, np.finfo(np.float64).tiny)
+    size = np.maximum(np.abs(rows).max(axis=0), np.finfo(np.float64).tiny)
+    return (rows / size).std(axis=0) <= 1e-12
 
 
-def check_copies(rows: np.ndarray, table: Table) -> None:
-    """Refuse pairs of real columns that are linear functions of each other.
+def check_dependence(rows: np.ndarray, table: Table) -> None:
+    """Refuse real columns that are linear functions of each other.
 
     Discrete columns may be functions of each other: combinations of their levels have a mass.
 
     Args:
         rows: complete rows (N, D), in the user's units or in unconstrained space.
-        table: the names and supports of their columns.
+        table: the names and supports of their columns, and the rows in the user's units.
+
+    Raises:
+        ValueError: Two columns are nearly copies of each other, or a column is a linear function of
+            several others up to rounding.
     """
-    rows, names = rows[:, table.real], [table.names[i] for i in table.real]
-    standardized = (rows - rows.mean(axis=0)) / rows.std(axis=0)
-    correlation = np.abs(standardized.T @ standardized) / len(rows)
-    copies = np.argwhere(np.triu(correlation > 1 - 1e-10, k=1))
+    rows, names = rows[:, table.real], tuple(table.names[i] for i in table.real)
+    rounding = precision(table.values[~table.incomplete][:, table.real])
+    if not names:
+        return
+    z, _, scales = standardized(rows)
+    copies = np.argwhere(np.triu(np.abs(z.T @ z) / len(z) > 1 - 1e-10, k=1))
     if len(copies):
         pairs = [(names[i], names[j]) for i, j in copies]
         raise ValueError(
             f"Expected linearly independent columns in `data`; {pairs} are copies of each other up "
             "to shift and scale. Keep one of each pair: together they have no density."
+        )
+    if found := find_dependences(rows, rounding):
+        remedy = "Leave out one column of each equation"
+        if any(is_whole(dependence) for dependence in found):
+            remedy += ", or give shares of a whole as one variable on the simplex"
+        raise ValueError(
+            "Expected linearly independent columns in `data`; got "
+            f"{describe_dependences(found, names, scales)}. {remedy}: together they have no "
+            "density."
         )
 
 
@@ -268,10 +293,19 @@ def warn_of_spikes(table: Table) -> None:
             )
 
 
-def warn_of_wide(table: Table) -> None:
-    """Warn of whole numbers that get a density instead of a mass."""
-    columns = zip(table.names, table.columns, table.num_levels, strict=True)
-    wide = [name for name, column, count in columns if isinstance(column, Whole) and not count]
+def warn_of_wide(table: Table, smoothed: bool) -> None:
+    """Warn of whole numbers that get a density instead of a mass.
+
+    Args:
+        table: the rows.
+        smoothed: as for `read_table`; whole numbers are then taken as real ones on purpose.
+    """
+    columns = zip(table.names, table.columns, table.num_levels, table.supports, strict=True)
+    wide = [
+        name
+        for name, column, count, support in columns
+        if isinstance(column, Whole) and not count and (support.is_discrete or not smoothed)
+    ]
     if wide:
         warnings.warn(
             f"The whole numbers of {wide} in `data` have more than {MAX_LEVELS} levels, or no "
@@ -292,7 +326,26 @@ def rounding(rows: np.ndarray) -> np.ndarray:
         Array of shape (D,), for the precision that JAX computes in.
     """
     eps = float(jnp.finfo(jnp.result_type(float)).eps)
-    return eps * np.nanmax(np.abs(rows), axis=0) / np.nanstd(rows, axis=0)
+    # Squares of numbers near the ends of the range would overflow or vanish.
+    return eps / np.nanstd(rows / np.nanmax(np.abs(rows), axis=0), axis=0)
+
+
+def check_range(table: Table) -> None:
+    """Refuse columns whose values or spread the precision that JAX computes in cannot hold."""
+    dtype = jnp.result_type(float)
+    info = jnp.finfo(dtype)
+    for name, support, column in zip(table.names, table.supports, table.values.T, strict=True):
+        size = np.abs(column[np.isfinite(column) & (column != 0)])
+        # A real number may come as near to zero as it likes, within its spread.
+        is_real = isinstance(support, type(constraints.real))
+        smallest = size.max() * np.std(column[np.isfinite(column)] / size.max())
+        smallest = smallest / MARGIN if is_real else size.min()
+        if size.max() * MARGIN > info.max or smallest < info.tiny:
+            raise ValueError(
+                f"Expected columns of `data` within the range of {dtype}; {name!r} holds numbers "
+                f"from {size.min():.2g} to {size.max():.2g} in size. Give it in another unit, or "
+                "use double precision: `numpyro.enable_x64()`."
+            )
 
 
 def check_rounding(table: Table, resolution: float) -> None:

@@ -11,12 +11,16 @@ from numpyro.distributions import constraints
 
 from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array
+from numpyro_disco.supports.clamped import StandardizedReal
 from numpyro_disco.supports.coordinates import CoordinateSupports, num_levels
 from numpyro_disco.supports.sinh_arcsinh import fit_sinh_arcsinh
+from numpyro_disco.training.dependence import standardized
 from numpyro_disco.training.table import Table, constant_columns, rounding
 
 MIN_VARIANCE = 1e-6
 """Smallest variance of a direction that is scaled to one, relative to those of the columns."""
+ORDINARY_SCALES = (1e-8, 1e8)
+"""Standard deviations of columns whose covariances single precision holds with ease."""
 
 
 class UnconstrainedRows(NamedTuple):
@@ -29,18 +33,21 @@ class UnconstrainedRows(NamedTuple):
 
 
 def unconstrained_rows(
-    rng_key: Array, table: Table, transform: str | None = None
+    rng_key: Array, table: Table, transform: str | None = None, rescale: bool = True
 ) -> UnconstrainedRows:
     """Map rows to unconstrained space.
 
     Discrete columns get the codes 0, 1, ... of their levels. Whole numbers that are too many for an
     exact mass are spread evenly over the unit interval around each, so that they have a density.
+    Real columns in very small or very large units are standardised, so that single precision holds
+    their covariances.
 
     Args:
         rng_key: random key for the spreading.
         table: the rows in the user's units.
         transform: "sinh_arcsinh" fits a map to every column that may hold any real number; None
             fits none.
+        rescale: standardise columns in very small or very large units.
 
     Raises:
         ValueError: values outside of their support or on its bound.
@@ -49,9 +56,13 @@ def unconstrained_rows(
     for place, support in enumerate(table.supports):
         if is_spread(support):
             found[place] = _interval_around(support)
-        elif transform == "sinh_arcsinh" and isinstance(support, type(constraints.real)):
+        elif isinstance(support, type(constraints.real)):
             column = table.values[:, place]
-            found[place] = fit_sinh_arcsinh(column[~np.isnan(column)])
+            column = column[~np.isnan(column)]
+            if transform == "sinh_arcsinh":
+                found[place] = fit_sinh_arcsinh(column)
+            elif rescale:
+                found[place] = _in_ordinary_units(column)
     supports = CoordinateSupports(tuple(found))
     return UnconstrainedRows(map_rows(rng_key, table, supports), supports)
 
@@ -97,6 +108,14 @@ def map_rows(rng_key: Array, table: Table, supports: CoordinateSupports) -> np.n
             "inside by less than the precision of the measurement."
         )
     return np.where(np.isnan(values), np.nan, y)
+
+
+def _in_ordinary_units(column: np.ndarray) -> constraints.Constraint:
+    """The real numbers, standardised if the spread of a column is very small or very large."""
+    _, (loc,), (scale,) = standardized(column[:, None])
+    if ORDINARY_SCALES[0] <= scale <= ORDINARY_SCALES[1]:
+        return constraints.real
+    return StandardizedReal(float(loc), float(scale))
 
 
 def is_spread(support: constraints.Constraint) -> bool:

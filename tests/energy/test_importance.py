@@ -62,6 +62,18 @@ def test_judgement():
     assert heavy.pareto_k > 0.7 and not heavy.enough
 
 
+def test_weights_in_steps_are_trusted_if_many_share_the_largest():
+    log_weights = 0.05 * np.random.default_rng(0).normal(size=32_768)
+    # A level that is fifty times as probable as in the reference, drawn at 300 points.
+    log_weights[:300] += np.log(50)
+    stepped = judge(log_weights, 0, 20, in_steps=True)
+    assert stepped.pareto_k > 0.7 and stepped.few < 0.1 and stepped.enough
+    assert not judge(log_weights, 0, 20).enough
+    # A heavy tail is one with levels as well.
+    heavy = np.log(generalised_pareto(0.95, 4096))
+    assert not judge(heavy, 0, 10, in_steps=True).enough
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_weights_that_are_not_numbers_are_never_enough(bad):
     log_weights = np.zeros(1024)
@@ -134,6 +146,8 @@ def test_the_error_of_log_z_is_honest():
     )
     # Student's t with 15 degrees of freedom has a standard deviation of 1.07.
     assert 0.6 < np.sqrt((scores**2).mean()) < 1.7
+    # The broken twin takes the spread between runs as the error of their mean.
+    assert np.sqrt(((scores / 4) ** 2).mean()) < 0.6
     assert max(float(p.log_normalizer_error) for p in normalized) < 0.05
 
 
@@ -164,7 +178,7 @@ def test_a_narrow_target_is_tempered_and_a_twin_that_skips_the_criterion_is_wron
     assert max(distinct) < 250
 
 
-def _always_enough(log_weights, num_samples, required):
+def _always_enough(log_weights, num_samples, required, **_):
     return judge(log_weights, num_samples, required)._replace(
         weight_ess=np.inf, pareto_k=0.0, copies=0.0
     )

@@ -14,6 +14,7 @@ from helpers.saved_priors import (
     assert_equal_priors,
     change_description,
     members,
+    mixed_prior,
     npy,
     quick_fit,
     rewrite,
@@ -71,6 +72,16 @@ def test_the_comparison_detects_one_changed_weight(tmp_path, prior):
     rewrite(path, {name: npy(array)})
     with pytest.raises(AssertionError):
         assert_equal_priors(prior, disco.load(path))
+
+
+def test_discrete_coordinates_are_kept(tmp_path):
+    path, saved = tmp_path / "prior.npz", mixed_prior()
+    disco.save(path, saved)
+    loaded = disco.load(path)
+    assert loaded.coordinate_supports.num_levels == (0, 3, 0)
+    x = np.array([[0.3, 2.0, 1.5], [-1.0, 4.0, 0.2], [0.0, 5.0, 1.0]])
+    np.testing.assert_array_equal(saved.energy(x), loaded.energy(x))
+    assert np.isfinite(loaded.energy(x)).tolist() == [True, True, False]
 
 
 def test_a_component_of_tiny_weight_is_kept(tmp_path, states):

@@ -64,6 +64,29 @@ def untrained_prior():
     return disco.EnergyDistribution(energy, reference, names=NAMES, noise_scale=0.05)
 
 
+def mixed_prior():
+    """A prior as `fit` makes it for a real, a categorical and a real column, untrained."""
+    num_levels = (0, 3, 0)
+    network = EnergyNetwork(3, width=16, num_blocks=1, num_levels=num_levels, rngs=nnx.Rngs(0))
+    graph, weights = nnx.split(network)
+    mixture = mixture_reference()
+    masses = np.full((2, 3, 3), -np.inf)
+    masses[:, 1] = np.log([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
+    reference = disco.MixedReference(
+        mixture.weights, mixture.means, mixture.covariances, masses, num_levels=num_levels
+    )
+    energy = LearnedEnergy(
+        weights=weights,
+        reference=reference,
+        loc=jnp.zeros(3),
+        whitener=jnp.eye(3),
+        log_det=jnp.zeros(()),
+        graph=graph,
+    )
+    supports = {"u": constraints.integer_interval(2, 4), "g": constraints.positive}
+    return disco.EnergyDistribution(energy, reference, names=NAMES, supports=supports)
+
+
 def states_of(prior):
     """The prior of a fit in every state that a user can produce."""
     mixture = quick_fit(mixture_reference()).distribution

@@ -133,8 +133,8 @@ def test_marginals_sum_over_free_levels(prior):
 @pytest.mark.statistics
 def test_conditionals_that_have_to_be_tempered():
     prior = mixed_prior(HARD, far_reference())
-    points = np.array([[0, 0, 0, 0, 0, 0], [0, 2, 0, 0, 0, 0.0]])
-    masks = np.array([6 * [False], [False, True, False, False, False, False]])
+    points = np.array([[0.0, 2.0, 0.0, 0.0, 0.0, 0.0]])
+    masks = np.array([[False, True, False, False, False, False]])
     rows = np.repeat(rows_of(masks, points), REPEATS, axis=0)
     draws, info = disco.sample_conditional(
         KEY, prior, rows, 256, num_particles=256, return_info=True
@@ -205,11 +205,11 @@ def test_vector_sites_move_continuous_coordinates_only(prior):
     sampler = MCMC(NUTS(vector_model), num_warmup=200, num_samples=400, progress_bar=False)
     with pytest.raises(ValueError, match="numpyro_disco.sample.*clamp the discrete ones"):
         sampler.run(KEY, prior)
-    sampler.run(KEY, prior.clamp({"c": 2, "d": 1}))
+    # Nearly all of this conditional is one mode.
+    sampler.run(KEY, prior.clamp({"c": 1, "d": 0}))
     draws = np.asarray(sampler.get_samples()["x"])
-    assert (draws[:, [1, 3]] == [2, 1]).all()
-    point, mask = np.array([0, 1, 0, 1.0]), np.array([False, True, False, True])
-    (_, _, (given,)) = TRUTH.conditional(point, mask)
+    assert (draws[:, [1, 3]] == [1, 0]).all()
+    (_, _, (given,)) = TRUTH.conditional(np.zeros(4), np.array([False, True, False, True]))
     # Draws of one chain are correlated: a fifth of them counts.
     error = np.sqrt(np.diag(given.covariance) / 80)
     assert_within(draws[:, [0, 2]].mean(0), given.mean, error, resolution=1.0)

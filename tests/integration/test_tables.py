@@ -122,6 +122,21 @@ def test_names_that_do_not_fit_are_refused(prior):
         prior.score(FRAME.assign(a="low"))
 
 
+def test_levels_at_sites_are_refused_with_their_number():
+    reference = disco.GaussianReference(jnp.zeros(2), jnp.eye(2))
+    columns = {"a": disco.Categories(("low", "high")), "b": disco.Dates("2020-01-01")}
+    prior = disco.EnergyDistribution(
+        lambda x: 0.5 * (x @ x), reference, columns=columns, names=NAMES
+    )
+    for value, number in (("high", 1), ("low", 0)):
+        given = numpyro.handlers.condition(disco.sample, {"x.a": value, "x.b": 0.0})
+        with pytest.raises(ValueError, match=f"'x.a'.*got '{value}'. Give {number}, or clamp"):
+            given("x", prior)
+    given = numpyro.handlers.condition(disco.sample, {"x.a": 1.0, "x.b": "2020-01-03"})
+    with pytest.raises(ValueError, match="'x.b'.*Give 2, or clamp"):
+        given("x", prior)
+
+
 # --- missing has one meaning
 
 
@@ -185,7 +200,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def learned():
-    with pytest.warns(UserWarning, match=r"whole numbers in \['income'\] have a range of more"):
+    with pytest.warns(UserWarning, match=r"whole numbers of \['income'\] in `data`"):
         return disco.fit(KEY, mixed(), **TINY).distribution
 
 

@@ -298,6 +298,7 @@ def conditional_means(table):
     return completed[np.isnan(table)]
 
 
+@pytest.mark.statistics
 def test_missing_entries_of_a_gaussian_under_nuts():
     def rows(prior):
         disco.sample("x", prior, obs=TABLE)

@@ -132,6 +132,7 @@ def check_shared(result):
     np.testing.assert_allclose(result[8:], 1.5 / covariance, atol=0.1)
 
 
+@pytest.mark.statistics
 def test_particles_over_two_processes():
     """Two processes with one device each, under jax.distributed, both get the whole result."""
     check_shared(shared_run(2, 2))

@@ -28,8 +28,11 @@ KILLED = """
 import os, signal, sys
 import jax, numpy as np, numpyro_disco as disco
 from helpers.fits import SMALL
+from numpyro_disco import _compiling
 from numpyro_disco.training import checkpoints
 
+# As conftest.py has it.
+_compiling._OPTIONS.pop("xla_backend_optimization_level")
 checkpoints.SECONDS_BETWEEN = 0
 rows, path, last = sys.argv[1:]
 

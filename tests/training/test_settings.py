@@ -37,8 +37,9 @@ def test_settings_of_a_fit_have_no_open_defaults(few):
     assert all(getattr(settings, name) is not None for name in NOTHING if name != "transform")
 
 
-def test_settings_of_a_disco_fit_have_no_open_defaults(few):
-    objective = quick_fit(few, num_steps=50).settings.objective
+def test_settings_of_a_disco_fit_have_no_open_defaults():
+    gaussian = disco.GaussianReference(np.zeros(2), np.eye(2))
+    objective = requested(noise_scale=0.05).resolved(gaussian, 540).objective
     assert objective == disco.Disco(noise_scale=0.05, posterior_rows="all")
 
 
@@ -76,9 +77,9 @@ def test_unknown_settings_are_refused_by_python():
         disco.fit(jax.random.key(0), np.zeros((20, 2)), colour="blue")
 
 
-def test_settings_accept_numpy_and_jax_numbers(few):
+def test_settings_accept_numpy_and_jax_numbers():
     optimizer = disco.AdamW(learning_rate=np.array(1e-3))
-    settings = quick_fit(few, noise_scale=jnp.asarray(0.3), optimizer=optimizer).settings
+    settings = requested(noise_scale=jnp.asarray(0.3), optimizer=optimizer)
     assert type(settings.objective.noise_scale) is float
     assert settings.optimizer.learning_rate == 1e-3
 

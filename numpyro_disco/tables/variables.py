@@ -1,0 +1,362 @@
+"""Variables of any shape as one vector of D coordinates.
+
+A variable whose elements each have a support of their own has one coordinate for each element, in
+the user's units. A variable whose support couples its elements, such as a simplex, has the
+coordinates u of NumPyro's bijection, value = biject_to(support)(u): entries that are fixed by the
+others, such as the zeros of a triangular matrix, have none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import biject_to, constraints
+
+from numpyro_disco._checks import is_traced
+from numpyro_disco._typing import Array, ArrayLike
+
+JOINT_SUPPORTS: dict[str, constraints.Constraint] = {
+    "simplex": constraints.simplex,
+    "ordered_vector": constraints.ordered_vector,
+    "positive_ordered_vector": constraints.positive_ordered_vector,
+    "corr_cholesky": constraints.corr_cholesky,
+    "corr_matrix": constraints.corr_matrix,
+    "lower_cholesky": constraints.lower_cholesky,
+    "softplus_lower_cholesky": constraints.softplus_lower_cholesky,
+    "scaled_unit_lower_cholesky": constraints.scaled_unit_lower_cholesky,
+    "positive_definite": constraints.positive_definite,
+    "l1_ball": constraints.l1_ball,
+    "zero_sum(1)": constraints.zero_sum(1),
+    "zero_sum(2)": constraints.zero_sum(2),
+}
+"""NumPyro's supports that couple the elements of an array, by name."""
+TOLERANCE = 1e-3
+"""Largest difference, relative to the largest element, between a value and its image under the
+bijection and back. Values outside of the support differ by more, or are NaN."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Variable:
+    """An array of numbers, such as one site of a NumPyro model.
+
+    Attributes:
+        name: its name.
+        shape: its shape; () for one number.
+        joint_support: name of the NumPyro constraint that couples its elements, such as "simplex";
+            None if each element has a support of its own.
+    """
+
+    name: str
+    shape: tuple[int, ...] = ()
+    joint_support: str | None = None
+
+    @property
+    def constraint(self) -> constraints.Constraint | None:
+        """The constraint that couples its elements, or None."""
+        return None if self.joint_support is None else JOINT_SUPPORTS[self.joint_support]
+
+    @cached_property
+    def coordinate_shape(self) -> tuple[int, ...]:
+        """Shape of its coordinates before they are flattened."""
+        if self.constraint is None:
+            return self.shape
+        return tuple(biject_to(self.constraint).inverse_shape(self.shape))
+
+    @property
+    def size(self) -> int:
+        """Number of its coordinates."""
+        return int(np.prod(self.coordinate_shape, dtype=int))
+
+    @cached_property
+    def elements(self) -> tuple[str, ...]:
+        """Names of its elements, "b[0]", "b[1]", ... or "L[1,0]", in the order of the array."""
+        return _element_names(self.name, self.shape)
+
+    @cached_property
+    def coordinates(self) -> tuple[str, ...]:
+        """Names of its coordinates: those of its elements, unless a support couples these."""
+        if self.joint_support is None:
+            return self.elements
+        return _element_names(f"{self.name}.unconstrained", self.coordinate_shape)
+
+    def constrain(self, coordinates: Array) -> Array:
+        """The variable at its coordinates, shape (..., size) to (..., *shape)."""
+        u = coordinates.reshape(*coordinates.shape[:-1], *self.coordinate_shape)
+        return u if self.constraint is None else biject_to(self.constraint)(u)
+
+    def unconstrain(self, value: Array) -> Array:
+        """The coordinates of the variable, shape (..., *shape) to (..., size)."""
+        leading = value.shape[: value.ndim - len(self.shape)]
+        u = value if self.constraint is None else biject_to(self.constraint).inv(value)
+        return u.reshape(*leading, self.size)
+
+    def log_det(self, coordinates: Array) -> Array:
+        """Log |d value / d coordinates|, shape (..., size) to (...); 0 without a joint support."""
+        leading = coordinates.shape[:-1]
+        if self.constraint is None:
+            return jnp.zeros(leading, coordinates.dtype)
+        u = coordinates.reshape(*leading, *self.coordinate_shape)
+        transform = biject_to(self.constraint)
+        log_det = transform.log_abs_det_jacobian(u, transform(u))
+        return log_det.sum(tuple(range(len(leading), log_det.ndim)))
+
+    def inside(self, value: Array) -> Array:
+        """True where the joint support holds the value up to rounding, (..., *shape) to (...)."""
+        axes = tuple(range(value.ndim - len(self.shape), value.ndim))
+        if self.constraint is None:
+            return jnp.isfinite(value).all(axes)
+        # NumPyro's own checks allow for less rounding than single precision has.
+        image = self.constrain(self.unconstrain(value))
+        largest = jnp.maximum(1.0, jnp.abs(value).max(axes, keepdims=True))
+        return (jnp.abs(image - value) <= TOLERANCE * largest).all(axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variables:
+    """Named arrays and the vector of D coordinates that they form together.
+
+    Attributes:
+        variables: the variables in order.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> variables = Variables((Variable("b", (2,)), Variable("p", (3,), "simplex")))
+        >>> variables.names
+        ('b[0]', 'b[1]', 'p.unconstrained[0]', 'p.unconstrained[1]')
+        >>> {name: value.shape for name, value in variables.unpack(jnp.zeros((7, 4))).items()}
+        {'b': (7, 2), 'p': (7, 3)}
+    """
+
+    variables: tuple[Variable, ...]
+
+    def __iter__(self) -> Iterator[Variable]:
+        return iter(self.variables)
+
+    def __getitem__(self, name: str) -> Variable:
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Variable]:
+        return {variable.name: variable for variable in self.variables}
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the D coordinates."""
+        return tuple(name for variable in self for name in variable.coordinates)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the variables by name."""
+        return {variable.name: variable.shape for variable in self}
+
+    @cached_property
+    def indices(self) -> dict[str, np.ndarray]:
+        """Positions of the coordinates of each variable, by name."""
+        stops = np.cumsum([variable.size for variable in self])
+        return {v.name: np.arange(stop - v.size, stop) for v, stop in zip(self, stops, strict=True)}
+
+    def pack(self, values: Mapping[str, ArrayLike]) -> Array:
+        """Coordinates of all variables, shape (..., D).
+
+        Args:
+            values: an array (..., *shape) for each variable; leading axes broadcast.
+
+        Raises:
+            ValueError: a variable is missing or unknown, or a shape does not fit.
+        """
+        missing = [variable.name for variable in self if variable.name not in values]
+        if missing:
+            raise ValueError(
+                f"Expected a value for each of the variables {list(self.shapes)}; {missing} are "
+                "missing."
+            )
+        given = {name: jnp.asarray(value) for name, value in values.items()}
+        for name, value in given.items():
+            self._check_shape(name, value.shape, "values")
+        parts = [variable.unconstrain(given[variable.name]) for variable in self]
+        leading = np.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        parts = [jnp.broadcast_to(part, (*leading, part.shape[-1])) for part in parts]
+        return jnp.concatenate(parts, axis=-1)
+
+    def unpack(self, coordinates: ArrayLike) -> dict[str, Array]:
+        """The variables at coordinates (..., D), by name, each of shape (..., *shape).
+
+        The inverse of `pack`.
+        """
+        x = jnp.asarray(coordinates)
+        return {v.name: v.constrain(x[..., self.indices[v.name]]) for v in self}
+
+    def log_det(self, coordinates: Array, which: ArrayLike = True) -> Array:
+        """Log |d values / d coordinates| of the joint supports, shape (..., D) to (...).
+
+        Args:
+            coordinates: array (..., D).
+            which: boolean array (..., D), true for the coordinates of the variables to sum over.
+        """
+        which = jnp.broadcast_to(which, coordinates.shape)
+        total = jnp.zeros(coordinates.shape[:-1], coordinates.dtype)
+        for variable in self:
+            if variable.joint_support is None or not variable.size:
+                continue
+            places = self.indices[variable.name]
+            counts = which[..., places[0]]
+            u = jnp.where(counts[..., None], coordinates[..., places], 0.0)
+            total += jnp.where(counts, variable.log_det(u), 0.0)
+        return total
+
+    def inside(self, values: Mapping[str, ArrayLike]) -> Array:
+        """True where all joint supports hold their values up to rounding, shape (...)."""
+        checks = [v.inside(jnp.asarray(values[v.name])) for v in self if v.joint_support]
+        return jnp.asarray(jax.tree.reduce(jnp.logical_and, checks, jnp.asarray(True)))
+
+    # -- observations -----------------------------------------------------------------------------
+
+    def observed_coordinates(
+        self, observed: Mapping[str, Any], argument: str = "observed"
+    ) -> dict[str, Any]:
+        """Observations of variables or of their elements, as observations of coordinates.
+
+        Args:
+            observed: from names of variables to arrays (..., *shape) in which NaN marks free
+                elements, or from names of elements, "b[0]", to arrays (...).
+            argument: name of the argument for error messages.
+
+        Returns:
+            A dict from names of coordinates to arrays (...).
+
+        Raises:
+            ValueError: unknown names, shapes that do not fit, something that is given twice, values
+                outside of their joint support, or some elements of a variable whose support couples
+                them.
+        """
+        found: dict[str, Any] = {}
+        for name, value in observed.items():
+            if name in self.shapes:
+                value = value if is_traced(value) else _numbers(value, name, argument)
+                self._check_shape(name, value.shape, argument)
+                variable = self[name]
+                coordinates = _observed_coordinates(variable, value, argument)
+                new = {c: coordinates[..., i] for i, c in enumerate(variable.coordinates)}
+            else:
+                self.check_element(name, argument)
+                new = {name: value}
+            twice = sorted(set(found) & set(new))
+            if twice:
+                raise ValueError(f"Expected each element once in `{argument}`; got {twice} twice.")
+            found |= new
+        return found
+
+    def check_element(self, name: str, argument: str) -> None:
+        """Require the name of a coordinate; refuse elements that a joint support couples."""
+        if name in self.names:
+            return
+        for variable in self:
+            if name in variable.elements:
+                raise ValueError(
+                    f"`{argument}` names {name!r}, but the elements of {variable.name!r} are "
+                    f"coupled by its support ({variable.joint_support}), so one of them cannot be "
+                    f"held while the others move freely. Give all of {variable.name!r}, or none."
+                )
+        raise ValueError(
+            f"`{argument}` names {name!r}, which is neither a variable of this distribution nor an "
+            f"element of one; its variables and their shapes are {self.shapes}."
+        )
+
+    def _check_shape(self, name: str, shape: tuple[int, ...], argument: str) -> None:
+        if name not in self.shapes:
+            self.check_element(name, argument)
+            raise ValueError(f"Expected whole variables in `{argument}`; got {name!r}.")
+        expected = self.shapes[name]
+        if shape[max(0, len(shape) - len(expected)) :] != expected:
+            raise ValueError(
+                f"Expected an array whose last axes are {expected} for {name!r} in `{argument}`; "
+                f"got shape {shape}."
+            )
+
+    # -- files ------------------------------------------------------------------------------------
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The variables as plain data."""
+        return [dataclasses.asdict(variable) for variable in self]
+
+    @classmethod
+    def from_json(cls, described: list[dict[str, Any]]) -> Variables:
+        """The variables that `to_json` described.
+
+        Raises:
+            ValueError: an unknown support.
+        """
+        variables = tuple(
+            Variable(str(d["name"]), tuple(map(int, d["shape"])), d["joint_support"])
+            for d in described
+        )
+        for variable in variables:
+            if variable.joint_support not in (None, *JOINT_SUPPORTS):
+                raise ValueError(f"there is no support {variable.joint_support!r}")
+        return cls(variables)
+
+
+def joint_support(support: constraints.Constraint) -> str | None:
+    """The name of a support that couples the elements of an array, or None for any other."""
+    for name, known in JOINT_SUPPORTS.items():
+        if type(support) is type(known) and support == known:
+            return name
+    return None
+
+
+def _element_names(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    if not shape:
+        return (name,)
+    return tuple(f"{name}[{','.join(map(str, index))}]" for index in np.ndindex(shape))
+
+
+def _numbers(value: Any, name: str, argument: str) -> np.ndarray:
+    try:
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"Expected numbers for {name!r} in `{argument}`; got {value!r}.") from None
+
+
+def _observed_coordinates(variable: Variable, value: Any, argument: str) -> Any:
+    """Coordinates (..., size) of an observed variable (..., *shape), NaN where it is free."""
+    if variable.joint_support is None:
+        return value.reshape(*value.shape[: value.ndim - len(variable.shape)], variable.size)
+    if is_traced(value):
+        return variable.unconstrain(value)
+    axes = tuple(range(value.ndim - len(variable.shape), value.ndim))
+    free = np.isnan(value)
+    whole = free.all(axes)
+    if (free.any(axes) & ~whole).any():
+        raise ValueError(
+            f"Expected all elements of {variable.name!r} in `{argument}`, or none (NaN): they are "
+            f"coupled by its support ({variable.joint_support}), so some cannot be held while the "
+            "others move freely."
+        )
+    with jax.ensure_compile_time_eval():
+        coordinates, inside = double_precision_coordinates(variable, value)
+    if not (inside | whole).all():
+        raise ValueError(
+            f"Expected values of {variable.name!r} in `{argument}` to be in its support, "
+            f"{variable.joint_support}; got {value[~inside & ~whole][0].tolist()}."
+        )
+    return np.where(whole[..., None], np.nan, coordinates)
+
+
+def double_precision_coordinates(
+    variable: Variable, value: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates (..., size) of concrete values (..., *shape), and where these are inside.
+
+    On the bound of a joint support, such as at a share of zero, coordinates are infinite and the
+    value counts as outside.
+    """
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.asarray(value, np.float64))
+        coordinates, inside = np.asarray(variable.unconstrain(x)), np.asarray(variable.inside(x))
+    return coordinates, inside & np.isfinite(coordinates).all(-1)
