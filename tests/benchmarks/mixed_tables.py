@@ -150,7 +150,10 @@ def boosting(table: MixedTable, place: int) -> Score:
     others = np.arange(len(table.names)) != place
     discrete = np.asarray(table.num_levels)[others] > 0
     inputs, targets = table.rows[:, others], table.rows[:, place]
-    settings = {"categorical_features": discrete, "early_stopping": True, "random_state": 0}
+    settings: dict[str, Any] = {"categorical_features": discrete, "random_state": 0}
+    # A level with one row cannot be in both parts of a split.
+    rarest = np.unique(table.rows[:, place], return_counts=True)[1].min() if count else 2
+    settings["early_stopping"] = rarest > 1
     if count:
         classifier = HistGradientBoostingClassifier(**settings).fit(inputs, targets.astype(int))
         log_p = np.full((len(truth), count), -np.inf)
@@ -271,6 +274,7 @@ def main() -> None:
         if name == "generated":
             compare_with_truth(model, table)
         scores = {"fit": scores_of_model(model, table), "mixture": scores_of_model(alone, table)}
+        print_scores(table, scores)
         start = time.process_time()
         scores["boosting"] = [boosting(table, place) for place in range(len(table.names))]
         print(f"  boosting {time.process_time() - start:.0f} s for all columns")

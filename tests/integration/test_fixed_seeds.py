@@ -104,7 +104,7 @@ def fit_of_a_table():
         "c": rows[:, 1] + 2.0 * np.sinh(rows[:, 0]),
     }
     table["c"] = np.where(np.arange(300) % 7 == 0, np.nan, table["c"])
-    supports = {"count": constraints.integer_interval(0, 30), "mass": constraints.positive}
+    supports = {"count": constraints.integer_interval(0, 99), "mass": constraints.positive}
     fit = fitted(
         table,
         supports=supports,
