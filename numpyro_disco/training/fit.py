@@ -27,6 +27,7 @@ from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.tables.draws import read_draws
+from numpyro_disco.tables.variables import Variables
 from numpyro_disco.training.checkpoints import Checkpoint, fit_marks
 from numpyro_disco.training.learning import FitKeys, PreparedRows, Task, learn
 from numpyro_disco.training.network import MLP
@@ -192,13 +193,7 @@ def fit(
         patience=patience,
     )
     sample_key = jax.random.fold_in(keys.table, 2)
-    smoothed = not settings.objective.is_contrastive
-    draws = read_draws(data, names, settings.supports)
-    if draws is None:
-        table, stream = read_sample(sample_key, data, names, settings.supports, smoothed=smoothed)
-    else:
-        table = read_table(draws.columns, None, draws.supports, smoothed=smoothed)
-        stream = None
+    table, stream, variables = _read(sample_key, data, names, settings)
     _check_stream(settings, stream)
     _check_settings(table, settings)
     warn_of_wide(table, smoothed)
@@ -211,7 +206,6 @@ def fit(
         None if resume is None else resume.resumable.run,
     )
     settings, prepared = _prepare(spread_key, table, settings)
-    variables = None if draws is None else draws.variables
     prepared = prepared._replace(stream=stream, variables=variables)
     task = Task(keys, prepared, settings, Checkpoint(checkpoint, marks), devices, progress_bar)
     if settings.num_refits:
@@ -219,6 +213,19 @@ def fit(
         return _learn_with_refits(impute_key, task)
     _warn_of_incomplete_rows(table, stream)
     return learn(task, "fit", prepared.complete[:0], resume)
+
+
+def _read(
+    rng_key: Array, data: Any, names: Sequence[str] | None, settings: FitSettings
+) -> tuple[Table, Stream | None, Variables | None]:
+    """The rows in memory, those on disk, and the variables if these are draws of variables."""
+    smoothed = not settings.objective.is_contrastive
+    draws = read_draws(data, names, settings.supports)
+    if draws is None:
+        table, stream = read_sample(rng_key, data, names, settings.supports, smoothed=smoothed)
+        return table, stream, None
+    table = read_table(draws.columns, None, draws.supports, smoothed=smoothed)
+    return table, None, draws.variables
 
 
 def _check_refits(prepared: PreparedRows, resume: FitResult | None) -> None:
