@@ -6,8 +6,9 @@ The log density of a Gaussian is linear in the products of coordinates, phi(x) =
 
 where c_k holds a constant, P_k mu_k and the entries of -P_k / 2. One matrix product therefore gives
 the log densities of all rows under all components, and with them the probabilities r_ik of the
-components. A second one gives the sums over rows of r_ik phi(x_i), which hold the weights, means
-and second moments of the next mixture. These sums add up over parts of the rows.
+components. A second one gives the sums over rows of w_i r_ik phi(x_i), with w_i the weight of a
+row, which hold the weights, means and second moments of the next mixture. These sums add up over
+parts of the rows. Without weights of rows, all are one.
 
 Mixtures grow by splitting: every component becomes two, and the iterations go on from there.
 Everything is NumPy in double precision; nothing has to be compiled for each number of components.
@@ -60,7 +61,9 @@ class MixtureParameters(NamedTuple):
         )
 
 
-def growing_mixtures(rows: np.ndarray, counts: list[int]) -> Iterator[MixtureParameters]:
+def growing_mixtures(
+    rows: np.ndarray, counts: list[int], row_weights: np.ndarray | None = None
+) -> Iterator[MixtureParameters]:
     """Mixtures with 1, 2, 4, ... components fitted to rows, each grown from the one before.
 
     Each is fitted to `FIRST_ROWS` rows for each component and column first, then to all rows.
@@ -68,22 +71,27 @@ def growing_mixtures(rows: np.ndarray, counts: list[int]) -> Iterator[MixturePar
     Args:
         rows: shape (N, D), with a covariance close to the identity.
         counts: the numbers of components, the first powers of two.
+        row_weights: positive weights of the rows, shape (N,); ones by default.
     """
-    rows = rows[np.random.default_rng(0).permutation(len(rows))]
+    order = np.random.default_rng(0).permutation(len(rows))
+    rows, row_weights = rows[order], _ones_or(row_weights, rows)[order]
     dimension = rows.shape[1]
     one = MixtureParameters(np.ones(1), np.zeros((1, dimension)), np.eye(dimension)[None])
-    mixture = next_mixture(expectations(one, rows)[0])
+    mixture = next_mixture(expectations(one, rows, row_weights)[0])
     for count in counts:
         if count > 1:
             num_first = FIRST_ROWS * count * dimension
-            first = rows[:num_first] if 2 * num_first <= len(rows) else rows
-            mixture = iterate(split(mixture, first), first)
-            if len(first) < len(rows):
-                mixture = iterate(mixture, rows)
+            first = slice(num_first if 2 * num_first <= len(rows) else len(rows))
+            mixture = split(mixture, rows[first], row_weights[first])
+            mixture = iterate(mixture, rows[first], row_weights[first])
+            if len(rows[first]) < len(rows):
+                mixture = iterate(mixture, rows, row_weights)
         yield mixture
 
 
-def split(mixture: MixtureParameters, rows: np.ndarray) -> MixtureParameters:
+def split(
+    mixture: MixtureParameters, rows: np.ndarray, row_weights: np.ndarray | None = None
+) -> MixtureParameters:
     """Split every component into two of half its weight, where its rows look least like one.
 
     A component is split along the direction in which its white rows z have the smallest fourth
@@ -94,15 +102,17 @@ def split(mixture: MixtureParameters, rows: np.ndarray) -> MixtureParameters:
     Args:
         mixture: the mixture of K components.
         rows: rows (N, D) that it describes.
+        row_weights: positive weights of the rows, shape (N,); ones by default.
 
     References:
         Cardoso 1989, for the eigenvectors of the fourth moments.
     """
     coefficients = _coefficients(mixture)
     parts = [_log_sum(_products(part) @ coefficients)[1] for part in _parts(rows)]
+    probabilities = np.concatenate(parts) * _ones_or(row_weights, rows)[:, None]
     factors = np.linalg.cholesky(mixture.covariances)
     step = np.empty_like(mixture.means)
-    for k, (probability, factor) in enumerate(zip(np.concatenate(parts).T, factors, strict=True)):
+    for k, (probability, factor) in enumerate(zip(probabilities.T, factors, strict=True)):
         white = np.linalg.solve(factor, (rows - mixture.means[k]).T).T
         moments = ((probability * (white**2).sum(1))[:, None] * white).T @ white
         step[k] = np.sqrt(2 / np.pi) * factor @ np.linalg.eigh(moments)[1][:, 0]
@@ -114,11 +124,13 @@ def split(mixture: MixtureParameters, rows: np.ndarray) -> MixtureParameters:
     )
 
 
-def iterate(mixture: MixtureParameters, rows: np.ndarray) -> MixtureParameters:
+def iterate(
+    mixture: MixtureParameters, rows: np.ndarray, row_weights: np.ndarray | None = None
+) -> MixtureParameters:
     """Iterate from a mixture until the mean log density gains less than `MIN_GAIN`."""
     before = -np.inf
     for _ in range(MAX_ITERATIONS):
-        sums, log_density = expectations(mixture, rows)
+        sums, log_density = expectations(mixture, rows, row_weights)
         mixture = next_mixture(sums)
         if log_density - before < MIN_GAIN:
             break
@@ -126,24 +138,28 @@ def iterate(mixture: MixtureParameters, rows: np.ndarray) -> MixtureParameters:
     return mixture
 
 
-def expectations(mixture: MixtureParameters, rows: np.ndarray) -> tuple[np.ndarray, float]:
-    """The sums that `next_mixture` reads, and the mean log density of the rows.
+def expectations(
+    mixture: MixtureParameters, rows: np.ndarray, row_weights: np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
+    """The sums that `next_mixture` reads, and the weighted mean log density of the rows.
 
     Args:
         mixture: the mixture of K components.
         rows: shape (N, D).
+        row_weights: positive weights w_i of the rows, shape (N,); ones by default.
 
     Returns:
-        The sums over rows of r_ik phi(x_i), shape (K, 1 + D + D (D + 1) / 2), and the mean.
+        The sums over rows of w_i r_ik phi(x_i), shape (K, 1 + D + D (D + 1) / 2), and the mean.
     """
+    row_weights = _ones_or(row_weights, rows)
     coefficients = _coefficients(mixture)
     sums, total = np.zeros(coefficients.T.shape), 0.0
-    for part in _parts(rows):
+    for part, weights in zip(_parts(rows), _parts(row_weights, rows.shape[1]), strict=True):
         products = _products(part)
         log_densities, probabilities = _log_sum(products @ coefficients)
-        sums += probabilities.T @ products
-        total += log_densities.sum()
-    return sums, total / len(rows)
+        sums += (weights[:, None] * probabilities).T @ products
+        total += (weights * log_densities).sum()
+    return sums, total / row_weights.sum()
 
 
 def next_mixture(sums: np.ndarray) -> MixtureParameters:
@@ -183,9 +199,16 @@ def _products(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([ones, rows, rows[:, first] * rows[:, second]], axis=1)
 
 
-def _parts(rows: np.ndarray) -> list[np.ndarray]:
-    """Consecutive parts of the rows, whose products of coordinates fit into `MAX_PRODUCTS`."""
-    dimension = rows.shape[1]
+def _ones_or(row_weights: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
+    return np.ones(len(rows)) if row_weights is None else row_weights
+
+
+def _parts(rows: np.ndarray, dimension: int | None = None) -> list[np.ndarray]:
+    """Consecutive parts of rows (N, D), whose products of coordinates fit into `MAX_PRODUCTS`.
+
+    Numbers that belong to rows, shape (N,), are parted like the rows if D is given.
+    """
+    dimension = rows.shape[1] if dimension is None else dimension
     size = max(1, 2 * MAX_PRODUCTS // ((dimension + 1) * (dimension + 2)))
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
