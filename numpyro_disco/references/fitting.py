@@ -17,7 +17,7 @@ import numpy as np
 
 from numpyro_disco._checks import check_count
 from numpyro_disco._progress import progress
-from numpyro_disco._statistics import standard_error
+from numpyro_disco._statistics import effective_number, standard_error
 from numpyro_disco.references.em import MixtureParameters, growing_mixtures
 from numpyro_disco.references.mixture import MixtureReference
 
@@ -71,6 +71,8 @@ def fit_reference(
     *,
     settings: MixtureFit,
     basis: np.ndarray | None = None,
+    row_weights: np.ndarray | None = None,
+    held_out_weights: np.ndarray | None = None,
     progress_bar: bool = False,
 ) -> tuple[MixtureParameters, dict[int, float]]:
     """Fit a Gaussian mixture with as many components as the held-out rows support.
@@ -84,31 +86,37 @@ def fit_reference(
         settings: largest number of components.
         basis: matrix (D, D) that takes differences of rows to the user's units, in which single
             precision must be able to condition; by default, the rows' own units.
+        row_weights: positive weights of `rows`, shape (N,); None if all are equal. Rows of unequal
+            weights count as their effective number.
+        held_out_weights: positive weights of `held_out`, shape (M,); None if all are equal.
         progress_bar: show the numbers of components tried with tqdm.
 
     Returns:
         The mixture in the rows' units, and the mean held-out log density by number of components
         tried.
     """
-    rows = _subsample(np.asarray(rows, np.float64))
+    rows, row_weights = _subsample(np.asarray(rows, np.float64), row_weights)
+    num_rows = effective_number(row_weights, len(rows))
     held_out = np.asarray(held_out, np.float64)
     basis = np.eye(rows.shape[1]) if basis is None else basis
     best: MixtureParameters | None = None
     best_log_densities: np.ndarray = np.zeros(0)
     tried: dict[int, float] = {}
-    counts = _component_counts(rows, settings.max_components)
-    whitened, loc, factor = _whitened(rows)
-    fits = growing_mixtures(whitened, counts)
+    counts = _component_counts(num_rows, rows.shape[1], settings.max_components)
+    whitened, loc, factor = _whitened(rows, row_weights)
+    fits = growing_mixtures(whitened, counts, row_weights)
     with progress(counts, desc="mixture", shown=progress_bar) as bar:
         for count in bar:
             bar.set_postfix(components=count)
-            mixture = _shrunk(next(fits), len(rows)).affine(factor, loc)
-            mixture = _regularized(_with_wide_component(mixture, rows), rows, basis)
+            mixture = _shrunk(next(fits), num_rows).affine(factor, loc)
+            mixture = _with_wide_component(mixture, rows, row_weights)
+            mixture = _regularized(mixture, rows, row_weights, basis)
             log_densities = mixture.log_prob(held_out)
-            tried[count] = float(log_densities.mean())
+            tried[count] = float(np.average(log_densities, weights=held_out_weights))
             if best is not None:
                 gain = log_densities - best_log_densities
-                if not gain.mean() > standard_error(gain):
+                mean = np.average(gain, weights=held_out_weights)
+                if not mean > standard_error(gain, held_out_weights):
                     break
             best, best_log_densities = mixture, log_densities
     assert best is not None
@@ -134,7 +142,7 @@ def fit_mixture(draws: np.ndarray) -> MixtureReference:
         )
     num_draws, dimension = draws.shape
     most = max(1, min(BASE_COMPONENTS, num_draws // (BASE_ROWS_PER_COLUMN * dimension)))
-    whitened, loc, factor = _whitened(np.asarray(draws, np.float64))
+    whitened, loc, factor = _whitened(np.asarray(draws, np.float64), None)
     fits = growing_mixtures(whitened, _powers_of_two(most))
     best = min(fits, key=lambda mixture: _bayesian_criterion(mixture, whitened))
     weights, means, covariances = best.affine(factor, loc)
@@ -148,33 +156,45 @@ def _bayesian_criterion(mixture: MixtureParameters, rows: np.ndarray) -> float:
     return -2 * mixture.log_prob(rows).sum() + num_parameters * np.log(len(rows))
 
 
-def _whitened(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _whitened(
+    rows: np.ndarray, row_weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows with mean zero and the identity as covariance, and loc and factor of the way back.
 
     The directions in which nearly collinear columns differ are then as long as all others.
     """
-    loc, factor = rows.mean(0), np.linalg.cholesky(_covariance(rows))
+    loc = np.average(rows, axis=0, weights=row_weights)
+    factor = np.linalg.cholesky(_covariance(rows, row_weights))
     return np.linalg.solve(factor, (rows - loc).T).T, loc, factor
 
 
-def _subsample(rows: np.ndarray) -> np.ndarray:
-    """At most `MAX_ROWS` of the rows, the same ones in every call."""
+def _subsample(
+    rows: np.ndarray, row_weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """At most `MAX_ROWS` of the rows, the same ones in every call, and their weights."""
     if len(rows) <= MAX_ROWS:
-        return rows
-    return rows[np.random.default_rng(0).choice(len(rows), MAX_ROWS, replace=False)]
+        return rows, row_weights
+    rng = np.random.default_rng(0)
+    if row_weights is None:
+        return rows[rng.choice(len(rows), MAX_ROWS, replace=False)], None
+    # Picks in proportion to the weights keep more of the effective number than equal picks would.
+    ends = np.cumsum(row_weights)
+    places = (np.arange(MAX_ROWS) + rng.random()) * (ends[-1] / MAX_ROWS)
+    picks = np.minimum(np.searchsorted(ends, places, side="right"), len(rows) - 1)
+    picked, counts = np.unique(picks, return_counts=True)
+    return rows[picked], counts.astype(np.float64)
 
 
-def _component_counts(rows: np.ndarray, max_components: int) -> list[int]:
+def _component_counts(num_rows: float, dimension: int, max_components: int) -> list[int]:
     """The numbers of components to try, in order: powers of two, with enough rows for the means."""
-    num_rows, dimension = rows.shape
-    return _powers_of_two(max(1, min(max_components, num_rows // (2 * dimension))))
+    return _powers_of_two(max(1, min(max_components, int(num_rows) // (2 * dimension))))
 
 
 def _powers_of_two(most: int) -> list[int]:
     return [2**k for k in range(most.bit_length())]
 
 
-def _shrunk(mixture: MixtureParameters, num_rows: int) -> MixtureParameters:
+def _shrunk(mixture: MixtureParameters, num_rows: float) -> MixtureParameters:
     """Shrink the covariances of components with few rows towards spheres of the same trace."""
     dimension = mixture.means.shape[1]
     known = np.minimum(1, num_rows * mixture.weights / (ROWS_PER_COLUMN * dimension))
@@ -185,29 +205,36 @@ def _shrunk(mixture: MixtureParameters, num_rows: int) -> MixtureParameters:
 
 
 def _regularized(
-    mixture: MixtureParameters, rows: np.ndarray, basis: np.ndarray
+    mixture: MixtureParameters,
+    rows: np.ndarray,
+    row_weights: np.ndarray | None,
+    basis: np.ndarray,
 ) -> MixtureParameters:
     """Add `RIDGE` to the variances of the rows, and `ROUNDING_VARIANCE` to those of basis @ x."""
-    covariances = mixture.covariances + RIDGE * np.diag(rows.var(0))
+    away = rows - np.average(rows, axis=0, weights=row_weights)
+    variances = np.average(away**2, axis=0, weights=row_weights)
+    covariances = mixture.covariances + RIDGE * np.diag(variances)
     inverse = np.linalg.inv(basis)
-    variances = np.einsum("ij,kjl,il->ki", basis, covariances, basis)
+    in_basis = np.einsum("ij,kjl,il->ki", basis, covariances, basis)
     epsilon = float(jnp.finfo(jnp.result_type(float)).eps)
-    added = ROUNDING_VARIANCE * len(basis) * epsilon * variances
+    added = ROUNDING_VARIANCE * len(basis) * epsilon * in_basis
     ridge = np.einsum("ij,kj,lj->kil", inverse, added, inverse)
     return mixture._replace(covariances=covariances + ridge)
 
 
-def _with_wide_component(mixture: MixtureParameters, rows: np.ndarray) -> MixtureParameters:
+def _with_wide_component(
+    mixture: MixtureParameters, rows: np.ndarray, row_weights: np.ndarray | None
+) -> MixtureParameters:
     """Give `WIDE_SHARE` of the weight to a component with `WIDE` times the rows' covariance."""
     return MixtureParameters(
         np.append((1 - WIDE_SHARE) * mixture.weights, WIDE_SHARE),
-        np.concatenate([mixture.means, rows.mean(0)[None]]),
-        np.concatenate([mixture.covariances, (WIDE * _covariance(rows))[None]]),
+        np.concatenate([mixture.means, np.average(rows, axis=0, weights=row_weights)[None]]),
+        np.concatenate([mixture.covariances, (WIDE * _covariance(rows, row_weights))[None]]),
     )
 
 
-def _covariance(rows: np.ndarray) -> np.ndarray:
+def _covariance(rows: np.ndarray, row_weights: np.ndarray | None) -> np.ndarray:
     """Covariance of the rows, regular in single precision however few they are."""
-    covariance = np.atleast_2d(np.cov(rows, rowvar=False))
+    covariance = np.atleast_2d(np.cov(rows, rowvar=False, aweights=row_weights))
     variances = np.diagonal(covariance)
     return covariance + RIDGE * np.diag(np.where(variances > 0, variances, 1.0))
