@@ -34,6 +34,11 @@ def standard_error(values: np.ndarray, weights: np.ndarray | None = None) -> flo
     return float(np.sqrt(few * (away**2).sum()) / weights.sum())
 
 
+def selected(weights: np.ndarray | None, places: np.ndarray | slice) -> np.ndarray | None:
+    """The weights at some places; None, for equal weights, stays None."""
+    return None if weights is None else weights[places]
+
+
 def effective_number(weights: np.ndarray | None, num_rows: int) -> float:
     """Number of equally weighted rows that know a mean as well as these: (sum w)^2 / sum w^2.
 

@@ -104,7 +104,7 @@ def fit_reference(
     tried: dict[int, float] = {}
     counts = _component_counts(num_rows, rows.shape[1], settings.max_components)
     whitened, loc, factor = _whitened(rows, row_weights)
-    fits = growing_mixtures(whitened, counts, row_weights)
+    fits = growing_mixtures(whitened, counts, row_weights=row_weights)
     with progress(counts, desc="mixture", shown=progress_bar) as bar:
         for count in bar:
             bar.set_postfix(components=count)

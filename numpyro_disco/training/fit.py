@@ -20,7 +20,8 @@ import optax
 from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_key
-from numpyro_disco._typing import Array
+from numpyro_disco._statistics import effective_number, selected
+from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.imputation import impute
 from numpyro_disco.references.base import Reference
@@ -31,6 +32,7 @@ from numpyro_disco.training.learning import FitKeys, PreparedRows, Task, learn
 from numpyro_disco.training.network import MLP
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.optimizer import AdamW
+from numpyro_disco.training.report_lines import FEW_PER_COLUMN
 from numpyro_disco.training.result import FitResult
 from numpyro_disco.training.settings import FitSettings, requested_settings
 from numpyro_disco.training.table import (
@@ -54,6 +56,7 @@ def fit(
     reference: Reference | MixtureFit | str | None = None,
     optimizer: AdamW | optax.GradientTransformation | None = None,
     names: Sequence[str] | None = None,
+    weights: ArrayLike | str | None = None,
     supports: Mapping[str, constraints.Constraint] | None = None,
     transform: str | None = None,
     num_refits: int | None = None,
@@ -104,6 +107,11 @@ def fit(
         optimizer: `disco.AdamW(learning_rate=2e-3)` by default, or any optax optimiser.
         names: D distinct names; by default those that `data` carries, or "0", "1", .... They select
             the order of named columns, or rename them.
+        weights: survey or importance weights of the rows, shape (N,), or the name of a column of
+            `data` that holds them and is not learned: finite and non-negative, in any unit. A row
+            of weight two counts like two equal rows, and one of weight zero is left out. The
+            density that is learned is that of the weighted rows; held-out losses and the report are
+            weighted as well. None by default: all are equal.
         supports: from names to NumPyro constraints on one number: `constraints.positive`,
             `unit_interval`, `interval(a, b)`, .... Draws stay inside. A discrete constraint
             (`boolean`, `integer_interval(a, b)`, `nonnegative_integer`) declares whole numbers:
@@ -146,8 +154,8 @@ def fit(
         FloatingPointError: the loss is not finite.
 
     Warns:
-        UserWarning: rows with missing entries are left out, or one value of a column is far more
-            common than any other.
+        UserWarning: rows with missing entries are left out, `weights` leave a small effective
+            number of rows, or one value of a column is far more common than any other.
 
     References:
         Wedenig & Peharz 2025; Gutmann & Hyvarinen 2012.
@@ -179,7 +187,8 @@ def fit(
         patience=patience,
     )
     sample_key = jax.random.fold_in(keys.table, 2)
-    table, stream = read_sample(sample_key, data, names, settings.supports)
+    table, stream = read_sample(sample_key, data, names, settings.supports, weights)
+    _warn_of_few_effective_rows(table)
     if stream is not None:
         _check_stream(settings)
     _check_reference(settings.reference, len(table.names))
@@ -188,7 +197,7 @@ def fit(
     marks = fit_marks(
         rng_key,
         table.names,
-        [table.values],
+        jax.tree.leaves((table.values, table.weights)),
         settings,
         None if resume is None else resume.resumable.run,
     )
@@ -229,6 +238,19 @@ def _check_stream(settings: FitSettings) -> None:
         raise ValueError(
             "Expected no `num_refits` for rows that stay on disk: all rows are imputed in memory; "
             f"got {settings.num_refits}. Give a random part of the rows, as an array."
+        )
+
+
+def _warn_of_few_effective_rows(table: Table) -> None:
+    """Warn of weights of which a few are much larger than all others."""
+    num_rows, dimension = table.values.shape
+    effective = effective_number(table.weights, num_rows)
+    if table.weights is not None and effective < FEW_PER_COLUMN * dimension:
+        warnings.warn(
+            f"`weights` make {num_rows} rows of `data` worth {effective:.3g} equally weighted "
+            f"ones, which are few for {dimension} columns: most of the weight is on a few rows. "
+            "Bring more rows, or limit the largest weights.",
+            stacklevel=3,
         )
 
 
@@ -280,7 +302,15 @@ def _prepare(
     if not supports.real:
         # Columns that are independent in the user's units may be copies in unconstrained space.
         check_copies(complete, table.names)
-    return settings, PreparedRows(complete, values[table.incomplete], table.names, supports)
+    prepared = PreparedRows(
+        complete,
+        values[table.incomplete],
+        table.names,
+        supports,
+        complete_weights=selected(table.weights, ~table.incomplete),
+        incomplete_weights=selected(table.weights, table.incomplete),
+    )
+    return settings, prepared
 
 
 def _learn_with_refits(impute_key: Array, task: Task) -> FitResult:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_disco._devices import local, same_everywhere, spread_over
+from numpyro_disco._statistics import effective_number
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.learned import Learned, LearnedEnergy
@@ -21,6 +22,7 @@ from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit, MixtureParameters, fit_reference
 from numpyro_disco.references.mixture import MixtureReference
 from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.training.batches import TrainingRows, training_rows
 from numpyro_disco.training.checkpoints import Checkpoint
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.loop import Run, make_plan, train
@@ -57,6 +59,10 @@ class PreparedRows(NamedTuple):
     """Maps between unconstrained space and the user's units."""
     stream: Stream | None = None
     """All rows, if these are a sample of rows on disk."""
+    complete_weights: np.ndarray | None = None
+    """Positive weights of the complete rows, shape (N,); None if all are equal."""
+    incomplete_weights: np.ndarray | None = None
+    """Positive weights of the incomplete rows, shape (M,); None if all are equal."""
 
 
 class _References(NamedTuple):
@@ -145,12 +151,12 @@ class _Setup(NamedTuple):
     """The untrained network."""
     distribution: EnergyDistribution | None
     """The distribution around it; None for a score network."""
-    rows: np.ndarray
-    """Standardised rows to train on, shape (N, D); with `windows`, those of the sample."""
+    rows: TrainingRows
+    """Standardised rows to train on; with `windows`, those of the sample."""
     windows: WindowedRows | None
     """Training rows that are read from disk, if they do not fit into memory."""
-    held_out: np.ndarray
-    """Standardised held-out rows, shape (M, D)."""
+    held_out: TrainingRows
+    """Standardised held-out rows."""
     noise_scales: dict[float, float]
     """Mean held-out log density by noise scale tried."""
     fingerprint: tuple
@@ -168,18 +174,22 @@ def _set_up(
         prepared.complete,
         filled,
         prepared.names,
+        complete_weights=prepared.complete_weights,
+        filled_weights=prepared.incomplete_weights,
         held_out_fraction=settings.held_out_fraction,
         resolution=objective.smallest_resolution,
         whiten=objective.whitens,
     )
-    held_out, rows = (units.standardize(part) for part in (units.held_out, units.rows))
+    held_out = training_rows(units.standardize(units.held_out), units.held_out_weights)
+    rows = training_rows(units.standardize(units.rows), units.row_weights)
     objective, noise_scales = objective.with_noise_scale(rows, held_out)
     if resume is not None:
         noise_scales = resume.noise_scales
     settings = dataclasses.replace(settings, objective=objective)
     fitted = partial(_fitted_mixture, task, units, rows, held_out, checkpoint)
     references = _make_references(settings, units, rows, resume, fitted)
-    settings = settings.resolved(references.standard, len(rows))
+    num_rows = effective_number(rows.weights, len(rows.values))
+    settings = settings.resolved(references.standard, round(num_rows))
     _check_devices(task.devices, settings)
     model = untrained_model(
         keys.network,
@@ -239,8 +249,10 @@ def _result(setup: _Setup, prepared: PreparedRows, run: Run, interrupted: bool) 
         distribution=None if prior is None else prior.replace(energy_fn=model),
         model=model,
         coordinate_supports=prepared.supports,
-        rows=setup.rows,
-        held_out=setup.held_out,
+        rows=np.asarray(setup.rows.values),
+        held_out=np.asarray(setup.held_out.values),
+        row_weights=setup.rows.weights,
+        held_out_weights=setup.held_out.weights,
         history=history,
         best_step=run.best_step,
         objective=setup.settings.objective,
@@ -261,7 +273,7 @@ def _result(setup: _Setup, prepared: PreparedRows, run: Run, interrupted: bool) 
 def _make_references(
     settings: FitSettings,
     units: Units,
-    rows: np.ndarray,
+    rows: TrainingRows,
     resume: FitResult | None,
     fitted_mixture: Callable[[MixtureFit], tuple[MixtureParameters, dict[int, float]]],
 ) -> _References:
@@ -285,8 +297,8 @@ def _make_references(
 def _fitted_mixture(
     task: Task,
     units: Units,
-    rows: np.ndarray,
-    held_out: np.ndarray,
+    rows: TrainingRows,
+    held_out: TrainingRows,
     checkpoint: Checkpoint,
     settings: MixtureFit,
 ) -> tuple[MixtureParameters, dict[int, float]]:
@@ -295,7 +307,13 @@ def _fitted_mixture(
     def fitted() -> dict[str, np.ndarray]:
         with spread_over(task.devices):
             mixture, components = fit_reference(
-                rows, held_out, settings=settings, basis=units.basis, progress_bar=task.progress_bar
+                rows.values,
+                held_out.values,
+                settings=settings,
+                basis=units.basis,
+                row_weights=units.row_weights,
+                held_out_weights=units.held_out_weights,
+                progress_bar=task.progress_bar,
             )
         return {**mixture._asdict(), "components": np.asarray(list(components.items()))}
 
@@ -343,6 +361,7 @@ def _fingerprint(
         filled,
         jax.random.key_data(keys.split),
         *jax.tree.leaves(references.standard),
+        *jax.tree.leaves((prepared.complete_weights, prepared.incomplete_weights)),
     ]
     digest = hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in arrays)).hexdigest()
     plan = make_plan(settings)._replace(num_steps=0)

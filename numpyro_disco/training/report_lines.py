@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import multivariate_normal
 
-from numpyro_disco._statistics import standard_error
+from numpyro_disco._statistics import effective_number, selected, standard_error
 from numpyro_disco._typing import Array
 from numpyro_disco.diagnostics.verdicts import FAIL, PASS, WARN, verdict_of, worst
 from numpyro_disco.energy.learned import LearnedEnergy
@@ -20,6 +20,8 @@ from numpyro_disco.training.evidence import FitEvidence
 
 MIN_HELD_OUT = 10
 """Fewest held-out rows whose standard error means anything."""
+FEW_PER_COLUMN = 20
+"""Effective numbers of rows below so many for each column are few."""
 MAX_CLUSTERS = 10
 """Most clusters whose masses are compared."""
 MAX_CLUSTERED_ROWS = 20_000
@@ -89,7 +91,22 @@ def network_line(evidence: FitEvidence) -> ReportLine:
         PASS if gain > 2 * error else WARN,
         finding,
         "what training starts from may describe the rows already; if not, use more rows or steps",
-        enough_rows=len(evidence.held_out) >= MIN_HELD_OUT,
+        enough_rows=evidence.num_held_out >= MIN_HELD_OUT,
+    )
+
+
+def weights_line(evidence: FitEvidence) -> ReportLine:
+    """Check that the weights of the training rows leave enough of an effective number of rows."""
+    num_rows, dimension = evidence.rows.shape
+    effective = effective_number(evidence.row_weights, num_rows)
+    return make_line(
+        "weights",
+        effective,
+        WARN if effective < FEW_PER_COLUMN * dimension else PASS,
+        f"{num_rows} weighted training rows are worth {effective:.4g} equally weighted ones, and "
+        f"{len(evidence.held_out)} held-out rows {evidence.num_held_out:.4g}",
+        "most of the weight is on a few rows: bring more rows, or limit the largest weights",
+        enough_rows=evidence.num_held_out >= MIN_HELD_OUT,
     )
 
 
@@ -115,6 +132,10 @@ class LogDensities(NamedTuple):
     """The estimate of log Z that was subtracted."""
     log_normalizer_error: float
     """Its standard error."""
+    row_weights: np.ndarray | None = None
+    """Positive weights of the training rows, shape (n,); None if all are equal."""
+    held_out_weights: np.ndarray | None = None
+    """Positive weights of the held-out rows, shape (m,); None if all are equal."""
 
 
 def log_densities(
@@ -131,11 +152,15 @@ def log_density_line(
 ) -> ReportLine:
     """Compare the held-out log density with that of the Gaussian fitted to all training rows."""
     rows = np.asarray(evidence.rows, np.float64)
-    covariance = np.cov(rows, rowvar=False).reshape(2 * rows.shape[1:])
-    gaussian = multivariate_normal.logpdf(held_out, rows.mean(0), covariance)
-    gains = densities.held_out - np.asarray(gaussian, np.float64)
-    gain, mean = float(gains.mean()), float(densities.held_out.mean())
-    error = float(np.hypot(standard_error(gains), densities.log_normalizer_error))
+    covariance = np.cov(rows, rowvar=False, aweights=evidence.row_weights)
+    center = np.average(rows, axis=0, weights=evidence.row_weights)
+    gaussian = multivariate_normal.logpdf(held_out, center, covariance.reshape(2 * rows.shape[1:]))
+    gains, weights = (
+        densities.held_out - np.asarray(gaussian, np.float64),
+        densities.held_out_weights,
+    )
+    gain, mean = (float(np.average(x, weights=weights)) for x in (gains, densities.held_out))
+    error = float(np.hypot(standard_error(gains, weights), densities.log_normalizer_error))
     return make_line(
         "log density",
         mean,
@@ -144,14 +169,17 @@ def log_density_line(
         f"{densities.log_normalizer_error:.2g}), {gain:+.3f} +- {error:.2g} relative to the "
         "Gaussian of the training rows",
         "use a mixture as the reference, or fewer steps",
-        enough_rows=len(held_out) >= MIN_HELD_OUT,
+        enough_rows=effective_number(weights, len(held_out)) >= MIN_HELD_OUT,
     )
 
 
 def memorisation_line(densities: LogDensities, dimension: int) -> ReportLine:
     """Compare the log density of training rows with that of held-out rows."""
-    gap = float(densities.rows.mean() - densities.held_out.mean())
-    error = float(np.hypot(standard_error(densities.rows), standard_error(densities.held_out)))
+    of_rows = densities.rows, densities.row_weights
+    of_held_out = densities.held_out, densities.held_out_weights
+    means = [np.average(values, weights=weights) for values, weights in (of_rows, of_held_out)]
+    gap = float(means[0] - means[1])
+    error = float(np.hypot(standard_error(*of_rows), standard_error(*of_held_out)))
     return make_line(
         "memorisation",
         gap,
@@ -181,23 +209,36 @@ def constant_line(densities: LogDensities) -> ReportLine:
     )
 
 
-def masses_line(rows: np.ndarray, held_out: np.ndarray, draws: np.ndarray) -> ReportLine:
-    """Compare the shares of held-out rows and of draws in clusters of the training rows."""
+def masses_line(
+    rows: np.ndarray,
+    held_out: np.ndarray,
+    draws: np.ndarray,
+    row_weights: np.ndarray | None = None,
+    held_out_weights: np.ndarray | None = None,
+) -> ReportLine:
+    """Compare the shares of held-out rows and of draws in clusters of the training rows.
+
+    Weighted rows have the shares of their weights, and the chance variation of as many rows as
+    their effective number.
+    """
     from sklearn.cluster import KMeans
 
-    count = int(np.clip(len(held_out) // 20, 2, MAX_CLUSTERS))
+    num_held_out = round(effective_number(held_out_weights, len(held_out)))
+    count = int(np.clip(num_held_out // 20, 2, MAX_CLUSTERS))
     clustered = np.asarray(rows[:MAX_CLUSTERED_ROWS], np.float64)
-    clusters = KMeans(count, n_init=1, random_state=0).fit(clustered)
-    held_out_share, draw_share = (
-        np.bincount(clusters.predict(np.asarray(x, np.float64)), minlength=count) / len(x)
-        for x in (held_out, draws)
-    )
-    distance = 0.5 * float(np.abs(held_out_share - draw_share).sum())
-    pooled = np.bincount(clusters.labels_, minlength=count) / len(clustered)
+    weights = selected(row_weights, slice(MAX_CLUSTERED_ROWS))
+    clusters = KMeans(count, n_init=1, random_state=0).fit(clustered, sample_weight=weights)
+
+    def shares(x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+        masses = np.bincount(clusters.predict(np.asarray(x, np.float64)), weights, count)
+        return masses / masses.sum()
+
+    held_out_share, pooled = shares(held_out, held_out_weights), shares(clustered, weights)
+    distance = 0.5 * float(np.abs(held_out_share - shares(draws, None)).sum())
     # The distribution of the distance between two samples of one distribution.
     rng = np.random.default_rng(0)
     by_chance = 0.5 * np.abs(
-        rng.multinomial(len(held_out), pooled, 2000) / len(held_out)
+        rng.multinomial(num_held_out, pooled, 2000) / num_held_out
         - rng.multinomial(len(draws), pooled, 2000) / len(draws)
     ).sum(1)
     usual, rare = np.quantile(by_chance, [0.95, 0.999])

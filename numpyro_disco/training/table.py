@@ -16,6 +16,7 @@ from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_names, columns_of
 from numpyro_disco.supports.coordinates import check_supports
+from numpyro_disco.training.row_weights import aligned, separate_weights, with_mean_one
 
 MAX_TIED_SHARE = 0.1
 """Share of rows that may have one and the same value in a continuous column."""
@@ -34,6 +35,8 @@ class Table(NamedTuple):
     """Names of the D columns."""
     supports: tuple[constraints.Constraint, ...]
     """Support of each column, discrete ones included."""
+    weights: np.ndarray | None = None
+    """Positive weights of the rows with mean one, shape (N,); None if all are equal."""
 
     @property
     def incomplete(self) -> np.ndarray:
@@ -45,19 +48,24 @@ def read_table(
     data: Any,
     names: Sequence[str] | None,
     supports: Mapping[str, constraints.Constraint] | None,
+    weights: Any = None,
 ) -> Table:
-    """Parse training data.
+    """Parse training data; rows of weight zero are left out.
 
     Args:
         data: array (N, D), a DataFrame, or a mapping from names to columns; NaN where missing.
         names: names of the columns, in the order wanted; by default those that `data` carries.
         supports: from names to constraints; columns without one may hold any real number.
+        weights: weights of the rows, or the name of the column that holds them.
 
     Raises:
-        ValueError: wrong shapes or names, infinite values, too few complete rows, constant columns,
-            or copies of columns.
+        ValueError: wrong shapes, names or weights, infinite values, too few complete rows, constant
+            columns, or copies of columns.
     """
     values, found = columns_of(data)
+    values, found, row_weights = separate_weights(values, found, aligned(weights, data), names)
+    if row_weights is not None:
+        values, row_weights = values[row_weights > 0], row_weights[row_weights > 0]
     if values.ndim != 2 or values.shape[1] == 0:
         raise ValueError(
             f"Expected rows of shape (N, D) for `data`; got shape {values.shape}. For a single "
@@ -78,7 +86,8 @@ def read_table(
             "constant has no density."
         )
     check_copies(complete, checked_names)
-    return Table(values, checked_names, check_supports(supports, checked_names))
+    checked_supports = check_supports(supports, checked_names)
+    return Table(values, checked_names, checked_supports, with_mean_one(row_weights))
 
 
 def _reordered(values: np.ndarray, names: Sequence[str], found: Sequence[str]) -> np.ndarray:

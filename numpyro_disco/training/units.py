@@ -10,6 +10,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from numpyro_disco._random import host_generator
+from numpyro_disco._statistics import selected
 from numpyro_disco._typing import Array
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.supports.sinh_arcsinh import fit_sinh_arcsinh
@@ -50,7 +51,8 @@ def unconstrained_rows(
             found[place] = _interval_around(support)
         elif transform == "sinh_arcsinh" and isinstance(support, type(constraints.real)):
             column = table.values[:, place]
-            found[place] = fit_sinh_arcsinh(column[~np.isnan(column)])
+            seen = ~np.isnan(column)
+            found[place] = fit_sinh_arcsinh(column[seen], selected(table.weights, seen))
     supports = CoordinateSupports(tuple(found))
     return UnconstrainedRows(map_rows(rng_key, table, supports), supports)
 
@@ -118,7 +120,10 @@ def _interval_around(support: constraints.Constraint) -> constraints.Constraint:
 
 
 class Units(NamedTuple):
-    """Rows in unconstrained space and the units that standardise them; double precision."""
+    """Rows in unconstrained space and the units that standardise them; double precision.
+
+    Means, deviations and correlations are weighted like the rows.
+    """
 
     held_out: np.ndarray
     """Held-out rows, shape (M, D)."""
@@ -132,6 +137,10 @@ class Units(NamedTuple):
     """Matrix (D, D) of z = whitener @ (x - loc)."""
     basis: np.ndarray
     """Inverse of the whitener."""
+    held_out_weights: np.ndarray | None = None
+    """Positive weights of `held_out`, shape (M,); None if all are equal."""
+    row_weights: np.ndarray | None = None
+    """Positive weights of `rows`, shape (N,); None if all are equal."""
 
     def standardize(self, x: np.ndarray) -> np.ndarray:
         """Rows (n, D) in standardised units, in the precision that JAX computes in."""
@@ -159,6 +168,8 @@ def standard_units(
     filled: np.ndarray,
     names: tuple[str, ...],
     *,
+    complete_weights: np.ndarray | None = None,
+    filled_weights: np.ndarray | None = None,
     held_out_fraction: float,
     resolution: float,
     whiten: bool,
@@ -170,6 +181,8 @@ def standard_units(
         complete: complete rows, shape (N, D).
         filled: rows whose missing entries were imputed; all are trained on.
         names: names of the columns, for messages.
+        complete_weights: positive weights of `complete`, shape (N,); None if all are equal.
+        filled_weights: those of `filled`; None if all are equal.
         held_out_fraction: share of `complete` that is held out.
         resolution: the finest scale that matters, in standardised units.
         whiten: True decorrelates the columns; False standardises each by itself.
@@ -181,10 +194,16 @@ def standard_units(
     held_out = complete[judging]
     train = np.concatenate([complete[training], filled])
     _check_training_rows(train, held_out, names)
-    loc, scale = train.mean(axis=0), train.std(axis=0)
+    held_out_weights, weights = selected(complete_weights, judging), None
+    if complete_weights is not None and filled_weights is not None:
+        weights = np.concatenate([complete_weights[training], filled_weights])
+    loc, scale = weighted_moments(train, weights)
+    parted = (held_out_weights, weights)
     if not whiten:
-        return Units(held_out, train, loc, scale, np.diag(1 / scale), np.diag(scale))
-    correlation = np.atleast_2d(np.corrcoef(train, rowvar=False))
+        return Units(held_out, train, loc, scale, np.diag(1 / scale), np.diag(scale), *parted)
+    covariance = np.atleast_2d(np.cov(train, rowvar=False, aweights=weights))
+    deviations = np.sqrt(np.diagonal(covariance))
+    correlation = covariance / deviations[:, None] / deviations
     values, vectors = np.linalg.eigh(correlation)
     # Directions filled by rounding, or with next to no variance, are not scaled up to one.
     spacing = float(rounding(train).max())
@@ -193,7 +212,18 @@ def standard_units(
     # Among all roots of the inverse, the symmetric one stays nearest to the columns.
     whitener = (vectors / root) @ vectors.T / scale
     basis = scale[:, None] * ((vectors * root) @ vectors.T)
-    return Units(held_out, train, loc, scale, whitener, basis)
+    return Units(held_out, train, loc, scale, whitener, basis, *parted)
+
+
+def weighted_moments(rows: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column, shape (D,) each.
+
+    Args:
+        rows: shape (N, D).
+        weights: positive weights of the rows, shape (N,); None if all are equal.
+    """
+    loc = np.average(rows, axis=0, weights=weights)
+    return loc, np.sqrt(np.average((rows - loc) ** 2, axis=0, weights=weights))
 
 
 def _check_training_rows(train: np.ndarray, held_out: np.ndarray, names: tuple[str, ...]) -> None:

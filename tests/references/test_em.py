@@ -71,7 +71,7 @@ def test_whole_weights_count_like_repeated_rows(monkeypatch, most):
     np.testing.assert_allclose(sums, expected, atol=1e-9)
     assert log_density == pytest.approx(mean)
     for found, other in zip(
-        em.split(MIXTURE, ROWS, counts), em.split(MIXTURE, repeated), strict=True
+        em.split(MIXTURE, ROWS, row_weights=counts), em.split(MIXTURE, repeated), strict=True
     ):
         np.testing.assert_allclose(found, other, atol=1e-9)
     # The broken twin: without weights the sums are others.
@@ -81,7 +81,7 @@ def test_whole_weights_count_like_repeated_rows(monkeypatch, most):
 def test_weights_move_a_mixture_to_the_density_they_stand_for():
     """N(0, 1) with the weights exp(x) is N(1, 1)."""
     rows = np.random.default_rng(0).normal(size=(20_000, 1))
-    (mixture,) = em.growing_mixtures(rows, [1], np.exp(rows[:, 0] - 0.5))
+    (mixture,) = em.growing_mixtures(rows, [1], row_weights=np.exp(rows[:, 0] - 0.5))
     assert mixture.means[0, 0] == pytest.approx(1, abs=0.05)
     assert mixture.covariances[0, 0, 0] == pytest.approx(1, abs=0.1)
 

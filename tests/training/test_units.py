@@ -25,6 +25,28 @@ def standardized(whiten, rows):
     )
 
 
+def test_units_are_those_of_the_weighted_rows():
+    """N(0, 1) with weights exp(x) is N(1, 1)."""
+    rows = np.random.default_rng(0).normal(size=(20_000, 2)) * [1.0, 3.0]
+    rows[:, 1] += rows[:, 0]
+    units = standard_units(
+        KEY,
+        rows,
+        rows[:0],
+        ("a", "b"),
+        complete_weights=np.exp(rows[:, 0]),
+        filled_weights=np.ones(0),
+        held_out_fraction=0.2,
+        resolution=0.05,
+        whiten=True,
+    )
+    assert units.loc == pytest.approx([1, 1], abs=0.15)
+    assert units.scale == pytest.approx([1, 10**0.5], rel=0.1)
+    np.testing.assert_array_equal(units.row_weights, np.exp(units.rows[:, 0]))
+    z = units.standardize(units.rows)
+    np.testing.assert_allclose(np.cov(z.T, aweights=units.row_weights), np.eye(2), atol=1e-2)
+
+
 @pytest.mark.parametrize("whiten", [True, False])
 def test_training_rows_have_mean_zero_and_unit_variance(whiten):
     rows = 100 + np.random.default_rng(0).normal(size=(500, 3)) @ FACTOR.T
