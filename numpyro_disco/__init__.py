@@ -15,7 +15,9 @@ from numpyro_disco.models.tempered_smc import TemperedSMC
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.references.gaussian import GaussianReference
+from numpyro_disco.references.mixed import MixedReference
 from numpyro_disco.references.mixture import MixtureReference
+from numpyro_disco.tables.columns import Boolean, Categories, Dates, Real, Whole
 from numpyro_disco.tempering.checkpoints import CheckpointError
 from numpyro_disco.tempering.settings import TemperingSettings
 from numpyro_disco.tempering.state import TemperedHistory
@@ -43,10 +45,13 @@ from numpyro_disco.training.storage import SavedFit, load, save
 
 __all__ = [
     "AdamW",
+    "Boolean",
     "Calibration",
+    "Categories",
     "CheckpointError",
     "ConditionalCheck",
     "Contrastive",
+    "Dates",
     "Denoising",
     "Diffusion",
     "Disco",
@@ -63,10 +68,12 @@ __all__ = [
     "DrawInfo",
     "LogMarginal",
     "MLP",
+    "MixedReference",
     "MixtureFit",
     "MixtureReference",
     "Multiscale",
     "NormalizerError",
+    "Real",
     "Reference",
     "Report",
     "ReportLine",
@@ -76,6 +83,7 @@ __all__ = [
     "TemperedHistory",
     "TemperedSMC",
     "TemperingSettings",
+    "Whole",
     "calibration",
     "check_conditional",
     "fit",

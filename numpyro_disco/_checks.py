@@ -8,7 +8,7 @@ says what was expected, for which argument, what came, and the remedy where it i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -131,39 +131,6 @@ def name_index(name: Any, names: Sequence[str], argument: str) -> int:
             f"its names are {tuple(names)}."
         )
     return list(names).index(name)
-
-
-def columns_of(data: Any, argument: str = "data") -> tuple[np.ndarray, tuple[str, ...] | None]:
-    """Return `data` as a float64 matrix, with the names that it carries (or None).
-
-    `data` is an array of shape (N, D), a DataFrame (anything with `columns` and `to_numpy`), or a
-    mapping from column names to sequences of length N.
-    """
-    names: tuple[str, ...] | None = None
-    if isinstance(data, Mapping):
-        if len({str(name) for name in data}) < len(data):
-            raise ValueError(
-                f"Expected distinct names in `{argument}`; got {list(data)}. Rename the columns."
-            )
-        columns = {str(name): np.asarray(column) for name, column in data.items()}
-        lengths = {name: column.shape for name, column in columns.items()}
-        if len(set(lengths.values())) != 1 or any(len(shape) != 1 for shape in lengths.values()):
-            raise ValueError(
-                f"Expected columns of one length in `{argument}`; got the shapes {lengths}."
-            )
-        names, table = tuple(columns), np.stack(list(columns.values()), axis=1)
-    elif hasattr(data, "columns") and hasattr(data, "to_numpy"):
-        names, table = tuple(str(name) for name in data.columns), data.to_numpy()
-    else:
-        table = np.asarray(data)
-    try:
-        table = np.asarray(table, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"Expected numbers in `{argument}`; got an array of {table.dtype}. Encode or drop the "
-            "columns that are not numeric."
-        ) from None
-    return table, names
 
 
 def is_traced(*trees: Any) -> bool:

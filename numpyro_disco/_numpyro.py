@@ -9,12 +9,13 @@ them changes its meaning.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpyro
-from numpyro.distributions import Distribution, constraints
+from numpyro.distributions import Distribution, Normal, constraints
 from numpyro.distributions.batch_util import promote_batch_shape
 from numpyro.distributions.util import validate_sample
 from numpyro.infer import MCMC
@@ -37,6 +38,8 @@ from numpyro_disco._typing import Array
 __all__ = [
     "ModelHolder",
     "active_handlers",
+    "active_plates",
+    "chooses_start",
     "constrain_fn",
     "enumerated",
     "event_constraint",
@@ -65,6 +68,17 @@ def active_handlers() -> list[Any]:
     return list(_PYRO_STACK)
 
 
+def active_plates() -> list[Any]:
+    """The active plates, outermost first.
+
+    While discrete sites are enumerated, NumPyro's own class is replaced by one of `contrib.funsor`.
+    """
+    kinds: tuple[type, ...] = (numpyro.plate,)
+    if "numpyro.contrib.funsor" in sys.modules:
+        kinds = (*kinds, sys.modules["numpyro.contrib.funsor"].plate)
+    return [handler for handler in active_handlers() if isinstance(handler, kinds)]
+
+
 @contextmanager
 def only_handlers(handlers: list[Any]) -> Iterator[None]:
     """Run the body under these handlers instead of the active ones."""
@@ -87,6 +101,31 @@ def handlers_that_observe(site: str) -> Iterator[tuple[Any, str]]:
             site = f"{handler.prefix}{handler.divider}{site}"
         elif isinstance(handler, numpyro.handlers.condition | numpyro.handlers.do) and handler.data:
             yield handler, site
+
+
+def chooses_start(rng_key: Array) -> bool:
+    """True while a sampler runs the model to choose values to start from.
+
+    Its strategy, such as `init_to_uniform`, is a `substitute_fn` that has a value for whatever
+    continuous site. Functions that hold draws, those of `Predictive`, know the names of theirs.
+    """
+    unknown = {
+        "type": "sample",
+        "name": "numpyro_disco: a site that no model has",
+        "fn": Normal(0.0, 1.0),
+        "kwargs": {"rng_key": rng_key, "sample_shape": ()},
+        "is_observed": False,
+        "value": None,
+        "infer": {},
+    }
+    functions = [
+        handler.substitute_fn
+        for handler in active_handlers()
+        if isinstance(handler, numpyro.handlers.substitute) and handler.substitute_fn is not None
+    ]
+    # The strategy is not to see our handlers: it may run parts of a model itself.
+    with only_handlers([]):
+        return any(function(dict(unknown)) is not None for function in functions)
 
 
 # -- models ------------------------------------------------------------------------------------

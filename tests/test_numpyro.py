@@ -14,7 +14,8 @@ import pytest
 from numpyro import handlers
 from numpyro.contrib.control_flow import scan
 from numpyro.distributions import biject_to, constraints
-from numpyro.infer import MCMC, NUTS
+from numpyro.infer import MCMC, NUTS, Predictive, init_to_median, init_to_sample, init_to_uniform
+from numpyro.infer.util import initialize_model
 
 from numpyro_disco import _numpyro
 
@@ -227,3 +228,33 @@ def test_leaves_have_one_order_in_every_process():
         for seed in (1, 2)
     }
     assert len(printed) == 1 and "log_weights" in printed.pop()
+
+
+@pytest.mark.parametrize("strategy", [init_to_uniform, init_to_median, init_to_sample])
+def test_a_sampler_that_chooses_a_start_is_told_from_simulation(strategy):
+    found = []
+
+    def model():
+        found.append(_numpyro.chooses_start(jax.random.key(0)))
+
+    initialize_model(jax.random.key(0), model, init_strategy=strategy)
+    assert found[0]
+    found.clear()
+    Predictive(model, {"z": jnp.zeros(3)})(jax.random.key(0))
+    Predictive(model, num_samples=2)(jax.random.key(0))
+    model()
+    assert not any(found)
+
+
+def test_plates_are_found_while_discrete_sites_are_enumerated():
+    found = []
+
+    def model():
+        with numpyro.plate("rows", 3):
+            found.append([(plate.name, plate.dim) for plate in _numpyro.active_plates()])
+            numpyro.sample("z", dist.Bernoulli(0.3))
+
+    seeded = handlers.seed(model, KEY)
+    sites = handlers.trace(seeded).get_trace()
+    _numpyro.potential_energy(_numpyro.enumerated(seeded, sites), (), {}, {}, enum=True)
+    assert found == [[("rows", -1)]] * 2

@@ -3,7 +3,10 @@
 If an entry x_j of a row comes from the conditional p(x_j | x_observed), then its rank among draws
 of that conditional is uniform:
 
-    (#{draws < x_j} + U) / (num_samples + 1) ~ Uniform(0, 1),    U ~ Uniform(0, 1).
+    (#{draws < x_j} + U (1 + #{draws = x_j})) / (num_samples + 1),    U ~ Uniform(0, 1).
+
+Draws of a continuous column equal x_j with probability 0. Those of a discrete column often do; the
+random place among them keeps the rank uniform, whatever the order of the levels.
 """
 
 from __future__ import annotations
@@ -163,10 +166,11 @@ def calibration(
     draw_key, tie_key = jax.random.split(rng_key)
     num_particles = max(num_samples, num_particles)
     draws = np.asarray(draw_conditionals(draw_key, prior, rows, num_samples, num_particles).draws)
-    below = (draws[:, each, column_of] < values[row_of, column_of]).sum(axis=0)
-    # A rank is an interval between two draws; a uniform point in it makes ranks continuous.
+    drawn, true = draws[:, each, column_of], values[row_of, column_of]
+    below, equal = (drawn < true).sum(axis=0), (drawn == true).sum(axis=0)
+    # A rank is an interval between draws; a uniform point in it makes ranks continuous.
     ties = np.asarray(jax.random.uniform(tie_key, below.shape))
-    ranks = (below + ties) / (num_samples + 1)
+    ranks = (below + ties * (1 + equal)) / (num_samples + 1)
     return Calibration(
         {name: ranks[column_of == place] for name, place in places.items()}, num_samples
     )

@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_disco._checks import check_count, check_key, columns_of
+from numpyro_disco._checks import check_count, check_key
+from numpyro_disco._levels import level_places
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
 from numpyro_disco.energy.drawing import Request
 from numpyro_disco.energy.pattern import check_some_observed
+from numpyro_disco.tables.reading import read_observations
 
 RARE = 0.01
 """Percentile below which conditioning values are not typical."""
@@ -122,19 +124,23 @@ def _percentiles(
     coordinates that are free, in the user's units of those that are observed.
     """
     points = jnp.concatenate([rows, draws])
+    index = np.arange(len(points))
+    if prior.coordinate_supports.discrete[pattern].all():
+        # Few points are distinct, and equal ones must have equal densities.
+        held = np.where(pattern, points, 0.0)
+        distinct, index = np.unique(held, axis=0, return_inverse=True)
+        points = jnp.asarray(distinct)
     given = prior.pattern_at(points, np.broadcast_to(pattern, points.shape))
     integral = prior.draw_rows(rng_key, given, Request(0, num_particles)).log_integral
-    log_density = np.asarray(integral - prior.log_dets(points, pattern))
+    log_density = np.asarray(integral - prior.log_dets(points, pattern))[index]
     at_rows, at_draws = np.split(log_density, [len(rows)])
     return (at_draws <= at_rows[:, None]).mean(axis=1)
 
 
 def _complete_rows(data: Any, prior: EnergyDistribution) -> np.ndarray:
     """The complete rows of `data`, columns in the order of the prior's names, shape (n, D)."""
-    table, names = columns_of(data)
-    if names is not None and set(names) >= set(prior.names):
-        table = table[:, [names.index(name) for name in prior.names]]
-    if table.ndim != 2 or table.shape[1] != len(prior.names):
+    table = read_observations(data, prior.names, prior.columns, "data", others=True).values
+    if table.ndim != 2:
         raise ValueError(
             f"Expected rows with the columns {prior.names} for `data`; got shape {table.shape}."
         )
@@ -165,10 +171,17 @@ def _distance_percentiles(
 
 
 def _standardized(prior: EnergyDistribution, x: np.ndarray, pattern: np.ndarray) -> np.ndarray:
-    """The coordinates of `pattern`, unconstrained and standardised, shape (n, coordinates)."""
+    """The coordinates of `pattern`, unconstrained and standardised, shape (n, numbers).
+
+    Discrete ones are indicators of their levels, at distance 1 from each other.
+    """
     places = np.flatnonzero(pattern)
-    y = np.asarray(prior.coordinate_supports.select(places).unconstrain(jnp.asarray(x)), np.float64)
-    return (y - np.asarray(prior.loc)[places]) / np.asarray(prior.scale)[places]
+    supports = prior.coordinate_supports.select(places)
+    y = np.asarray(supports.unconstrain(jnp.asarray(x)), np.float64)
+    z = (y - np.asarray(prior.loc)[places]) / np.asarray(prior.scale)[places]
+    coordinate, code = level_places(supports.num_levels)
+    indicators = (y[:, coordinate] == code) / np.sqrt(2)
+    return np.concatenate([z[:, ~supports.discrete], indicators], axis=1)
 
 
 def _warn_of_rare(typical: np.ndarray) -> None:

@@ -18,6 +18,8 @@ MAX_COLUMNS = 5
 """Most columns that are drawn against each other."""
 MAX_DOTS = 1000
 """Most rows, and most draws, in one panel of dots."""
+SPREAD = 0.3
+"""Largest distance of a dot from the whole number that it stands for."""
 BLUE, ORANGE, BLACK = "#0072B2", "#E69F00", "#000000"
 
 
@@ -64,6 +66,7 @@ def plot_report(
     history: Mapping[str, Any],
     noise_scales: np.ndarray,
     score_errors: np.ndarray,
+    discrete: np.ndarray,
 ) -> Any:
     """Draw held-out rows and draws in pairs of columns, the losses, and the error of the score.
 
@@ -75,6 +78,8 @@ def plot_report(
         noise_scales: noise scales at which the score was checked, in standardised units, shape
             (L,); L = 0 leaves the panel out.
         score_errors: relative error of the score at each, shape (L,).
+        discrete: boolean array (D,), true for columns of whole numbers: each number gets a
+            bar, and dots are spread around it.
 
     Returns:
         The matplotlib figure: pairs of columns above, losses and errors below.
@@ -83,7 +88,7 @@ def plot_report(
     names = tuple(names)[:MAX_COLUMNS]
     figure = plt.figure(figsize=(12, 10), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(2, 1))
-    _plot_pairs(above, names, rows, draws)
+    _plot_pairs(above, names, rows, draws, discrete)
     axes = below.subplots(1, 3 if len(noise_scales) else 2)
     plot_history(**history, axes=axes[:2])
     if len(noise_scales):
@@ -100,15 +105,32 @@ def plot_report(
     return figure
 
 
-def _plot_pairs(figure: Any, names: tuple[str, ...], rows: np.ndarray, draws: np.ndarray) -> None:
+def _bins(values: np.ndarray, discrete: bool) -> np.ndarray:
+    """Edges of the bars of a histogram, one bar for each whole number of a discrete column."""
+    if discrete:
+        return np.arange(values.min() - 0.5, values.max() + 1)
+    low, high = np.quantile(values, [0.001, 0.999])
+    return np.linspace(low, high, 41)
+
+
+def _plot_pairs(
+    figure: Any,
+    names: tuple[str, ...],
+    rows: np.ndarray,
+    draws: np.ndarray,
+    discrete: np.ndarray,
+) -> None:
     """Draw histograms of the columns on the diagonal, and scatter plots of pairs elsewhere."""
+    rng = np.random.default_rng(0)
+    row_dots, draw_dots = (
+        some[:MAX_DOTS] + SPREAD * discrete * rng.uniform(-1, 1, some[:MAX_DOTS].shape)
+        for some in (rows, draws)
+    )
     grid = figure.subplots(len(names), len(names), squeeze=False, sharex="col")
     dots = {"linestyle": "", "marker": "o", "markersize": 3, "markeredgewidth": 0, "alpha": 0.6}
     for (i, j), axis in np.ndenumerate(grid):
         if i == j:
-            both = np.concatenate([rows[:, i], draws[:, i]])
-            low, high = np.quantile(both, [0.001, 0.999])
-            bins = np.linspace(low, high, 41)
+            bins = _bins(np.concatenate([rows[:, i], draws[:, i]]), bool(discrete[i]))
             axis.hist(rows[:, i], bins, density=True, color=BLUE, alpha=0.5, label="held-out rows")
             if len(draws):
                 style = {"histtype": "step", "color": ORANGE, "linewidth": 1.5}
@@ -116,8 +138,8 @@ def _plot_pairs(figure: Any, names: tuple[str, ...], rows: np.ndarray, draws: np
             axis.set_yticks([])
         else:
             # Held-out rows are usually fewer than draws, which would hide them.
-            axis.plot(draws[:MAX_DOTS, j], draws[:MAX_DOTS, i], color=ORANGE, **dots)
-            axis.plot(rows[:MAX_DOTS, j], rows[:MAX_DOTS, i], color=BLUE, **dots)
+            axis.plot(draw_dots[:, j], draw_dots[:, i], color=ORANGE, **dots)
+            axis.plot(row_dots[:, j], row_dots[:, i], color=BLUE, **dots)
         if i == len(names) - 1:
             axis.set_xlabel(names[j])
         if j == 0:

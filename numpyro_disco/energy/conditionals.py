@@ -37,8 +37,9 @@ def sample_conditional(
 
     - *importance*: points of the reference given the same coordinates are weighted by the energy
       and resampled, if their effective number is at least twice `num_samples`, and at least 200;
-      their Pareto k is at most 0.7; and at most 1 % of the draws are expected to be copies of
-      another.
+      their Pareto k is at most 0.7 (with free discrete coordinates, it is enough that the ten
+      largest hold at most 10 % of the sum of squares); and at most 1 % of the draws are expected to
+      be copies of another.
     - *tempering*: otherwise by tempered SMC from the reference, one run for each row, which chooses
       its own temperatures.
 
@@ -144,7 +145,8 @@ def log_marginal(
 
     .. math:: \log p(x_o) = \log \int \exp(-E(x_o, x_f)) \, dx_f - \log Z
 
-    with x_o the observed and x_f the free coordinates. Both terms are the mean weights of draws of
+    with x_o the observed and x_f the free coordinates; free discrete coordinates are summed over,
+    and observed ones contribute a mass. Both terms are the mean weights of draws of
     the reference, whose own integral is known, where as many of them are effective as there are
     particles in all runs, and are estimated by independent tempered runs otherwise. Consistent as
     the number of particles grows; the standard error comes from the spread between runs, or between

@@ -23,7 +23,7 @@ from numpyro_disco._checks import is_traced
 from numpyro_disco._gaussians import outer
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.stacking import beside_batch
-from numpyro_disco.references.base import Components, Reference
+from numpyro_disco.references.base import Reference
 from numpyro_disco.references.constrained import unconstrained_values
 from numpyro_disco.references.moments import (
     conditional_moments,
@@ -81,12 +81,12 @@ def _coordinates(
 ) -> tuple[Array, Array]:
     values = unconstrained_values(supports, values.astype(loc.dtype), observed)
     axes = stack, values.ndim - 1 - len(stack)
-    components = Components(*(beside_batch(part, *axes) for part in reference.components()))
+    components = jax.tree.map(lambda part: beside_batch(part, *axes), reference.components())
     loc, scale = beside_batch(loc, *axes), beside_batch(scale, *axes)
     whole_mean, whole_covariance = mixture_moments(
         jnp.exp(components.log_weights), components.means, components.covariances
     )
     ratio = scale / jnp.sqrt(jnp.diagonal(whole_covariance, axis1=-2, axis2=-1))
-    mean, covariance = conditional_moments(components, values, observed)
+    mean, covariance = conditional_moments(components, values, observed, reference.num_levels)
     location = jnp.where(observed, loc, mean + (loc - whole_mean))
     return location, coordinate_factor(covariance * outer(ratio, ratio), scale, observed)

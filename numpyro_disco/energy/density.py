@@ -18,16 +18,19 @@ from numpyro_disco.energy.coordinates import unconstrained_coordinates
 from numpyro_disco.energy.guard import guard
 from numpyro_disco.energy.learned import as_pytree_callable
 from numpyro_disco.energy.requirements import (
-    check_continuous_supports,
+    check_columns,
     check_energy,
     check_joint_reference,
     check_location,
+    check_prior_supports,
 )
 from numpyro_disco.energy.stacking import beside_batch, evaluate_stacked
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.constrained import ConstrainedReference, conditional_reference
 from numpyro_disco.supports.clamped import StandardizedVector
 from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.tables.columns import Column
+from numpyro_disco.tables.reading import read_points
 
 
 class EnergyDensity(StableDistribution):
@@ -48,10 +51,12 @@ class EnergyDensity(StableDistribution):
         "log_normalizer_error",
         "noise_scale",
     )
-    pytree_aux_fields = ("names", "observed", "coordinate_supports")
+    pytree_aux_fields = ("names", "observed", "coordinate_supports", "columns")
 
     names: tuple[str, ...]
     """Names of the coordinates."""
+    columns: tuple[Column, ...]
+    """What the numbers of each coordinate stand for in tables."""
     coordinate_supports: CoordinateSupports
     """Support of each coordinate, and the maps to and from unconstrained space."""
     observed: tuple[bool, ...]
@@ -68,6 +73,7 @@ class EnergyDensity(StableDistribution):
         *,
         names: Any = None,
         supports: Mapping[str, constraints.Constraint] | None = None,
+        columns: Mapping[str, Column] | None = None,
         loc: ArrayLike | None = None,
         scale: ArrayLike | None = None,
         noise_scale: float | None = None,
@@ -78,13 +84,15 @@ class EnergyDensity(StableDistribution):
             raise ValueError(f"Expected a function for `energy_fn`; got {energy_fn!r}.")
         (dimension,) = reference.event_shape
         self.names = check_names(names, dimension)
-        self.coordinate_supports = check_continuous_supports(supports, self.names)
+        self.coordinate_supports = check_prior_supports(supports, self.names, reference.num_levels)
+        self.columns = check_columns(columns, self.names, self.coordinate_supports.supports)
         self.energy_fn = as_pytree_callable(energy_fn)
         self.joint_reference = reference
         loc = jnp.asarray(reference.mean if loc is None else loc)
         scale = jnp.asarray(jnp.sqrt(reference.variance) if scale is None else scale)
-        self.loc = check_location(loc, dimension, "loc")
-        self.scale = check_location(scale, dimension, "scale")
+        discrete = self.coordinate_supports.discrete
+        self.loc = _unless(discrete, check_location(loc, dimension, "loc"), 0.0)
+        self.scale = _unless(discrete, check_location(scale, dimension, "scale"), 1.0)
         self.inverse_temperature = jnp.ones((), self.loc.dtype)
         self.values: Array | None = None
         self.observed = (False,) * dimension
@@ -159,14 +167,15 @@ class EnergyDensity(StableDistribution):
             self.joint_reference, self.coordinate_supports, values, observed
         )
 
-    def energy(self, x: ArrayLike) -> Array:
+    def energy(self, x: Any) -> Array:
         """E(x) in nats, up to a constant, shape (..., D) to (...); infinite outside the support."""
         return self._at_points(self._energy_at, x, "()")
 
-    def score(self, x: ArrayLike) -> Array:
-        """-grad E(x), exact, shape (..., D); zero for clamped coordinates."""
+    def score(self, x: Any) -> Array:
+        """-grad E(x), exact, shape (..., D); zero for clamped and for discrete coordinates."""
         gradient = self._at_points(jax.grad(self._energy_at, argnums=1), x, "(d)")
-        return -jnp.where(np.asarray(self.observed), 0.0, gradient)
+        still = np.asarray(self.observed) | self.coordinate_supports.discrete
+        return -jnp.where(still, 0.0, gradient)
 
     def _energy_at(self, parameters: tuple[EnergyFn, Array, Array], x: Array) -> Array:
         """E of one point in the user's units: minus the log density of its free coordinates."""
@@ -185,16 +194,22 @@ class EnergyDensity(StableDistribution):
         energy = inverse_temperature * energy_fn(y) + log_dets @ free.astype(y.dtype)
         return jnp.where(inside.all(), energy, jnp.inf)
 
-    @validate_sample
-    def log_prob(self, value: ArrayLike) -> Array:
+    def log_prob(self, value: Any) -> Array:
         """-E(x), minus log Z once `normalize` has run: shape (..., D) to (...).
 
         Up to an additive constant before `normalize`. For a clamped distribution, the log density
         of the free coordinates.
 
+        Args:
+            value: points as for `points`.
+
         Raises:
-            ValueError: NaN in a concrete `value`.
+            ValueError: missing entries in a concrete `value`.
         """
+        return self._log_prob(self.read(value, "value"))
+
+    @validate_sample
+    def _log_prob(self, value: ArrayLike) -> Array:
         if not isinstance(value, jax.core.Tracer) and np.isnan(np.asarray(value)).any():
             raise ValueError(
                 "Expected a `value` without NaN, where a density is not defined; got NaN. For data "
@@ -207,9 +222,26 @@ class EnergyDensity(StableDistribution):
         log_normalizer = guarded.log_normalizer
         return log_prob if log_normalizer is None else log_prob - log_normalizer
 
-    def points(self, x: ArrayLike) -> Array:
-        """The points x (..., D), with clamped coordinates set to their values."""
-        x = jnp.asarray(x)
+    def read(self, x: Any, argument: str = "x") -> Any:
+        """Points as an array (..., D), in the order of `names`.
+
+        Args:
+            x: array (..., D), which is returned as it is; or anything with names: a DataFrame, a
+                mapping, a series as one point, an xarray object.
+            argument: name of the argument for error messages.
+
+        Raises:
+            ValueError: names that are unknown or not given, or entries of another kind.
+        """
+        return read_points(x, self.names, self.columns, argument)
+
+    def points(self, x: Any) -> Array:
+        """The points x (..., D), with clamped coordinates set to their values.
+
+        Args:
+            x: as for `read`.
+        """
+        x = jnp.asarray(self.read(x))
         if x.ndim == 0 or x.shape[-1] != len(self.names):
             raise ValueError(
                 f"Expected points with a last axis of {len(self.names)}, one entry for each of "
@@ -243,7 +275,7 @@ class EnergyDensity(StableDistribution):
         stack = jnp.shape(self.inverse_temperature)
         return stack, 0 if self.values is None else self.values.ndim - 1 - len(stack)
 
-    def _at_points(self, function: Callable, x: ArrayLike, output: str) -> Array:
+    def _at_points(self, function: Callable, x: Any, output: str) -> Array:
         """`function(parameters, point)` at points (..., D)."""
         stack, batch_ndim = self._batch_axes
         parameters = (self.energy_fn, self.inverse_temperature, self.loc)
@@ -262,3 +294,8 @@ class EnergyDensity(StableDistribution):
         for name, value in fields.items():
             setattr(new, name, value)
         return new
+
+
+def _unless(discrete: np.ndarray, value: Array, inert: float) -> Array:
+    """`value` (D,), with one number in place of the entries of discrete coordinates."""
+    return jnp.where(discrete, jnp.asarray(inert, value.dtype), value) if discrete.any() else value

@@ -17,6 +17,7 @@ from numpyro_disco.energy.density import EnergyDensity
 from numpyro_disco.energy.drawing import Request, RowDraws, draw_rows, particles_for
 from numpyro_disco.energy.importance import ScaledEnergy
 from numpyro_disco.energy.pattern import Pattern, make_pattern, parse_pattern
+from numpyro_disco.tables.writing import LIBRARIES, new_frame
 
 
 def check_prior(prior: Any, remedy: str) -> None:
@@ -52,14 +53,21 @@ class EnergyDistribution(EnergyDensity):
             `jax.tree_util.Partial(function, weights)`. Arrays in a plain function's closure are
             constants. E + log q must be bounded below, where q is the reference: this makes
             exp(-E) a density, and it is not checked.
-        reference: a `GaussianReference` or `MixtureReference` q over the same D coordinates, from
-            which tempering starts; wide enough to cover the density.
+        reference: a `GaussianReference`, `MixtureReference` or `MixedReference` q over the same D
+            coordinates, from which tempering starts; wide enough to cover the density.
         names: D distinct names of the coordinates; "0", "1", ... by default.
+        columns: from names to what the numbers of a coordinate stand for, such as
+            `disco.Categories(("low", "high"))`. By default, whole numbers where the support is
+            discrete, and real numbers elsewhere.
         supports: from names to NumPyro constraints on one number, for coordinates that are not
             unbounded. **With supports, `energy_fn`, `reference`, `loc` and `scale` refer to the
             unconstrained coordinates** y = biject_to(support).inv(x), and the density of y is
-            exp(-E(y)) / Z; methods take and return x, Jacobians included.
-        loc: where samplers start, shape (D,); the reference's mean by default.
+            exp(-E(y)) / Z; methods take and return x, Jacobians included. Coordinates whose support
+            is `boolean`, or `integer_interval` with at most 64 levels, are discrete: y is a code,
+            0.0 for the lowest level, and exp(-E(y)) / Z a mass in it. By default codes for the
+            discrete coordinates of a `MixedReference`.
+        loc: where samplers start, shape (D,); the reference's mean by default. Entries of discrete
+            coordinates are ignored, as are those of `scale`.
         scale: the unit in which samplers move, shape (D,); the reference's standard deviations by
             default.
         noise_scale: the smoothing with which the energy was learned, in standardised units; None
@@ -91,8 +99,8 @@ class EnergyDistribution(EnergyDensity):
         """Parse and check observations.
 
         Args:
-            observed: mapping from names to numbers or to arrays of one batch shape; or an array
-                (..., D) or a DataFrame, with NaN for what is free.
+            observed: mapping from names to values or to arrays of one batch shape; a DataFrame, a
+                series or an xarray object; or an array (..., D). What is missing is free.
             argument: name of the argument for error messages.
 
         Returns:
@@ -103,7 +111,12 @@ class EnergyDistribution(EnergyDensity):
                 values outside their supports.
         """
         return parse_pattern(
-            observed, self.names, self.coordinate_supports, self.loc.dtype, argument
+            observed,
+            self.names,
+            self.columns,
+            self.coordinate_supports,
+            self.loc.dtype,
+            argument,
         )
 
     def with_clamped(self, pattern: Pattern) -> Pattern:
@@ -246,6 +259,36 @@ class EnergyDistribution(EnergyDensity):
         request = Request(num_samples, particles_for(num_samples))
         draws = self.draw_rows(key, self._clamped_rows(), request).draws
         return draws.reshape(self.shape(sample_shape))
+
+    def to_frame(self, draws: ArrayLike, library: str = "pandas") -> Any:
+        """Draws as a data frame, with levels, dates and dtypes of the columns learned from.
+
+        Args:
+            draws: array (n, D), such as `sample` and `sample_conditional` return.
+            library: "pandas", "polars" or "pyarrow".
+
+        Returns:
+            A data frame with the columns `names`.
+
+        Example:
+            >>> import jax.numpy as jnp, numpyro_disco as disco
+            >>> q = disco.GaussianReference(jnp.zeros(1), jnp.eye(1))
+            >>> size = {"size": disco.Categories(("small", "large"))}
+            >>> p = disco.EnergyDistribution(lambda x: x @ x, q, names=["size"], columns=size)
+            >>> p.to_frame(jnp.array([[1.0], [0.0]]))["size"].tolist()
+            ['large', 'small']
+        """
+        numbers = np.asarray(draws, np.float64)
+        if numbers.ndim != 2 or numbers.shape[1] != len(self.names):
+            raise ValueError(
+                f"Expected draws of shape (n, {len(self.names)}) for `draws`; got {numbers.shape}. "
+                f"Reshape them: `draws.reshape(-1, {len(self.names)})`."
+            )
+        if library not in LIBRARIES:
+            raise ValueError(f"Expected one of {LIBRARIES} for `library`; got {library!r}.")
+        if not np.isfinite(numbers).all():
+            raise ValueError("Expected finite `draws`; got NaN or infinity.")
+        return new_frame(self.names, self.columns, numbers, library)
 
     def normalize(self, rng_key: Array, *, num_particles: int = 1024, num_chains: int = 16) -> Self:
         """Estimate log Z, from the reference, whose own log Z is 0.

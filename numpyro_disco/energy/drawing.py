@@ -35,7 +35,12 @@ from numpyro_disco.energy.importance import (
     resample,
 )
 from numpyro_disco.energy.pattern import Pattern
-from numpyro_disco.energy.sampling import compiled_tempering, require_convergence, temper_rows
+from numpyro_disco.energy.sampling import (
+    compiled_tempering,
+    free_levels,
+    require_convergence,
+    temper_rows,
+)
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.tempering.settings import TemperingSettings
 from numpyro_disco.tempering.state import TemperedResult
@@ -85,7 +90,8 @@ class DrawInfo(NamedTuple):
     """Effective sample size of the weights of the reference's points, shape (rows,). With
     "tempering" it shows how far the reference is from the target."""
     pareto_k: np.ndarray
-    """Pareto k of the same weights, shape (rows,)."""
+    """Pareto k of the same weights, shape (rows,). Means little if a discrete coordinate is free:
+    the weights may then come in steps."""
 
 
 class RowDraws(NamedTuple):
@@ -167,6 +173,7 @@ def _draw_traced(
         supports,
         TemperingSettings(num_particles=request.num_particles),
         request.rows_at_once,
+        free_levels(supports, rows.observed),
     )
     converged = result.status == CONVERGED
     estimates = jnp.where(converged, result.log_normalizer, jnp.nan)
@@ -207,7 +214,10 @@ class _Drawing:
         for start in range(0, num_rows, self.request.rows_at_once):
             chunk = np.arange(start, min(start + self.request.rows_at_once, num_rows))
             done |= self._by_importance(chunk)
-        done |= self._by_tempering(np.setdiff1d(np.arange(num_rows), list(done)))
+        left = np.setdiff1d(np.arange(num_rows), list(done))
+        mixed = (self.supports.discrete & ~self.observed[left]).any(axis=1)
+        done |= self._by_tempering(left[~mixed], 0)
+        done |= self._by_tempering(left[mixed], (~mixed).sum())
         in_order = [done[row] for row in range(num_rows)]
         draws = np.zeros((num_rows, self.request.num_samples, dimension), self.values.dtype)
         for row, one in enumerate(in_order):
@@ -284,7 +294,12 @@ class _Drawing:
         ]
 
     def _judge(self, row: int, points: Points) -> Judgement:
-        judgement = judge(points.log_weights, self.request.num_samples, self.request.required_ess)
+        judgement = judge(
+            points.log_weights,
+            self.request.num_samples,
+            self.request.required_ess,
+            in_steps=bool((self.supports.discrete & ~self.observed[row]).any()),
+        )
         self.weight_ess[row], self.pareto_k[row] = judgement.weight_ess, judgement.pareto_k
         return judgement
 
@@ -299,13 +314,13 @@ class _Drawing:
 
     # -- tempering ------------------------------------------------------------------------------
 
-    def _by_tempering(self, rows: np.ndarray) -> dict[int, _Row]:
-        """The rows in `rows`, each by tempered runs of its own."""
+    def _by_tempering(self, rows: np.ndarray, before: int) -> dict[int, _Row]:
+        """The rows in `rows`, after `before` others, each by tempered runs of its own."""
         if not len(rows):
             return {}
         request = self.request
         row_of = np.repeat(rows, request.num_chains)
-        particles, result = self._temper(row_of)
+        particles, result = self._temper(row_of, before * request.num_chains)
         require_convergence(result, row_of, len(self.values))
         estimates = np.asarray(result.log_normalizer).reshape(len(rows), -1)
         integral, error = log_mean(estimates)
@@ -320,8 +335,10 @@ class _Drawing:
             done[int(row)] = _Row(draws, integral[place], error[place], TEMPERING_NAME, distinct)
         return done
 
-    def _temper(self, row_of: np.ndarray) -> tuple[np.ndarray, TemperedResult]:
+    def _temper(self, row_of: np.ndarray, first: int) -> tuple[np.ndarray, TemperedResult]:
         """Particles (runs, N, D) and the results of one run for each entry of `row_of`.
+
+        The runs are numbered from `first` on, for their keys.
 
         Runs go through the program a fixed number at a time, so that other numbers of rows do not
         compile again: one on a CPU, where they run one after another in any case.
@@ -341,9 +358,10 @@ class _Drawing:
                 self.supports,
                 settings,
                 size,
+                free_levels(self.supports, self.observed[row_of]),
             )
 
-        return in_calls(program, (np.arange(len(row_of)), row_of), size)
+        return in_calls(program, (first + np.arange(len(row_of)), row_of), size)
 
 
 def _round_up(count: int, groups: int) -> int:

@@ -53,6 +53,8 @@ MOST_COPIES = 0.01
 """Largest expected share of draws that are copies of another draw."""
 MOST_PARETO_K = 0.7
 """Largest Pareto k at which the effective sample size can be trusted."""
+FEW, MOST_OF_FEW = 10, 0.1
+"""Number of the largest weights, and the largest share of the sum of squares that they may hold."""
 
 
 class ScaledEnergy(NamedTuple):
@@ -148,15 +150,27 @@ class Judgement(NamedTuple):
     """Expected share of resampled draws that are copies of another draw."""
     required: float
     """Least effective sample size."""
+    few: float = 1.0
+    """Share of the sum of squared weights that the ten largest hold."""
+    in_steps: bool = False
+    """True if the weights may come in steps, one for each combination of levels."""
 
     @property
     def enough(self) -> bool:
         """True if the draws are as good as those that are asked for."""
         return (
-            self.weight_ess >= self.required
-            and self.pareto_k <= MOST_PARETO_K
-            and self.copies <= MOST_COPIES
+            self.weight_ess >= self.required and self.has_light_tail and self.copies <= MOST_COPIES
         )
+
+    @property
+    def has_light_tail(self) -> bool:
+        """True if the effective sample size can be trusted.
+
+        No Pareto distribution fits weights that come in steps, however well they are bounded. They
+        are trusted as well if the sum of their squares, on which the effective sample size rests,
+        does not come from a few of them: with k above 0.5 it does.
+        """
+        return self.pareto_k <= MOST_PARETO_K or (self.in_steps and self.few <= MOST_OF_FEW)
 
     @property
     def growth(self) -> float:
@@ -166,13 +180,16 @@ class Judgement(NamedTuple):
         return max(2.0, 1.3 * self.required / self.weight_ess)
 
 
-def judge(log_weights: np.ndarray, num_samples: int, required: float) -> Judgement:
+def judge(
+    log_weights: np.ndarray, num_samples: int, required: float, *, in_steps: bool = False
+) -> Judgement:
     """Judge weighted points by the effective number, the tail and the largest of their weights.
 
     Args:
         log_weights: shape (M,).
         num_samples: number of draws to resample, or 0.
         required: least effective sample size.
+        in_steps: the weights may come in steps, because a discrete coordinate is free.
     """
     largest = log_weights.max()
     if not np.isfinite(largest) or np.isnan(log_weights).any():
@@ -180,7 +197,9 @@ def judge(log_weights: np.ndarray, num_samples: int, required: float) -> Judgeme
     weights = np.exp(log_weights.astype(np.float64) - largest)
     shares = weights / weights.sum()
     excess = np.maximum(num_samples * shares - 1, 0).sum() / max(num_samples, 1)
-    return Judgement(1 / float(shares @ shares), pareto_k(weights), float(excess), required)
+    squares = float(shares @ shares)
+    few = float((np.partition(shares, -FEW)[-FEW:] ** 2).sum()) / squares
+    return Judgement(1 / squares, pareto_k(weights), float(excess), required, few, in_steps)
 
 
 def pareto_k(weights: np.ndarray) -> float:

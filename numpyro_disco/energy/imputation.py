@@ -13,6 +13,8 @@ from numpyro_disco.energy.conditionals import draw_conditionals
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
 from numpyro_disco.energy.drawing import particles_for
 from numpyro_disco.energy.pattern import Pattern
+from numpyro_disco.tables.reading import by_name, is_frame
+from numpyro_disco.tables.writing import Filling, filled_frame
 
 MIN_PARTICLES = 256
 """Fewest particles of a row's tempered run, even if only a few of them are kept as draws."""
@@ -40,8 +42,9 @@ def impute(
     Args:
         rng_key: random key.
         prior: the `EnergyDistribution`.
-        data: array (rows, D) with NaN where missing, a DataFrame, or a dict of columns. A DataFrame
-            needs a column for each coordinate and may have others.
+        data: array (rows, D) with NaN where missing, a DataFrame of pandas, polars or pyarrow, or
+            anything else with names, such as a dict of columns. A DataFrame needs a column for each
+            coordinate and may have others.
         num_imputations: number of completed copies.
         num_particles: as for `sample_conditional`; by default `num_imputations`, rounded up to 256
             times a power of two.
@@ -51,9 +54,9 @@ def impute(
             are labelled.
 
     Returns:
-        A list of `num_imputations` DataFrames with the index and the columns of `data`, in which
-        only missing entries have changed; or an array (num_imputations, rows, D) in the prior's
-        precision; or an ArviZ object.
+        A list of `num_imputations` DataFrames of the same library with the index, the dtypes and
+        the columns of `data`, in which only missing entries have changed; or an array
+        (num_imputations, rows, D) in the prior's precision; or an ArviZ object.
 
     Raises:
         ValueError: unknown names, shapes that do not fit, or values outside their supports.
@@ -72,8 +75,7 @@ def impute(
     check_count(num_imputations, "num_imputations")
     if output not in OUTPUTS:
         raise ValueError(f"Expected 'array' or 'arviz' for `output`; got {output!r}.")
-    is_frame = hasattr(data, "columns") and hasattr(data, "index")
-    given = prior.pattern(_known_columns(data, prior.names) if is_frame else data, "data")
+    given = _known_entries(prior, data)
     if given.values.ndim != 2:
         raise ValueError(f"Expected shape (rows, D) for `data`; got {given.values.shape}.")
     rows = prior.with_clamped(given).as_rows("data")
@@ -88,41 +90,34 @@ def impute(
     draws = result.draws
     if output == "arviz":
         return tables_to_arviz(draws, prior.names, given.labels)
-    if is_frame and output is None:
-        return [_completed(data, prior.names, given, one) for one in np.asarray(draws)]
+    if is_frame(data) and output is None:
+        return [_completed(data, prior, given, one) for one in np.asarray(draws)]
     return draws
 
 
-def _known_columns(frame: Any, names: tuple[str, ...]) -> Any:
-    """The columns of a DataFrame that are coordinates of the prior."""
-    known = [column for column in frame.columns if str(column) in names]
-    missing = sorted(set(names) - {str(column) for column in known})
+def _known_entries(prior: EnergyDistribution, data: Any) -> Pattern:
+    """The entries of a table; a data frame may have other columns as well."""
+    if not is_frame(data):
+        return prior.pattern(data, "data")
+    named = by_name(data, "data")
+    assert named is not None
+    missing = sorted(set(prior.names) - set(named.entries))
     if missing:
         raise ValueError(
-            f"Expected a DataFrame with the columns {names} for `data`; got one without {missing}. "
-            "Rename its columns, or add a column of NaN for a coordinate that is missing in every "
-            "row."
+            f"Expected a DataFrame with the columns {prior.names} for `data`; got one without "
+            f"{missing}. Rename its columns, or add a column of NaN for a coordinate that is "
+            "missing in every row."
         )
-    return frame[known]
+    known = {name: named.entries[name] for name in prior.names}
+    return prior.pattern(named._replace(entries=known), "data")
 
 
-def _completed(frame: Any, names: tuple[str, ...], given: Pattern, draw: np.ndarray) -> Any:
-    """A copy of a DataFrame whose missing entries are those of `draw` (rows, D).
-
-    Complete columns are left alone. In the others, entries that are there keep their last bit, even
-    though draws may be in single precision.
-    """
-    completed = frame.copy()
-    for column in frame.columns:
-        if str(column) not in names:
-            continue
-        place = names.index(str(column))
-        there = given.observed[:, place]
-        if there.all():
-            continue
-        filled = np.where(there, given.values[:, place], draw[:, place])
-        dtype = frame[column].dtype
-        if isinstance(dtype, np.dtype) and dtype.kind == "f":
-            filled = filled.astype(dtype)
-        completed[column] = filled
-    return completed
+def _completed(frame: Any, prior: EnergyDistribution, given: Pattern, draw: np.ndarray) -> Any:
+    """A copy of a data frame whose missing entries are those of `draw` (rows, D)."""
+    return filled_frame(
+        frame,
+        {
+            name: Filling(column, ~given.observed[:, place], draw[:, place])
+            for place, (name, column) in enumerate(zip(prior.names, prior.columns, strict=True))
+        },
+    )

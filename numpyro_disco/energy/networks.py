@@ -7,6 +7,7 @@ exp(-E) <= exp(-min f) q is integrable: every energy is that of a density by con
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from flax import nnx
 
 from numpyro_disco._checks import check_count, check_share
 from numpyro_disco._typing import Array
+from numpyro_disco.references.categorical import level_indicators
 
 FLOOR = 10.0
 """Depth below zero, in nats, to which the correction of a new network can fall."""
@@ -24,10 +26,16 @@ WINDOW = 3.0
 """Distance from the mean, in standard deviations, at which the sine features have faded by half."""
 
 
+def embedding_size(num_levels: Sequence[int]) -> int:
+    """E, the number of real coordinates plus that of all levels of the discrete ones."""
+    return sum(count or 1 for count in num_levels)
+
+
 class ResidualNetwork(nnx.Module):
     """A residual network whose inputs are a standardised point and its sines and cosines.
 
-    The last layer starts at zero. Subclasses say what the outputs mean.
+    A discrete coordinate enters through the indicators of its levels instead (one-hot). The last
+    layer starts at zero. Subclasses say what the outputs mean.
 
     Args:
         dimension: D, the number of coordinates.
@@ -36,7 +44,10 @@ class ResidualNetwork(nnx.Module):
         num_blocks: residual blocks of two layers each.
         num_octaves: number of frequencies: pi/4 times 1, 2, 4, ... per standard deviation.
         num_local: number of further inputs that describe the point, see `Reference.describe`.
-        linear: the matrix A, shape (D, D); zero by default.
+        num_levels: number of levels of each coordinate, whose codes are 0, 1, ..., and 0 for real
+            coordinates, D numbers; all real by default. E is the number of real coordinates plus
+            that of all levels.
+        linear: the matrix A, shape (E, E); zero by default.
         rngs: flax random keys for the initial weights.
     """
 
@@ -49,6 +60,7 @@ class ResidualNetwork(nnx.Module):
         num_blocks: int = 4,
         num_octaves: int = 5,
         num_local: int = 0,
+        num_levels: Sequence[int] | None = None,
         linear: Array | None = None,
         rngs: nnx.Rngs,
     ) -> None:
@@ -57,7 +69,9 @@ class ResidualNetwork(nnx.Module):
         self.num_blocks = check_count(num_blocks, "num_blocks")
         self.num_octaves = check_count(num_octaves, "num_octaves", minimum=0)
         self.num_local = check_count(num_local, "num_local", minimum=0)
-        num_features = dimension * (1 + 2 * num_octaves) + num_local
+        self.num_levels = (0,) * dimension if num_levels is None else tuple(map(int, num_levels))
+        size = embedding_size(self.num_levels)
+        num_features = size + 2 * num_octaves * self.num_levels.count(0) + num_local
         self.inlet = nnx.Linear(num_features, width, rngs=rngs)
         self.blocks = nnx.List(
             [
@@ -67,7 +81,7 @@ class ResidualNetwork(nnx.Module):
         )
         zeros = nnx.initializers.zeros_init()
         self.outlet = nnx.Linear(width, num_outputs, kernel_init=zeros, rngs=rngs)
-        self.linear = nnx.Param(jnp.zeros((dimension, dimension)) if linear is None else linear)
+        self.linear = nnx.Param(jnp.zeros((size, size)) if linear is None else linear)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -78,16 +92,24 @@ class ResidualNetwork(nnx.Module):
             "num_blocks": self.num_blocks,
             "num_octaves": self.num_octaves,
             "num_local": self.num_local,
+            "num_levels": list(self.num_levels),
         }
 
-    def _outputs(self, z: Array, local: Array | None) -> Array:
+    def _embedded(self, z: Array) -> tuple[Array, Array]:
+        """The real coordinates of a point (D,), and these followed by indicators, shape (E,)."""
+        if not any(self.num_levels):
+            return z, z
+        real = z[np.flatnonzero(np.asarray(self.num_levels) == 0)]
+        return real, jnp.concatenate([real, level_indicators(z, self.num_levels)])
+
+    def _outputs(self, z: Array, embedded: Array, local: Array | None) -> Array:
         frequencies = jnp.pi / 4 * 2.0 ** jnp.arange(self.num_octaves, dtype=z.dtype)
         angles = z[:, None] * frequencies
         # Fine structure is where the rows are. A few standard deviations out the waves fade and
         # leave z, in which the layers are nearly linear and the energy is nearly quadratic.
         window = 1 / (1 + (z[:, None] / WINDOW) ** 4)
         waves = jnp.concatenate([window * jnp.sin(angles), window * jnp.cos(angles)]).ravel()
-        features = [z, waves] if local is None else [z, waves, local]
+        features = [embedded, waves] if local is None else [embedded, waves, local]
         h = self.inlet(jnp.concatenate(features))
         for first, second in self.blocks:
             h = h + second(jax.nn.silu(first(jax.nn.silu(h))))
@@ -97,7 +119,8 @@ class ResidualNetwork(nnx.Module):
 class EnergyNetwork(ResidualNetwork):
     r"""A residual network whose squared norm is the correction to a reference energy.
 
-    With z the standardised point and g, k two linear functions of the network's last layer,
+    With z the standardised point, indicators in place of its discrete coordinates, and g, k two
+    linear functions of the network's last layer,
 
     .. math:: f(z) = \tfrac12 |A z + g(z)|^2 + \tfrac12 |c + k(z)|^2 - \tfrac12 |c|^2
                      \ge -\tfrac12 |c|^2 .
@@ -124,6 +147,7 @@ class EnergyNetwork(ResidualNetwork):
         dimension: D, the number of coordinates.
         width: units of each hidden layer.
         defensive_share: e, at least 0 and less than 1/2.
+        num_levels: number of levels of each coordinate, as for `ResidualNetwork`.
         **settings: further arguments of `ResidualNetwork`.
 
     References:
@@ -137,11 +161,18 @@ class EnergyNetwork(ResidualNetwork):
     """
 
     def __init__(
-        self, dimension: int, *, width: int = 128, defensive_share: float = 0.0, **settings: Any
+        self,
+        dimension: int,
+        *,
+        width: int = 128,
+        defensive_share: float = 0.0,
+        num_levels: Sequence[int] | None = None,
+        **settings: Any,
     ) -> None:
         check_count(width, "width")
         self.defensive_share = check_share(defensive_share, "defensive_share")
-        super().__init__(dimension, dimension + width, width=width, **settings)
+        size = embedding_size(num_levels or (0,) * dimension)
+        super().__init__(dimension, size + width, width=width, num_levels=num_levels, **settings)
         self.offset = nnx.Param(jnp.full(width, np.sqrt(2 * FLOOR / width)))
 
     @property
@@ -156,11 +187,12 @@ class EnergyNetwork(ResidualNetwork):
             z: the standardised point, shape (D,).
             local: further inputs that describe the point, shape (num_local,).
         """
-        out = self._outputs(z, local)
-        g, k = out[: self.dimension], out[self.dimension :]
+        real, embedded = self._embedded(z)
+        out = self._outputs(real, embedded, local)
+        g, k = out[: len(embedded)], out[len(embedded) :]
         offset = self.offset[...]
         # k (c + k / 2) is (|c + k|^2 - |c|^2) / 2 without a difference of two large numbers.
-        f = 0.5 * ((self.linear[...] @ z + g) ** 2).sum() + (k * (offset + 0.5 * k)).sum()
+        f = 0.5 * ((self.linear[...] @ embedded + g) ** 2).sum() + (k * (offset + 0.5 * k)).sum()
         if not self.defensive_share:
             return f
         own, other = math.log1p(-self.defensive_share), math.log(self.defensive_share)
@@ -187,4 +219,4 @@ class ScoreNetwork(ResidualNetwork):
             z: the standardised point, shape (D,).
             local: further inputs that describe the point, shape (num_local,).
         """
-        return self.linear[...] @ z + self._outputs(z, local)
+        return self.linear[...] @ z + self._outputs(z, z, local)

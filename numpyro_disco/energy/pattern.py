@@ -1,13 +1,13 @@
 """Observations, parsed and checked once.
 
-A mapping, an array or a DataFrame of observations becomes one `Pattern`: the values, which of them
+Observations in any form that `tables` reads become one `Pattern`: the values, which of them
 are observed, and the values in unconstrained space. All functions that condition on observations
 parse them with `EnergyDistribution.pattern` and hand the result on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, Self
 
@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_disco._checks import name_index
+from numpyro_disco._checks import is_traced
 from numpyro_disco._typing import Array
 from numpyro_disco.references.constrained import unconstrained_values
 from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.tables.columns import Column
+from numpyro_disco.tables.reading import read_observations
 
 
 class Pattern(NamedTuple):
@@ -33,7 +35,7 @@ class Pattern(NamedTuple):
     unconstrained: Array
     """`values` in unconstrained space and in the prior's precision, zero where free, (..., D)."""
     labels: tuple[str, ...] | None = None
-    """Row labels, if the observations are a DataFrame."""
+    """Row labels, if the observations have any."""
 
     @property
     def is_single(self) -> bool:
@@ -106,7 +108,7 @@ def make_pattern(
         dtype: precision of the unconstrained values.
     """
     # Concrete observations stay concrete while a program is traced, so that they can be checked.
-    with nullcontext() if _is_traced(values, observed) else jax.ensure_compile_time_eval():
+    with nullcontext() if is_traced(values, observed) else jax.ensure_compile_time_eval():
         unconstrained = unconstrained_values(supports, jnp.asarray(values, dtype), observed)
     return Pattern(_where(observed, values, 0.0), observed, unconstrained)
 
@@ -114,6 +116,7 @@ def make_pattern(
 def parse_pattern(
     observed: Any,
     names: Sequence[str],
+    columns: Sequence[Column],
     supports: CoordinateSupports,
     dtype: np.dtype,
     argument: str = "observed",
@@ -121,10 +124,12 @@ def parse_pattern(
     """Parse and check observations.
 
     Args:
-        observed: mapping from names to numbers or to arrays of one batch shape; or an array or a
-            DataFrame whose last axis has one entry for each name. NaN marks free entries. Values
-            may be traced; a traced entry of a mapping counts as observed.
+        observed: anything with names (a mapping from names to values or arrays of one batch
+            shape, a DataFrame, a series, an xarray object), or an array whose last axis has one
+            entry for each name. What is missing is free. Values may be traced; a traced entry of a
+            mapping counts as observed.
         names: names of the D coordinates.
+        columns: what their numbers stand for.
         supports: their supports.
         dtype: precision of the unconstrained values.
         argument: name of the argument for error messages.
@@ -135,13 +140,16 @@ def parse_pattern(
 
     Example:
         >>> from numpyro.distributions import constraints
+        >>> from numpyro_disco.tables.columns import Real
         >>> supports = CoordinateSupports((constraints.real, constraints.positive))
-        >>> pattern = parse_pattern({"b": [1.0, np.nan]}, ("a", "b"), supports, np.dtype("f4"))
+        >>> pattern = parse_pattern(
+        ...     {"b": [1.0, np.nan]}, ("a", "b"), (Real(), Real()), supports, np.dtype("f4")
+        ... )
         >>> pattern.observed.tolist()
         [[False, True], [False, False]]
     """
-    values, seen = _values_and_observed(observed, names, argument)
-    pattern = make_pattern(values, seen, supports, dtype)._replace(labels=_row_labels(observed))
+    values, seen, labels = _values_and_observed(observed, names, columns, argument)
+    pattern = make_pattern(values, seen, supports, dtype)._replace(labels=labels)
     _check_inside(pattern, names, supports, dtype, argument)
     return pattern
 
@@ -156,55 +164,16 @@ def check_some_observed(observed: np.ndarray, argument: str = "observed") -> Non
         )
 
 
-def _values_and_observed(observed: Any, names: Sequence[str], argument: str) -> tuple[Any, Any]:
-    """Values (..., D), zero where free, and which of them are observed."""
-    values: Any
-    seen: Any
-    if _is_frame(observed):
-        columns = [str(column) for column in observed.columns]
-        if len(set(columns)) < len(columns):
-            raise ValueError(
-                f"Expected distinct columns in `{argument}`; got {columns}. Rename the columns."
-            )
-        observed = {str(column): observed[column].to_numpy() for column in observed.columns}
-    if isinstance(observed, Mapping):
-        values, seen = _from_mapping(observed, names, argument)
-    else:
-        values = _numbers(observed, argument)
-        seen = ~jnp.isnan(values) if _is_traced(values) else ~np.isnan(values)
-    if values.ndim == 0 or values.shape[-1] != len(names):
-        raise ValueError(
-            f"Expected a last axis of {len(names)} for `{argument}`, one entry for each of "
-            f"{tuple(names)}; got shape {values.shape}."
-        )
-    if not _is_traced(values) and np.isinf(values).any():
+def _values_and_observed(
+    observed: Any, names: Sequence[str], columns: Sequence[Column], argument: str
+) -> tuple[Any, Any, tuple[str, ...] | None]:
+    """Values (..., D), zero where free, which of them are observed, and labels of the rows."""
+    values, seen, labels = read_observations(observed, names, columns, argument)
+    if not is_traced(values) and np.isinf(values).any():
         raise ValueError(
             f"Expected finite numbers, or NaN for what is free, in `{argument}`; got infinity."
         )
-    return _where(seen, values, 0.0), seen
-
-
-def _from_mapping(
-    observed: Mapping[str, Any], names: Sequence[str], argument: str
-) -> tuple[Any, np.ndarray]:
-    """Values (..., D), NaN where free, and a concrete boolean array of what is observed."""
-    places = {name: name_index(name, names, argument) for name in observed}
-    given = {places[name]: _numbers(value, argument) for name, value in observed.items()}
-    try:
-        shape = np.broadcast_shapes(*(value.shape for value in given.values()))
-    except ValueError:
-        shapes = {name: given[place].shape for name, place in places.items()}
-        raise ValueError(
-            f"Expected entries of one batch shape in `{argument}`; got the shapes {shapes}."
-        ) from None
-    columns = [given.get(place, np.full(shape, np.nan)) for place in range(len(names))]
-    numpy = jnp if _is_traced(*columns) else np
-    seen = [
-        np.full(shape, True) if _is_traced(column) else np.broadcast_to(~np.isnan(column), shape)
-        for column in columns
-    ]
-    values = numpy.stack([numpy.broadcast_to(column, shape) for column in columns], axis=-1)
-    return values, np.stack(seen, axis=-1)
+    return _where(seen, values, 0.0), seen, labels
 
 
 def _check_inside(
@@ -215,7 +184,7 @@ def _check_inside(
     argument: str,
 ) -> None:
     """Require observed values inside their supports; traced values cannot be checked."""
-    if supports.real or _is_traced(pattern.values, pattern.observed):
+    if supports.real or is_traced(pattern.values, pattern.observed):
         return
     with jax.ensure_compile_time_eval():
         inside = supports.inside(jnp.asarray(pattern.values, dtype))
@@ -231,31 +200,6 @@ def _check_inside(
         )
 
 
-def _numbers(value: Any, argument: str) -> Any:
-    """`value` as an array: traced arrays as they are, anything else as float64."""
-    if _is_traced(value):
-        return value
-    try:
-        return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"Expected numbers in `{argument}`; got {value!r}.") from None
-
-
-def _row_labels(table: Any) -> tuple[str, ...] | None:
-    """The labels of a DataFrame's rows, if `table` is one."""
-    if _is_frame(table) and hasattr(table, "index"):
-        return tuple(str(label) for label in table.index)
-    return None
-
-
-def _is_frame(table: Any) -> bool:
-    return hasattr(table, "columns") and hasattr(table, "to_numpy")
-
-
-def _is_traced(*arrays: Any) -> bool:
-    return any(isinstance(array, jax.core.Tracer) for array in arrays)
-
-
 def _where(condition: Any, x: Any, y: Any) -> Any:
     """`where`, in NumPy unless something is traced, so that float64 values keep their last bit."""
-    return (jnp if _is_traced(condition, x, y) else np).where(condition, x, y)
+    return (jnp if is_traced(condition, x, y) else np).where(condition, x, y)

@@ -5,6 +5,9 @@ moved along exp(-b E) q^(1 - b), while the inverse temperature b rises from 0 to
 coordinates are observed is an array, so one compiled program serves every pattern of missing
 entries.
 
+Free discrete coordinates are moved by Gibbs sweeps, in a program of its own: rows whose discrete
+coordinates are all observed have the program of continuous priors.
+
 This is the way for conditionals that `importance.py` cannot draw, and for those inside a compiled
 function, where the choice cannot be made.
 """
@@ -13,12 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from numpyro_disco._batching import in_batches
+from numpyro_disco._checks import is_traced
 from numpyro_disco._compiling import compiler_options
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.importance import TEMPERING, ScaledEnergy
@@ -35,6 +40,7 @@ def sample_one_conditional(
     values: Array,
     observed: Array,
     settings: TemperingSettings,
+    num_levels: tuple[int, ...] | None,
 ) -> TemperedResult:
     """One tempered run for the conditional given `values` where `observed`.
 
@@ -44,6 +50,7 @@ def sample_one_conditional(
         values: unconstrained values, shape (D,); entries of free coordinates are ignored.
         observed: boolean array (D,), traced or not.
         settings: see `TemperingSettings`.
+        num_levels: levels of each coordinate, as `free_levels` returns them.
 
     Returns:
         A `TemperedResult` whose positions are points in unconstrained space. Its `log_normalizer`
@@ -67,8 +74,22 @@ def sample_one_conditional(
         log_target = -energy.inverse_temperature * energy.energy_fn(x)
         return reference.log_prob(x) + log_det, log_target + log_det
 
-    result = tempered_smc(rng_key, draw_base, log_densities, settings, free=free)
+    # Discrete coordinates have location 0 and scale 1, so that u holds their codes.
+    result = tempered_smc(
+        rng_key, draw_base, log_densities, settings, free=free, num_levels=num_levels
+    )
     return result._replace(position=jax.vmap(point)(result.position))
+
+
+def free_levels(supports: CoordinateSupports, observed: Any) -> tuple[int, ...] | None:
+    """Levels of all coordinates, or None if no discrete one is free: a smaller program serves.
+
+    Args:
+        supports: supports of the D coordinates.
+        observed: boolean array (rows, D), traced or not.
+    """
+    known = np.zeros(1, bool) if is_traced(observed) else np.asarray(observed)
+    return supports.num_levels if (supports.discrete & ~known).any() else None
 
 
 def temper_rows(
@@ -80,6 +101,7 @@ def temper_rows(
     supports: CoordinateSupports,
     settings: TemperingSettings,
     rows_at_once: int,
+    num_levels: tuple[int, ...] | None,
 ) -> tuple[Array, TemperedResult]:
     """Run tempered SMC for many conditionals of one energy.
 
@@ -94,6 +116,7 @@ def temper_rows(
         rows_at_once: number of rows that run side by side; bounds memory. Ignored on a CPU, which
             the particles of one row keep busy: rows run one after another there, so none waits for
             the slowest.
+        num_levels: levels of each coordinate, as `free_levels` returns them.
 
     Returns:
         Particles (rows, num_particles, D) in the user's units, and the `TemperedResult` of each row
@@ -103,7 +126,7 @@ def temper_rows(
     def one(row: tuple[Array, Array, Array]) -> tuple[Array, TemperedResult]:
         index, value, seen = row
         key = jax.random.fold_in(jax.random.fold_in(rng_key, TEMPERING), index)
-        result = sample_one_conditional(key, energy, value, seen, settings)
+        result = sample_one_conditional(key, energy, value, seen, settings, num_levels)
         nothing = jnp.zeros(())
         summary = result._replace(position=nothing, log_base=nothing, log_target=nothing)
         return supports.constrain(result.position), summary
@@ -118,7 +141,7 @@ def compiled_tempering() -> Callable[..., tuple[Array, TemperedResult]]:
     """`temper_rows` as one compiled program, made once the devices are known."""
     return jax.jit(
         temper_rows,
-        static_argnames=("supports", "settings", "rows_at_once"),
+        static_argnames=("supports", "settings", "rows_at_once", "num_levels"),
         compiler_options=compiler_options(),
     )
 

@@ -20,18 +20,22 @@ from numpyro_disco.energy.networks import EnergyNetwork
 from numpyro_disco.energy.support_codes import decode_support, encode_support
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.gaussian import GaussianReference
+from numpyro_disco.references.mixed import MixedReference
 from numpyro_disco.references.mixture import MixtureReference
+from numpyro_disco.tables.columns import column_from_json
 
 FORMAT = "numpyro_disco.prior"
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 VERSIONS = range(2, FORMAT_VERSION + 1)
-"""Versions that can be read: 2 has no supports, 3 no sinh-arcsinh maps, 4 no defensive shares, and
-5 gave such a share another meaning, so it is read only without one."""
+"""Versions that can be read: 2 has no supports, 3 no sinh-arcsinh maps, 4 no defensive shares, 5
+gave such a share another meaning, so it is read only without one, and 6 has neither columns nor
+discrete coordinates."""
 OPTIONAL = ("values", "log_normalizer", "log_normalizer_error", "noise_scale")
 """Attributes of a distribution that may be None."""
 REFERENCE_FIELDS = {
     "GaussianReference": ("mean_", "covariance"),
     "MixtureReference": ("log_weights", "means", "covariances"),
+    "MixedReference": ("log_weights", "means", "covariances", "log_probabilities"),
 }
 """Arrays of each kind of reference."""
 
@@ -141,7 +145,9 @@ def describe_prior(prior: EnergyDistribution) -> tuple[dict[str, Any], dict[str,
         "names": list(prior.names),
         "observed": list(prior.observed),
         "supports": [encode_support(s) for s in prior.coordinate_supports.supports],
+        "columns": [column.to_json() for column in prior.columns],
         "references": kinds,
+        "num_levels": list(prior.coordinate_supports.num_levels),
         "network": nnx.merge(energy.graph, energy.weights).settings,
     }
     return description, arrays
@@ -167,11 +173,13 @@ def rebuild_prior(description: Mapping[str, Any], arrays: Arrays) -> EnergyDistr
     supports = description.get("supports", [{"kind": "real"}] * len(names))
     if len(supports) != len(names):
         raise ValueError("`supports` does not fit `names`")
+    columns = map(column_from_json, description.get("columns", []))
     prior = EnergyDistribution(
         _energy(description, arrays),
         _reference(description, "reference", arrays),
         names=names,
         supports={name: decode_support(s) for name, s in zip(names, supports, strict=True)},
+        columns=dict(zip(names, columns, strict="columns" in description)),
         loc=arrays["loc"],
         scale=arrays["scale"],
     )
@@ -216,8 +224,13 @@ def _reference(description: Mapping[str, Any], prefix: str, arrays: Arrays) -> R
     fields = [arrays[f"{prefix}.{field}"] for field in REFERENCE_FIELDS[kind]]
     if kind == "GaussianReference":
         return GaussianReference(*fields)
-    log_weights, means, covariances = (jnp.asarray(field) for field in fields)
-    return MixtureReference.from_log_weights(log_weights, means, covariances, None)
+    log_weights, means, covariances = (jnp.asarray(field) for field in fields[:3])
+    if kind == "MixtureReference":
+        return MixtureReference.from_log_weights(log_weights, means, covariances)
+    num_levels = tuple(map(int, description["num_levels"]))
+    return MixedReference.from_log_weights(
+        log_weights, means, covariances, jnp.asarray(fields[3]), num_levels
+    )
 
 
 def _check_state(

@@ -9,7 +9,14 @@ from numpyro.distributions import constraints
 
 from numpyro_disco.supports.sinh_arcsinh import SinhArcsinhReal
 
-WITHOUT_BOUNDS = ("real", "positive", "nonnegative", "softplus_positive", "unit_interval")
+WITHOUT_BOUNDS = (
+    "real",
+    "positive",
+    "nonnegative",
+    "softplus_positive",
+    "unit_interval",
+    "boolean",
+)
 """NumPyro's constraints on one number that have no parameters, by name."""
 WITH_BOUNDS = (
     "interval",
@@ -18,6 +25,7 @@ WITH_BOUNDS = (
     "greater_than_eq",
     "less_than",
     "less_than_eq",
+    "integer_interval",
 )
 """NumPyro's constraints on one number that have bounds, by name."""
 

@@ -1,4 +1,4 @@
-"""Unconstrained coordinates of the missing entries of a table, one block for each row.
+"""Unconstrained coordinates of the missing continuous entries of a table, a block for each row.
 
 Rows with the same entries missing share the covariances of their components' conditionals, which
 are by far the dearest part. Rows are therefore grouped by what is missing.
@@ -25,7 +25,7 @@ class RowCoordinates(NamedTuple):
     factors: Array
     """Lower-triangular factor of each row, padded with the identity, shape (rows, M, M)."""
     sizes: tuple[int, ...]
-    """Number of missing entries of each row that has any; at most M."""
+    """Number of missing continuous entries of each row that has any; at most M."""
 
 
 def row_coordinates(
@@ -40,15 +40,16 @@ def row_coordinates(
     """
     dimension = observed.shape[-1]
     missing = ~observed.reshape(-1, dimension)
-    incomplete = np.flatnonzero(missing.any(1))
-    missing = missing[incomplete]
+    continuous = missing & ~prior.coordinate_supports.discrete
+    incomplete = np.flatnonzero(continuous.any(1))
+    missing, continuous = missing[incomplete], continuous[incomplete]
     if not len(incomplete):
         return RowCoordinates(jnp.zeros(0), jnp.zeros((0, 0, 0)), ())
     groups, patterns, place = _group(missing)
-    sizes = missing.sum(1)
+    sizes = continuous.sum(1)
     width = int(sizes.max())
-    # Columns of a row with the missing ones first, in order.
-    columns = np.argsort(~missing, axis=1, kind="stable")[:, :width]
+    # Columns of a row with those to be moved first, in order.
+    columns = np.argsort(~continuous, axis=1, kind="stable")[:, :width]
     arguments = prior, values, incomplete[groups], patterns, place, columns, sizes
     if is_traced(arguments):
         loc, factors = _padded_rows(*arguments)

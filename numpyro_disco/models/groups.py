@@ -17,6 +17,7 @@ from numpyro.distributions import Distribution
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.models.coordinate import Coordinate
+from numpyro_disco.models.discrete import DiscreteCoordinate
 from numpyro_disco.models.structure import without_wrappers
 
 
@@ -29,7 +30,10 @@ class CoordinateGroup:
     sites: dict[int, str] = field(default_factory=dict)
     """Names of the sites by coordinate; clamped coordinates have none."""
     free: dict[str, int] = field(default_factory=dict)
-    """Coordinates of the latent sites by name; the others are observed."""
+    """Continuous coordinates of latent sites by name."""
+    summed: dict[str, int] = field(default_factory=dict)
+    """Discrete coordinates of latent sites by name, which are summed out. All others are observed.
+    """
 
     def point(self, trace: dict[str, dict]) -> Array:
         """The vector with the values that its sites have in `trace`, plate axes first."""
@@ -41,10 +45,19 @@ class CoordinateGroup:
         return jnp.stack(jnp.broadcast_arrays(*values), axis=-1)
 
     def reference(self, trace: dict[str, dict]) -> Distribution:
-        """The reference of the free coordinates given the others, for each member of a plate."""
+        """The reference of latent coordinates given the others, for each member of a plate."""
         observed = np.ones(len(self.prior.names), bool)
-        observed[list(self.free.values())] = False
+        observed[[*self.free.values(), *self.summed.values()]] = False
         return self.prior.reference_given(self.point(trace), observed)
+
+    def log_base(self, trace: dict[str, dict]) -> Array:
+        """Log density of the free coordinates under the reference, discrete ones summed out."""
+        reference, point = self.reference(trace), self.point(trace)
+        if not self.summed:
+            return reference.log_prob(point)
+        known = np.ones(len(self.prior.names), bool)
+        known[list(self.summed.values())] = False
+        return reference.marginal_log_prob(point, known)
 
 
 def coordinate_groups(
@@ -67,7 +80,8 @@ def coordinate_groups(
             group = groups.setdefault(prefix, CoordinateGroup(fn.prior))
             group.sites[fn.index] = name
             if not site["is_observed"]:
-                group.free[name] = fn.index
+                kind = group.summed if isinstance(fn, DiscreteCoordinate) else group.free
+                kind[name] = fn.index
     started = []
     for prefix, group in groups.items():
         given = set(with_own_base) & set(group.free)

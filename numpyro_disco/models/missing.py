@@ -40,7 +40,8 @@ class MissingEntries(StableDistribution):
     """The missing entries of a table as one vector, given the observed ones.
 
     `log_prob` is the sum of the rows' joint log densities, unnormalised unless the prior is
-    normalised.
+    normalised. Missing discrete entries are not part of the vector: they are sites of their own
+    (`RowLevels`), and if there are any, `log_prob` is 0 and the joint density is a factor beside.
 
     Args:
         prior: an unclamped `EnergyDistribution` of one row.
@@ -51,14 +52,16 @@ class MissingEntries(StableDistribution):
 
     arg_constraints: dict[str, Any] = {}
     pytree_data_fields = ("prior", "values", "loc", "factors")
-    pytree_aux_fields = ("places", "table_shape", "rows", "sizes")
+    pytree_aux_fields = ("places", "discrete_places", "table_shape", "rows", "sizes")
 
     places: tuple[int, ...]
-    """Positions of the missing entries in the flattened table."""
+    """Positions of the missing continuous entries in the flattened table."""
+    discrete_places: tuple[int, ...]
+    """Positions of the missing discrete entries in the flattened table."""
     table_shape: tuple[int, ...]
     """Shape of the table, (..., D)."""
     sizes: tuple[int, ...]
-    """Number of missing entries of each row that has any."""
+    """Number of missing continuous entries of each row that has any."""
 
     def __init__(
         self,
@@ -69,7 +72,9 @@ class MissingEntries(StableDistribution):
     ) -> None:
         self.prior, self.values, self.rows = prior, values, rows
         self.table_shape = observed.shape
-        self.places = tuple(np.flatnonzero(~observed).tolist())
+        discrete = prior.coordinate_supports.discrete
+        self.places = tuple(np.flatnonzero(~observed & ~discrete).tolist())
+        self.discrete_places = tuple(np.flatnonzero(~observed & discrete).tolist())
         self.loc, self.factors, self.sizes = row_coordinates(prior, values, observed)
         super().__init__((), (len(self.places),))
 
@@ -104,6 +109,8 @@ class MissingEntries(StableDistribution):
     @validate_sample
     def log_prob(self, value: ArrayLike) -> Array:
         """Sum over rows of the joint log density, shape (..., num_missing) to (...)."""
+        if self.discrete_places:
+            return jnp.zeros(jnp.shape(value)[:-1])
         return _sum_rows(self.prior.log_prob(self.complete(value)), value)
 
     @property
@@ -135,7 +142,7 @@ class MissingEntriesReference(StableDistribution):
     def _rows(self) -> Distribution:
         parent = self.parent
         observed = np.ones(parent.table_shape, bool)
-        observed.flat[list(parent.places)] = False
+        observed.flat[[*parent.places, *parent.discrete_places]] = False
         return parent.prior.reference_given(parent.values, observed)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
@@ -145,8 +152,13 @@ class MissingEntriesReference(StableDistribution):
         return flat[..., np.asarray(self.parent.places)]
 
     def log_prob(self, value: ArrayLike) -> Array:
-        """Normalised log density, shape (..., num_missing) to (...)."""
-        return _sum_rows(self._rows.log_prob(self.parent.complete(value)), value)
+        """Log density, normalised, (..., num_missing) to (...); discrete entries are summed out."""
+        table, parent = self.parent.complete(value), self.parent
+        if not parent.discrete_places:
+            return _sum_rows(self._rows.log_prob(table), value)
+        known = np.ones(parent.table_shape, bool)
+        known.flat[list(parent.discrete_places)] = False
+        return _sum_rows(self._rows.marginal_log_prob(table, known), value)
 
 
 class PaddedEntries(StableDistribution):

@@ -226,7 +226,7 @@ def log_density_pair(
             elif name in jacobians:
                 log_base += jnp.sum(log_prob)
         for group in base.groups:
-            log_base += jnp.sum(group.reference(trace).log_prob(group.point(trace)))
+            log_base += jnp.sum(group.log_base(trace))
         if base.block is not None:
             block_values = {name: values[name] for name in base.block.names}
             log_base += base.block.density.log_prob(ravel_pytree(block_values)[0])

@@ -15,11 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 
-from numpyro_disco._numpyro import active_handlers, handlers_that_observe, only_handlers
+from numpyro_disco._numpyro import (
+    active_handlers,
+    active_plates,
+    handlers_that_observe,
+    only_handlers,
+)
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.guard import not_latent
 from numpyro_disco.models.coordinate import Coordinate
+from numpyro_disco.models.discrete import DiscreteCoordinate, RowLevels
 from numpyro_disco.models.missing import MissingEntries, PaddedEntries
 
 
@@ -129,22 +135,27 @@ def _sample_vector(name: str, prior: EnergyDistribution) -> Array:
             assert prior.values is not None
             values.append(prior.values[..., index])
         else:
-            values.append(_sample_coordinate(f"{name}.{coordinate}", Coordinate(prior, index)))
+            values.append(_sample_coordinate(f"{name}.{coordinate}", prior, index))
     x = jnp.stack(jnp.broadcast_arrays(*values), axis=-1)
     numpyro.factor(f"{name}.log_prob", prior.log_prob(x))
     return x
 
 
-def _sample_coordinate(site: str, coordinate: Coordinate) -> Any:
+def _sample_coordinate(site: str, prior: EnergyDistribution, index: int) -> Any:
     """The value of a coordinate's site, which is latent or given by `condition` or `do`."""
     given = [(h, scoped) for h, scoped in handlers_that_observe(site) if scoped in h.data]
+    discrete = bool(prior.coordinate_supports.discrete[index])
+    # An observed level has no need to be one that can be enumerated.
+    coordinate = (
+        DiscreteCoordinate(prior, index, latent=not given) if discrete else Coordinate(prior, index)
+    )
     # `do` keeps the site itself as a latent on which nothing depends. That is harmless for a site
     # with a density, but a coordinate has none: the latent would be flat and cannot be sampled.
     done = [h.data[scoped] for h, scoped in given if isinstance(h, numpyro.handlers.do)]
     value = numpyro.sample(site, coordinate, obs=done[0] if done else None)
     if not given:
         return value
-    if jnp.ndim(value) > len(coordinate.batch_shape) and not _plates():
+    if jnp.ndim(value) > len(coordinate.batch_shape) and not active_plates():
         raise ValueError(
             f"Expected one number for {site!r}; got an array of shape {jnp.shape(value)}. For many "
             "vectors put `sample` into a plate of that size, or give it a table, `obs=`."
@@ -189,20 +200,28 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
     observed = pattern.observed
     if any(prior.observed):
         raise ValueError("Expected an unclamped prior with `obs`: put the values into the table.")
-    _check_handlers(name, [f"{name}.missing"])
+    _check_handlers(name, [f"{name}.missing", f"{name}.levels"])
     # Under `jit` a conversion by JAX would trace concrete values.
     convert = jnp.asarray if isinstance(pattern.values, jax.core.Tracer) else np.asarray
     values: Any = convert(pattern.values, prior.loc.dtype)
     traced = isinstance(observed, jax.core.Tracer)
-    subsampled = any(plate.subsample_size != plate.size for plate in _plates())
+    subsampled = any(plate.subsample_size != plate.size for plate in active_plates())
     if padded is False and (traced or subsampled):
         raise ValueError(
             "Expected a concrete table for `obs`, outside subsampling plates, with "
             "`padded=False`: compiled code has to know which entries are missing."
         )
     if padded or traced or subsampled:
+        if prior.coordinate_supports.discrete.any():
+            raise NotImplementedError(
+                f"The table of {name!r} has discrete columns, whose missing entries have to be "
+                "known when the model is compiled. Give the table as a constant of the model "
+                "instead of as an argument, without `padded=True` and subsampling."
+            )
         return _sample_padded(name, PaddedEntries(prior, values, jnp.asarray(observed)), padded)
     _check_plates(values.shape, prior)
+    if (~observed & prior.coordinate_supports.discrete).any():
+        return _sample_mixed_table(name, prior, values, observed, pattern.labels)
     # The missing entries of all rows are one vector, which belongs to no plate: rows differ in how
     # many they have.
     with _outside_plates():
@@ -213,10 +232,42 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
         return fn.complete(numpyro.sample(f"{name}.missing", fn))
 
 
+def _sample_mixed_table(
+    name: str,
+    prior: EnergyDistribution,
+    values: Array,
+    observed: np.ndarray,
+    labels: tuple[str, ...] | None,
+) -> Array:
+    """A table with missing discrete entries: a number of a combination of levels for each row.
+
+    They are summed out row by row, so each row has to be a member of a plate.
+    """
+    if not active_plates():
+        missing = (~observed & prior.coordinate_supports.discrete).reshape(-1, len(prior.names))
+        columns = [prior.names[place] for place in np.flatnonzero(missing.any(0))]
+        raise ValueError(
+            f"Expected a plate around a table whose discrete columns {columns} have missing "
+            "entries, since these are summed out row by row: "
+            f"`with numpyro.plate('rows', {len(values)}):`, with all that depends on the rows "
+            "inside."
+        )
+    levels = RowLevels(prior, values, observed)
+    combination = numpyro.sample(f"{name}.levels", levels)
+    with _outside_plates():
+        fn = MissingEntries(prior, values, observed, labels)
+        table: Any = values
+        if fn.places:
+            table = fn.complete(numpyro.sample(f"{name}.missing", fn))
+    rows = levels.complete(combination, table)
+    numpyro.factor(f"{name}.log_prob", prior.log_prob(rows))
+    return rows
+
+
 def _sample_padded(name: str, rows: PaddedEntries, padded: bool | None) -> Array:
     """A value for every entry of a table, and the completed table."""
     # Each member of a plate has a vector of its own. Without plates the rows are one event.
-    fn = rows if _plates() else rows.to_event(len(rows.batch_shape))
+    fn = rows if active_plates() else rows.to_event(len(rows.batch_shape))
     try:
         return rows.complete(numpyro.sample(f"{name}.missing", fn))
     except (TypeError, ValueError) as error:
@@ -231,7 +282,7 @@ def _sample_padded(name: str, rows: PaddedEntries, padded: bool | None) -> Array
 
 def _check_plates(table_shape: tuple[int, ...], prior: EnergyDistribution) -> None:
     """Refuse a table that does not have one row for each member of the plates around it."""
-    sizes = {plate.dim: plate.subsample_size for plate in _plates()}
+    sizes = {plate.dim: plate.subsample_size for plate in active_plates()}
     shape = tuple(sizes.get(dim, 1) for dim in range(min(sizes, default=0), 0))
     if sizes and table_shape[:-1] != shape:
         raise ValueError(
@@ -240,11 +291,7 @@ def _check_plates(table_shape: tuple[int, ...], prior: EnergyDistribution) -> No
         )
 
 
-def _plates() -> list[numpyro.plate]:
-    """The active plates, outermost first."""
-    return [handler for handler in active_handlers() if isinstance(handler, numpyro.plate)]
-
-
 def _outside_plates() -> AbstractContextManager[None]:
     """Make sites in the body belong to no plate."""
-    return only_handlers([h for h in active_handlers() if not isinstance(h, numpyro.plate)])
+    plates = active_plates()
+    return only_handlers([handler for handler in active_handlers() if handler not in plates])

@@ -15,6 +15,8 @@ Which part to use:
   your own when you know its rough location and scale. It should be at least as wide as p.
 - `MixtureReference`: a mixture of Gaussians. The choice for data with several modes or curved
   shapes, and what `fit` uses by default with the contrastive objective.
+- `MixedReference`: a mixture whose components also have categorical parts, for tables with both
+  continuous and discrete columns. `categorical` holds what is particular to these parts.
 - `MixtureFit`: the settings with which `fit` chooses and fits such a mixture.
 - `constrained.ConstrainedReference`: either of the two for coordinates with bounds, in the
   user's units. `EnergyDistribution.reference` returns one; you rarely construct it yourself.

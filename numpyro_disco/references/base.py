@@ -14,7 +14,7 @@ from numpyro_disco._typing import Array, ArrayLike
 
 
 class Components(NamedTuple):
-    """The Gaussians that a reference is made of."""
+    """The components that a reference is a mixture of."""
 
     log_weights: Array
     """Log weights that sum to one, shape (..., K)."""
@@ -24,6 +24,9 @@ class Components(NamedTuple):
     """Zero where a coordinate is observed, shape (..., K, D, D)."""
     whiteners: Array
     """Inverse Cholesky factors, the identity where a coordinate is observed, (..., K, D, D)."""
+    log_probabilities: Array | None = None
+    """Log probabilities of the levels of discrete coordinates, -inf for what is no level, shape
+    (..., K, D, L); None if all coordinates are continuous."""
 
 
 def host_draws(rng: np.random.Generator, components: Components, num_draws: int) -> np.ndarray:
@@ -31,13 +34,16 @@ def host_draws(rng: np.random.Generator, components: Components, num_draws: int)
 
     Args:
         rng: source of random numbers.
-        components: the Gaussians, without leading axes.
+        components: the components, without leading axes, all coordinates free.
         num_draws: number of draws.
 
     Returns:
         Array (num_draws, D).
     """
-    log_weights, means, _, whiteners = (np.asarray(leaf, np.float64) for leaf in components)
+    log_weights, means, whiteners = (
+        np.asarray(leaf, np.float64)
+        for leaf in (components.log_weights, components.means, components.whiteners)
+    )
     weights = np.exp(log_weights)
     counts = rng.multinomial(num_draws, weights / weights.sum())
     noise = rng.standard_normal((num_draws, means.shape[1]))
@@ -47,14 +53,29 @@ def host_draws(rng: np.random.Generator, components: Components, num_draws: int)
         mean + noise[end - count : end] @ factor.T
         for mean, factor, end, count in zip(means, factors, ends, counts, strict=True)
     ]
-    return np.concatenate(parts)[rng.permutation(num_draws)]
+    draws = np.concatenate(parts)
+    if components.log_probabilities is not None:
+        table = np.exp(np.asarray(components.log_probabilities, np.float64))
+        _fill_codes(rng, draws, table, np.repeat(np.arange(len(counts)), counts))
+    return draws[rng.permutation(num_draws)]
+
+
+def _fill_codes(
+    rng: np.random.Generator, draws: np.ndarray, table: np.ndarray, component: np.ndarray
+) -> None:
+    """Replace the discrete coordinates of draws (n, D) by codes drawn from a table (K, D, L)."""
+    cumulative = np.cumsum(table, axis=-1)
+    for place in np.flatnonzero(table.any(axis=(0, 2))):
+        steps = cumulative[component, place]
+        uniform = (1 - rng.random(len(draws))) * steps[:, -1]
+        draws[:, place] = (steps[:, :-1] < uniform[:, None]).sum(axis=1)
 
 
 class Reference(StableDistribution):
     """A normalised density over D coordinates that can be sampled and conditioned exactly.
 
-    The implementations are `GaussianReference` and `MixtureReference`. Both are NumPyro
-    distributions with event shape (D,).
+    The implementations are `GaussianReference`, `MixtureReference` and `MixedReference`. All are
+    NumPyro distributions with event shape (D,).
 
     Attributes:
         observed: None, or a boolean array (..., D), true for coordinates held at fixed values.
@@ -62,6 +83,16 @@ class Reference(StableDistribution):
     """
 
     observed: Array | None
+
+    @property
+    def num_levels(self) -> tuple[int, ...]:
+        """Levels of each discrete coordinate, 0 for continuous ones, D numbers."""
+        return (0,) * self.event_shape[0]
+
+    @property
+    def discrete(self) -> np.ndarray:
+        """Boolean array (D,), true for discrete coordinates, which hold codes of levels."""
+        return np.asarray(self.num_levels) > 0
 
     @property
     def support(self) -> constraints.Constraint:
@@ -109,7 +140,7 @@ class Reference(StableDistribution):
         raise NotImplementedError
 
     def components(self) -> Components:
-        """The Gaussians of which this density is a mixture; a single Gaussian has K = 1."""
+        """The components of which this density is a mixture; a single Gaussian has K = 1."""
         raise NotImplementedError
 
     def describe(self, value: ArrayLike) -> tuple[Array, Array]:

@@ -70,6 +70,24 @@ class ConstrainedReference(StableDistribution):
             values, seen = jnp.where(held, self.values, values), seen | held
         return conditional_reference(self.reference, self.supports, values, seen)
 
+    def marginal_log_prob(self, values: ArrayLike, observed: ArrayLike | None = None) -> Array:
+        """Log density of some coordinates, with the other free ones integrated out, exactly.
+
+        Args:
+            values: array (..., D) in the user's units.
+            observed: boolean array (..., D), true for the coordinates whose density is wanted; by
+                default, those that are not NaN.
+
+        Returns:
+            Array of shape (...).
+        """
+        values = jnp.asarray(values)
+        seen = ~jnp.isnan(values) if observed is None else jnp.asarray(observed, bool)
+        y = unconstrained_values(self.supports, values, seen)
+        log_dets = self.supports.log_dets(y, self.supports.constrain(y))
+        log_dets = jnp.where(seen & self.reference.free, log_dets, 0.0).sum(-1)
+        return self.reference.marginal_log_prob(y, seen) - log_dets
+
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Independent draws, shape sample_shape + batch_shape + (D,)."""
         x = self.supports.constrain(self.reference.sample(key, sample_shape))

@@ -1,14 +1,16 @@
-r"""Expectation-maximisation for Gaussian mixtures, in two matrix products an iteration.
+r"""Expectation-maximisation for mixtures, in two matrix products an iteration.
 
-The log density of a Gaussian is linear in the products of coordinates, phi(x) = (1, x_i, x_i x_j):
+A component is a Gaussian, and for mixed tables also a categorical distribution for each discrete
+column, all of them independent of each other. With x the real columns and e the indicators of the
+levels of the discrete ones, its log density is linear in phi(x, e) = (1, x_i, x_i x_j, e_l):
 
-    log w_k + log N(x; mu_k, P_k^-1) = phi(x) . c_k,
+    log w_k + log N(x; mu_k, P_k^-1) + sum_l e_l log pi_kl = phi(x, e) . c_k,
 
-where c_k holds a constant, P_k mu_k and the entries of -P_k / 2. One matrix product therefore gives
-the log densities of all rows under all components, and with them the probabilities r_ik of the
-components. A second one gives the sums over rows of w_i r_ik phi(x_i), with w_i the weight of a
-row, which hold the weights, means and second moments of the next mixture. These sums add up over
-parts of the rows. Without weights of rows, all are one.
+where c_k holds a constant, P_k mu_k, the entries of -P_k / 2 and the log pi_kl. One matrix product
+therefore gives the log densities of all rows under all components, and with them the probabilities
+r_ik of the components. A second one gives the sums over rows of r_ik phi(x_i, e_i), which hold the
+weights, means, second moments and level counts of the next mixture. These sums add up over parts of
+the rows, and a row with weight v counts v times.
 
 Mixtures grow by splitting: every component becomes two, and the iterations go on from there.
 Everything is NumPy in double precision; nothing has to be compiled for each number of components.
@@ -16,6 +18,7 @@ Everything is NumPy in double precision; nothing has to be compiled for each num
 References:
     Dempster, Laird & Rubin 1977.
     Ueda, Nakano, Ghahramani & Hinton 2000, for splitting components.
+    McLachlan & Peel 2000, section 5.5, for mixtures with discrete and continuous columns.
 """
 
 from __future__ import annotations
@@ -29,109 +32,218 @@ from numpyro_disco._gaussians import LOG_2_PI, affine_gaussian
 
 ADDED_VARIANCE = 1e-6
 """Variance that is added to every component, in the units of the rows."""
+ADDED_ROWS = 1.0
+"""Rows with the overall shares of the levels that are added to every component, the Dirichlet prior
+of its level probabilities: a level that no row of a component has keeps a positive probability."""
 FIRST_ROWS = 64
 """Rows for each component and column that a mixture is fitted to before it sees all rows."""
 MAX_ITERATIONS, MIN_GAIN = 100, 1e-3
 """Most iterations, and the gain in mean log density below which they end."""
 MAX_PRODUCTS = 2**22
 """Most products of coordinates that are held at once."""
+MIN_PROBABILITY = 1e-3
+"""Probability of a component from which a row has a say in how the component is split."""
+NO_LEVELS = np.zeros((0, 0))
+"""Shares of levels of a table without discrete columns."""
 
 
 class MixtureParameters(NamedTuple):
-    """The parameters of a mixture in double precision, in the order of `MixtureReference`."""
+    """The parameters of a mixture in double precision: R real and C discrete columns."""
 
     weights: np.ndarray
     """Shape (K,)."""
     means: np.ndarray
-    """Shape (K, D)."""
+    """Shape (K, R)."""
     covariances: np.ndarray
-    """Shape (K, D, D)."""
+    """Shape (K, R, R)."""
+    probabilities: np.ndarray
+    """Probability of each level of each discrete column, zero beyond its levels, (K, C, L)."""
 
     def affine(self, matrix: np.ndarray, shift: np.ndarray) -> MixtureParameters:
-        """The mixture of matrix @ x + shift."""
-        return MixtureParameters(
-            self.weights, *affine_gaussian(self.means, self.covariances, matrix, shift)
-        )
+        """The mixture of matrix @ x + shift, x the real columns."""
+        means, covariances = affine_gaussian(self.means, self.covariances, matrix, shift)
+        return self._replace(means=means, covariances=covariances)
 
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
-        """Log density of each row (N, D), shape (N,)."""
+        """Log density of each row (N, R + T), shape (N,); rows as for `growing_mixtures`."""
         coefficients = _coefficients(self)
+        num_real = self.means.shape[1]
         return np.concatenate(
-            [_log_sum(_products(part) @ coefficients)[0] for part in _parts(rows)]
+            [_log_sum(_products(part, num_real) @ coefficients)[0] for part in _parts(rows)]
         )
+
+
+def level_indicators(codes: np.ndarray, num_levels: tuple[int, ...]) -> np.ndarray:
+    """One column for each level of each discrete column, 1 where a row has it.
+
+    Args:
+        codes: the codes 0, 1, ... of each discrete column, shape (N, C).
+        num_levels: number of levels of each.
+
+    Returns:
+        Array (N, T), T the number of levels altogether.
+    """
+    columns = zip(codes.T, num_levels, strict=True)
+    parts = [(column[:, None] == np.arange(count)).astype(float) for column, count in columns]
+    return np.concatenate([np.zeros((len(codes), 0)), *parts], axis=1)
 
 
 def growing_mixtures(
-    rows: np.ndarray, counts: list[int], row_weights: np.ndarray | None = None
+    rows: np.ndarray,
+    counts: list[int],
+    level_shares: np.ndarray = NO_LEVELS,
+    row_weights: np.ndarray | None = None,
 ) -> Iterator[MixtureParameters]:
     """Mixtures with 1, 2, 4, ... components fitted to rows, each grown from the one before.
 
     Each is fitted to `FIRST_ROWS` rows for each component and column first, then to all rows.
 
     Args:
-        rows: shape (N, D), with a covariance close to the identity.
+        rows: the real columns, with a covariance close to the identity, followed by the
+            `level_indicators` of the discrete ones, shape (N, R + T).
         counts: the numbers of components, the first powers of two.
-        row_weights: positive weights of the rows, shape (N,); ones by default.
+        level_shares: overall share of each level of each discrete column, positive, and zero
+            beyond its levels, shape (C, L).
+        row_weights: weight of each row, shape (N,); all equal by default.
     """
     order = np.random.default_rng(0).permutation(len(rows))
-    rows, row_weights = rows[order], _ones_or(row_weights, rows)[order]
-    dimension = rows.shape[1]
-    one = MixtureParameters(np.ones(1), np.zeros((1, dimension)), np.eye(dimension)[None])
-    mixture = next_mixture(expectations(one, rows, row_weights)[0])
+    rows = rows[order]
+    row_weights = np.ones(len(rows)) if row_weights is None else row_weights[order]
+    num_real = rows.shape[1] - int((level_shares > 0).sum())
+    one = MixtureParameters(
+        np.ones(1), np.zeros((1, num_real)), np.eye(num_real)[None], level_shares[None]
+    )
+    mixture = next_mixture(expectations(one, rows, row_weights)[0], level_shares)
     for count in counts:
         if count > 1:
-            num_first = FIRST_ROWS * count * dimension
-            first = slice(num_first if 2 * num_first <= len(rows) else len(rows))
-            mixture = split(mixture, rows[first], row_weights[first])
-            mixture = iterate(mixture, rows[first], row_weights[first])
-            if len(rows[first]) < len(rows):
-                mixture = iterate(mixture, rows, row_weights)
+            num_first = FIRST_ROWS * count * rows.shape[1]
+            first = slice(num_first if 2 * num_first <= len(rows) else None)
+            start = split(mixture, rows[first], level_shares, row_weights[first])
+            mixture = iterate(start, rows[first], level_shares, row_weights[first])
+            if first.stop is not None:
+                mixture = iterate(mixture, rows, level_shares, row_weights)
         yield mixture
 
 
 def split(
-    mixture: MixtureParameters, rows: np.ndarray, row_weights: np.ndarray | None = None
+    mixture: MixtureParameters,
+    rows: np.ndarray,
+    level_shares: np.ndarray = NO_LEVELS,
+    row_weights: np.ndarray | None = None,
 ) -> MixtureParameters:
-    """Split every component into two of half its weight, where its rows look least like one.
+    """Split every component into two, where its rows look least like one.
 
-    A component is split along the direction in which its white rows z have the smallest fourth
-    moment, the first eigenvector of E[|z|^2 z z^T]: two separate clouds have less than a Gaussian.
-    The two lie at the means of the two halves of the Gaussian; their common mean and covariance are
-    those of the component.
+    Without discrete columns, a component is split along the direction in which its white rows z
+    have the smallest fourth moment, the first eigenvector of E[|z|^2 z z^T]: two separate clouds
+    have less than a Gaussian. The two have half its weight and lie at the means of the two halves
+    of the Gaussian; their common mean and covariance are those of the component.
+
+    With discrete columns, a second direction is tried as well, that of the strongest dependence
+    between columns which a component takes to be independent: the first eigenvector of the
+    covariance of (z, u) outside of the blocks of z and of each discrete column, with u the
+    indicators scaled as in correspondence analysis. The rows on either side of the mean are the
+    two halves, and the direction whose halves describe the rows better is taken.
 
     Args:
         mixture: the mixture of K components.
-        rows: rows (N, D) that it describes.
-        row_weights: positive weights of the rows, shape (N,); ones by default.
+        rows: rows (N, R + T) that it describes, as for `growing_mixtures`.
+        level_shares: as for `growing_mixtures`.
+        row_weights: weight of each row, shape (N,); all equal by default.
 
     References:
         Cardoso 1989, for the eigenvectors of the fourth moments.
+        Greenacre 1984, for correspondence analysis.
     """
-    coefficients = _coefficients(mixture)
-    parts = [_log_sum(_products(part) @ coefficients)[1] for part in _parts(rows)]
-    probabilities = np.concatenate(parts) * _ones_or(row_weights, rows)[:, None]
+    row_weights = np.ones(len(rows)) if row_weights is None else row_weights
+    coefficients, num_real = _coefficients(mixture), mixture.means.shape[1]
+    parts = [_log_sum(_products(part, num_real) @ coefficients)[1] for part in _parts(rows)]
+    probabilities = np.concatenate(parts) * row_weights[:, None]
+    if level_shares.size:
+        halves = [
+            _mixed_halves(mixture, k, rows, probability, level_shares)
+            for k, probability in enumerate(probabilities.T)
+        ]
+        lower, upper = zip(*halves, strict=True)
+        sums = np.stack(lower + upper)
+        return next_mixture(sums, level_shares)
     factors = np.linalg.cholesky(mixture.covariances)
     step = np.empty_like(mixture.means)
     for k, (probability, factor) in enumerate(zip(probabilities.T, factors, strict=True)):
         white = np.linalg.solve(factor, (rows - mixture.means[k]).T).T
-        moments = ((probability * (white**2).sum(1))[:, None] * white).T @ white
-        step[k] = np.sqrt(2 / np.pi) * factor @ np.linalg.eigh(moments)[1][:, 0]
+        step[k] = np.sqrt(2 / np.pi) * factor @ _flattest(white, probability)
     covariances = mixture.covariances - step[:, :, None] * step[:, None, :]
     return MixtureParameters(
         np.tile(mixture.weights / 2, 2),
         np.concatenate([mixture.means - step, mixture.means + step]),
         np.tile(covariances, (2, 1, 1)),
+        np.tile(mixture.probabilities, (2, 1, 1)),
     )
 
 
+def _flattest(white: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """The direction of the smallest fourth moment of white rows (n, R), shape (R,)."""
+    moments = ((probability * (white**2).sum(1))[:, None] * white).T @ white
+    return np.linalg.eigh(moments)[1][:, 0]
+
+
+def _mixed_halves(
+    mixture: MixtureParameters,
+    index: int,
+    rows: np.ndarray,
+    probability: np.ndarray,
+    level_shares: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The sums, as of `expectations`, of the two halves of a component with discrete columns."""
+    some = probability > MIN_PROBABILITY
+    rows, probability = rows[some], probability[some]
+    num_real, levels = mixture.means.shape[1], level_shares > 0
+    factor = np.linalg.cholesky(mixture.covariances[index])
+    white = np.linalg.solve(factor, (rows[:, :num_real] - mixture.means[index]).T).T
+    shares = mixture.probabilities[index][levels]
+    scores = np.concatenate([white, (rows[:, num_real:] - shares) / np.sqrt(shares)], axis=1)
+    dependence = (probability[:, None] * scores).T @ scores
+    block = np.concatenate([np.full(num_real, -1), np.nonzero(levels)[0]])
+    dependence[block[:, None] == block] = 0
+    tried = [scores @ np.linalg.eigh(dependence)[1][:, -1]]
+    if num_real:
+        tried.append(white @ _flattest(white, probability))
+    products = _products(rows, num_real)
+    both = probability @ products
+    best, most = (both / 2, both / 2), -np.inf
+    for along in tried:
+        upper = (probability * (along > 0)) @ products
+        sums = np.stack([both - upper, upper])
+        if sums[:, 0].min() < ADDED_ROWS:
+            continue
+        found = _separate_log_density(sums, level_shares)
+        if found > most:
+            best, most = (sums[0], sums[1]), found
+    return best
+
+
+def _separate_log_density(sums: np.ndarray, level_shares: np.ndarray) -> float:
+    """Log density of rows that are assigned to components, up to a constant, by their sums."""
+    halves = next_mixture(sums, level_shares)
+    positive = np.where(halves.probabilities > 0, halves.probabilities, 1.0)
+    of_each = (
+        np.log(halves.weights)
+        - 0.5 * np.linalg.slogdet(halves.covariances)[1]
+        + (positive * np.log(positive)).sum((1, 2))
+    )
+    return float(sums[:, 0] @ of_each)
+
+
 def iterate(
-    mixture: MixtureParameters, rows: np.ndarray, row_weights: np.ndarray | None = None
+    mixture: MixtureParameters,
+    rows: np.ndarray,
+    level_shares: np.ndarray = NO_LEVELS,
+    row_weights: np.ndarray | None = None,
 ) -> MixtureParameters:
     """Iterate from a mixture until the mean log density gains less than `MIN_GAIN`."""
     before = -np.inf
     for _ in range(MAX_ITERATIONS):
         sums, log_density = expectations(mixture, rows, row_weights)
-        mixture = next_mixture(sums)
+        mixture = next_mixture(sums, level_shares)
         if log_density - before < MIN_GAIN:
             break
         before = log_density
@@ -141,76 +253,84 @@ def iterate(
 def expectations(
     mixture: MixtureParameters, rows: np.ndarray, row_weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, float]:
-    """The sums that `next_mixture` reads, and the weighted mean log density of the rows.
+    """The sums that `next_mixture` reads, and the mean log density of the rows.
 
     Args:
         mixture: the mixture of K components.
-        rows: shape (N, D).
-        row_weights: positive weights w_i of the rows, shape (N,); ones by default.
+        rows: shape (N, R + T), as for `growing_mixtures`.
+        row_weights: weight of each row, shape (N,); all equal by default.
 
     Returns:
-        The sums over rows of w_i r_ik phi(x_i), shape (K, 1 + D + D (D + 1) / 2), and the mean.
+        The sums over rows of v_i r_ik phi(x_i, e_i), shape (K, 1 + R + R (R + 1) / 2 + T), and the
+        weighted mean.
     """
-    row_weights = _ones_or(row_weights, rows)
+    row_weights = np.ones(len(rows)) if row_weights is None else row_weights
     coefficients = _coefficients(mixture)
     sums, total = np.zeros(coefficients.T.shape), 0.0
-    for part, weights in zip(_parts(rows), _parts(row_weights, rows.shape[1]), strict=True):
-        products = _products(part)
+    for part, weights in zip(_parts(rows), _parts(rows, row_weights), strict=True):
+        products = _products(part, mixture.means.shape[1])
         log_densities, probabilities = _log_sum(products @ coefficients)
         sums += (weights[:, None] * probabilities).T @ products
-        total += (weights * log_densities).sum()
+        total += weights @ log_densities
     return sums, total / row_weights.sum()
 
 
-def next_mixture(sums: np.ndarray) -> MixtureParameters:
-    """The mixture whose components have these sums, with `ADDED_VARIANCE`."""
-    dimension = round((np.sqrt(8 * sums.shape[1] + 1) - 3) / 2)
+def next_mixture(sums: np.ndarray, level_shares: np.ndarray = NO_LEVELS) -> MixtureParameters:
+    """The mixture whose components have these sums, with `ADDED_VARIANCE` and `ADDED_ROWS`."""
+    levels = level_shares > 0
+    num_products = sums.shape[1] - int(levels.sum())
+    num_real = round((np.sqrt(8 * num_products + 1) - 3) / 2)
     counts = sums[:, 0] + 10 * np.finfo(float).eps
-    means = sums[:, 1 : 1 + dimension] / counts[:, None]
-    first, second = np.triu_indices(dimension)
-    moments = np.empty((len(sums), dimension, dimension))
-    moments[:, first, second] = moments[:, second, first] = sums[:, 1 + dimension :]
+    means = sums[:, 1 : 1 + num_real] / counts[:, None]
+    first, second = np.triu_indices(num_real)
+    moments = np.empty((len(sums), num_real, num_real))
+    moments[:, first, second] = moments[:, second, first] = sums[:, 1 + num_real : num_products]
     covariances = moments / counts[:, None, None] - means[:, :, None] * means[:, None, :]
-    covariances = covariances + ADDED_VARIANCE * np.eye(dimension)
-    return MixtureParameters(counts / counts.sum(), means, covariances)
+    covariances = covariances + ADDED_VARIANCE * np.eye(num_real)
+    level_counts = np.tile(ADDED_ROWS * level_shares, (len(sums), 1, 1))
+    level_counts[:, levels] += sums[:, num_products:]
+    probabilities = level_counts / (counts + ADDED_ROWS)[:, None, None]
+    return MixtureParameters(counts / counts.sum(), means, covariances, probabilities)
 
 
 def _coefficients(mixture: MixtureParameters) -> np.ndarray:
     """The coefficients c_k of the products of coordinates, shape (F, K)."""
-    dimension = mixture.means.shape[1]
+    num_real = mixture.means.shape[1]
     precisions = np.linalg.inv(mixture.covariances)
     linear = np.einsum("kij,kj->ki", precisions, mixture.means)
     constant = (
         np.log(mixture.weights)
         - 0.5 * np.linalg.slogdet(mixture.covariances)[1]
         - 0.5 * (linear * mixture.means).sum(1)
-        - 0.5 * dimension * LOG_2_PI
+        - 0.5 * num_real * LOG_2_PI
     )
-    first, second = np.triu_indices(dimension)
+    first, second = np.triu_indices(num_real)
     # The product of two different coordinates stands for two entries of the matrix.
     quadratic = np.where(first == second, -0.5, -1.0) * precisions[:, first, second]
-    return np.concatenate([constant[:, None], linear, quadratic], axis=1).T
+    # Every level has a positive probability in every component.
+    levels = np.log(mixture.probabilities[:, mixture.probabilities[0] > 0])
+    return np.concatenate([constant[:, None], linear, quadratic, levels], axis=1).T
 
 
-def _products(rows: np.ndarray) -> np.ndarray:
-    """phi(x) of each row: 1, its coordinates, and their products, shape (N, F)."""
-    first, second = np.triu_indices(rows.shape[1])
-    ones = np.ones((len(rows), 1))
-    return np.concatenate([ones, rows, rows[:, first] * rows[:, second]], axis=1)
+def _products(rows: np.ndarray, num_real: int) -> np.ndarray:
+    """phi(x, e) of each row: 1, real columns, their products, and indicators, shape (N, F)."""
+    first, second = np.triu_indices(num_real)
+    real, indicators = rows[:, :num_real], rows[:, num_real:]
+    products = real[:, first] * real[:, second]
+    return np.concatenate([np.ones((len(rows), 1)), real, products, indicators], axis=1)
 
 
-def _ones_or(row_weights: np.ndarray | None, rows: np.ndarray) -> np.ndarray:
-    return np.ones(len(rows)) if row_weights is None else row_weights
+def _parts(rows: np.ndarray, values: np.ndarray | None = None) -> list[np.ndarray]:
+    """Consecutive parts of the rows, whose products of coordinates fit into `MAX_PRODUCTS`.
 
-
-def _parts(rows: np.ndarray, dimension: int | None = None) -> list[np.ndarray]:
-    """Consecutive parts of rows (N, D), whose products of coordinates fit into `MAX_PRODUCTS`.
-
-    Numbers that belong to rows, shape (N,), are parted like the rows if D is given.
+    Args:
+        rows: shape (N, D).
+        values: what to take the same parts of, shape (N, ...); the rows by default.
     """
-    dimension = rows.shape[1] if dimension is None else dimension
+    dimension = rows.shape[1]
     size = max(1, 2 * MAX_PRODUCTS // ((dimension + 1) * (dimension + 2)))
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+    values = rows if values is None else values
+    return [values[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _log_sum(log_terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Gaussian mixtures with as many components as data support.
+"""Mixtures with as many components as data support.
 
 `fit_reference` fits the reference of a learned prior to rows of data; held-out rows choose the
 number of components. `fit_mixture` fits the starting density of tempering to a user's draws; the
@@ -18,7 +18,13 @@ import numpy as np
 from numpyro_disco._checks import check_count
 from numpyro_disco._progress import progress
 from numpyro_disco._statistics import effective_number, standard_error
-from numpyro_disco.references.em import MixtureParameters, growing_mixtures
+from numpyro_disco.references.em import (
+    NO_LEVELS,
+    MixtureParameters,
+    growing_mixtures,
+    level_indicators,
+)
+from numpyro_disco.references.mixed import MixedReference
 from numpyro_disco.references.mixture import MixtureReference
 
 BASE_WIDTH = 2.0
@@ -35,13 +41,15 @@ ROWS_PER_COLUMN = 4
 """Rows per column from which a component's covariance is used without shrinkage."""
 BASE_COMPONENTS, BASE_ROWS_PER_COLUMN = 8, 4
 """Most components of `fit_mixture`, and fewest draws for each component and column."""
+ADDED_COUNT = 0.5
+"""Rows that are added to the count of each level, so that one in no row keeps a positive share."""
 WIDE_SHARE, WIDE = 0.01, 4.0
 """Weight of the wide component, and the factor by which it widens the covariance of the rows."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MixtureFit:
-    """Settings of the Gaussian mixture that `fit` uses as the reference.
+    """Settings of the mixture that `fit` uses as the reference.
 
     Expectation-maximisation fits mixtures with 1, 2, 4, ... components and full covariances. Each
     starts from the one before, with every component split into two. The number doubles as long as
@@ -73,43 +81,56 @@ def fit_reference(
     basis: np.ndarray | None = None,
     row_weights: np.ndarray | None = None,
     held_out_weights: np.ndarray | None = None,
+    num_levels: tuple[int, ...] | None = None,
     progress_bar: bool = False,
 ) -> tuple[MixtureParameters, dict[int, float]]:
-    """Fit a Gaussian mixture with as many components as the held-out rows support.
+    """Fit a mixture with as many components as the held-out rows support.
 
     The number of components doubles as long as the mean held-out log density rises by more than
     its standard error. One more component, wide and of small weight, covers the space in between.
 
     Args:
-        rows: rows to fit, shape (N, D); at most `MAX_ROWS` of them are read.
+        rows: rows to fit, shape (N, D); at most `MAX_ROWS` of them are read. Discrete columns hold
+            the codes 0, 1, ... of their levels.
         held_out: rows to judge the fits by, shape (M, D).
         settings: largest number of components.
         basis: matrix (D, D) that takes differences of rows to the user's units, in which single
-            precision must be able to condition; by default, the rows' own units.
+            precision must be able to condition; by default, the rows' own units. It leaves
+            discrete columns as they are.
         row_weights: positive weights of `rows`, shape (N,); None if all are equal. Rows of unequal
             weights count as their effective number.
         held_out_weights: positive weights of `held_out`, shape (M,); None if all are equal.
+        num_levels: number of levels of each column, 0 for real ones, D entries; all real by
+            default.
         progress_bar: show the numbers of components tried with tqdm.
 
     Returns:
         The mixture in the rows' units, and the mean held-out log density by number of components
         tried.
     """
-    rows, row_weights = _subsample(np.asarray(rows, np.float64), row_weights)
+    rows, row_weights = _subsample(rows, row_weights)
     num_rows = effective_number(row_weights, len(rows))
-    held_out = np.asarray(held_out, np.float64)
+    num_levels = (0,) * rows.shape[1] if num_levels is None else num_levels
+    real = real_columns(num_levels)
     basis = np.eye(rows.shape[1]) if basis is None else basis
+    basis = basis[np.ix_(real, real)]
+    rows, indicators = _real_and_indicators(rows, num_levels)
+    held_out = np.concatenate(_real_and_indicators(held_out, num_levels), axis=1)
+    shares = _level_shares(indicators, num_levels, row_weights)
     best: MixtureParameters | None = None
     best_log_densities: np.ndarray = np.zeros(0)
     tried: dict[int, float] = {}
-    counts = _component_counts(num_rows, rows.shape[1], settings.max_components)
+    num_means = rows.shape[1] + indicators.shape[1] - len(shares)
+    counts = _component_counts(num_rows, num_means, settings.max_components)
     whitened, loc, factor = _whitened(rows, row_weights)
-    fits = growing_mixtures(whitened, counts, row_weights=row_weights)
+    fits = growing_mixtures(
+        np.concatenate([whitened, indicators], axis=1), counts, shares, row_weights
+    )
     with progress(counts, desc="mixture", shown=progress_bar) as bar:
         for count in bar:
             bar.set_postfix(components=count)
             mixture = _shrunk(next(fits), num_rows).affine(factor, loc)
-            mixture = _with_wide_component(mixture, rows, row_weights)
+            mixture = _with_wide_component(mixture, rows, row_weights, shares)
             mixture = _regularized(mixture, rows, row_weights, basis)
             log_densities = mixture.log_prob(held_out)
             tried[count] = float(np.average(log_densities, weights=held_out_weights))
@@ -121,6 +142,35 @@ def fit_reference(
             best, best_log_densities = mixture, log_densities
     assert best is not None
     return best, tried
+
+
+def real_columns(num_levels: tuple[int, ...]) -> np.ndarray:
+    """Indices of the columns without levels."""
+    return np.flatnonzero(np.asarray(num_levels) == 0)
+
+
+def mixture_reference(
+    parameters: MixtureParameters, num_levels: tuple[int, ...]
+) -> MixtureReference | MixedReference:
+    """The reference with these parameters; a `MixedReference` if some columns are discrete.
+
+    Args:
+        parameters: parameters of the real columns and of the discrete ones.
+        num_levels: number of levels of each of the D columns, 0 for real ones.
+    """
+    weights, means, covariances, probabilities = parameters
+    if not any(num_levels):
+        return MixtureReference(weights, means, covariances)
+    num_components, dimension = len(weights), len(num_levels)
+    real = real_columns(num_levels)
+    all_means = np.zeros((num_components, dimension))
+    all_means[:, real] = means
+    all_covariances = np.tile(np.eye(dimension), (num_components, 1, 1))
+    all_covariances[:, real[:, None], real] = covariances
+    logs = np.full((num_components, dimension, probabilities.shape[2]), -np.inf)
+    with np.errstate(divide="ignore"):
+        logs[:, np.flatnonzero(num_levels)] = np.log(probabilities)
+    return MixedReference(weights, all_means, all_covariances, logs, num_levels=num_levels)
 
 
 def fit_mixture(draws: np.ndarray) -> MixtureReference:
@@ -145,7 +195,7 @@ def fit_mixture(draws: np.ndarray) -> MixtureReference:
     whitened, loc, factor = _whitened(np.asarray(draws, np.float64), None)
     fits = growing_mixtures(whitened, _powers_of_two(most))
     best = min(fits, key=lambda mixture: _bayesian_criterion(mixture, whitened))
-    weights, means, covariances = best.affine(factor, loc)
+    weights, means, covariances, _ = best.affine(factor, loc)
     return MixtureReference(weights, means, BASE_WIDTH * covariances)
 
 
@@ -168,6 +218,30 @@ def _whitened(
     return np.linalg.solve(factor, (rows - loc).T).T, loc, factor
 
 
+def _real_and_indicators(
+    rows: np.ndarray, num_levels: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The real columns (N, R), and the indicators (N, T) of the levels of the others."""
+    discrete = np.flatnonzero(num_levels)
+    rows = np.asarray(rows, np.float64)
+    indicators = level_indicators(rows[:, discrete], tuple(num_levels[i] for i in discrete))
+    return rows[:, real_columns(num_levels)], indicators
+
+
+def _level_shares(
+    indicators: np.ndarray, num_levels: tuple[int, ...], row_weights: np.ndarray | None
+) -> np.ndarray:
+    """Share of each level with `ADDED_COUNT`, zero beyond the levels of a column, shape (C, L)."""
+    counts = [count for count in num_levels if count]
+    if not counts:
+        return NO_LEVELS
+    levels = np.arange(max(counts)) < np.asarray(counts)[:, None]
+    shares = np.zeros(levels.shape)
+    found = np.average(indicators, axis=0, weights=row_weights)
+    shares[levels] = found * len(indicators) + ADDED_COUNT
+    return shares / shares.sum(1, keepdims=True)
+
+
 def _subsample(
     rows: np.ndarray, row_weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -185,9 +259,9 @@ def _subsample(
     return rows[picked], counts.astype(np.float64)
 
 
-def _component_counts(num_rows: float, dimension: int, max_components: int) -> list[int]:
+def _component_counts(num_rows: float, num_means: int, max_components: int) -> list[int]:
     """The numbers of components to try, in order: powers of two, with enough rows for the means."""
-    return _powers_of_two(max(1, min(max_components, int(num_rows) // (2 * dimension))))
+    return _powers_of_two(max(1, min(max_components, int(num_rows) // (2 * num_means))))
 
 
 def _powers_of_two(most: int) -> list[int]:
@@ -196,11 +270,11 @@ def _powers_of_two(most: int) -> list[int]:
 
 def _shrunk(mixture: MixtureParameters, num_rows: float) -> MixtureParameters:
     """Shrink the covariances of components with few rows towards spheres of the same trace."""
-    dimension = mixture.means.shape[1]
+    dimension = max(1, mixture.means.shape[1])
     known = np.minimum(1, num_rows * mixture.weights / (ROWS_PER_COLUMN * dimension))
     known = known[:, None, None]
     sizes = np.trace(mixture.covariances, axis1=1, axis2=2)[:, None, None] / dimension
-    spheres = sizes * np.eye(dimension)
+    spheres = sizes * np.eye(mixture.means.shape[1])
     return mixture._replace(covariances=known * mixture.covariances + (1 - known) * spheres)
 
 
@@ -223,18 +297,27 @@ def _regularized(
 
 
 def _with_wide_component(
-    mixture: MixtureParameters, rows: np.ndarray, row_weights: np.ndarray | None
+    mixture: MixtureParameters,
+    rows: np.ndarray,
+    row_weights: np.ndarray | None,
+    shares: np.ndarray,
 ) -> MixtureParameters:
-    """Give `WIDE_SHARE` of the weight to a component with `WIDE` times the rows' covariance."""
+    """Give `WIDE_SHARE` of the weight to a component with `WIDE` times the rows' covariance.
+
+    Its level probabilities are the overall shares.
+    """
     return MixtureParameters(
         np.append((1 - WIDE_SHARE) * mixture.weights, WIDE_SHARE),
         np.concatenate([mixture.means, np.average(rows, axis=0, weights=row_weights)[None]]),
         np.concatenate([mixture.covariances, (WIDE * _covariance(rows, row_weights))[None]]),
+        np.concatenate([mixture.probabilities, shares[None]]),
     )
 
 
 def _covariance(rows: np.ndarray, row_weights: np.ndarray | None) -> np.ndarray:
     """Covariance of the rows, regular in single precision however few they are."""
-    covariance = np.atleast_2d(np.cov(rows, rowvar=False, aweights=row_weights))
+    num_columns = rows.shape[1]
+    covariance = np.cov(rows, rowvar=False, aweights=row_weights)
+    covariance = covariance.reshape(num_columns, num_columns)
     variances = np.diagonal(covariance)
     return covariance + RIDGE * np.diag(np.where(variances > 0, variances, 1.0))

@@ -71,7 +71,7 @@ class MixtureReference(Reference):
         validate_args: bool | None = None,
     ) -> None:
         weights = floating(weights)
-        _check_weights(weights)
+        check_weights(weights)
         self._setup(jnp.log(weights), means, covariances, observed, validate_args)
 
     @classmethod
@@ -104,7 +104,7 @@ class MixtureReference(Reference):
     ) -> None:
         """Construct the distribution; both ways of making one end here."""
         means, covariances = floating(means), floating(covariances)
-        _check_shapes(log_weights, means, covariances)
+        check_shapes(log_weights, means, covariances)
         check_finite(means, "means")
         dimension = means.shape[-1]
         self.observed = check_observed(observed, dimension)
@@ -148,8 +148,8 @@ class MixtureReference(Reference):
         cumulative = jnp.cumsum(self.weights, axis=-1)
         uniform = jax.random.uniform(component_key, (*shape[:-1], 1), cumulative.dtype)
         component = (cumulative[..., :-1] < uniform * cumulative[..., -1:]).sum(-1)
-        mean = _pick(self.means, component, event_ndim=1)
-        factor = _pick(self.scale_trils, component, event_ndim=2)
+        mean = pick(self.means, component, event_ndim=1)
+        factor = pick(self.scale_trils, component, event_ndim=2)
         noise = jax.random.normal(noise_key, shape, self.means.dtype)
         noise = jnp.where(self.free, noise, 0.0)
         return mean + (factor @ noise[..., None])[..., 0]
@@ -217,7 +217,8 @@ class MixtureReference(Reference):
         )
 
 
-def _check_weights(weights: Array) -> None:
+def check_weights(weights: Array) -> None:
+    """Refuse weights that are negative, not finite or all zero; traced ones are accepted."""
     if isinstance(weights, jax.core.Tracer):
         return
     concrete = np.asarray(weights)
@@ -227,7 +228,8 @@ def _check_weights(weights: Array) -> None:
         )
 
 
-def _check_shapes(log_weights: Array, means: Array, covariances: Array) -> None:
+def check_shapes(log_weights: Array, means: Array, covariances: Array) -> None:
+    """Refuse parameters of a mixture whose shapes do not match."""
     if means.ndim < 2:
         raise ValueError(f"Expected shape (..., K, D) for `means`; got {means.shape}.")
     num_components, dimension = means.shape[-2:]
@@ -243,7 +245,7 @@ def _check_shapes(log_weights: Array, means: Array, covariances: Array) -> None:
         )
 
 
-def _pick(parameters: Array, component: Array, event_ndim: int) -> Array:
+def pick(parameters: Array, component: Array, event_ndim: int) -> Array:
     """The parameters of the component that each draw came from.
 
     Args:

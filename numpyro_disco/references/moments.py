@@ -1,13 +1,15 @@
-"""Mean and covariance of a mixture of Gaussians, as a whole and given some of its coordinates."""
+"""Mean and covariance of a mixture, as a whole and given some of its coordinates."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from numpyro_disco._gaussians import cholesky_or_diagonal, condition_gaussian, outer
 from numpyro_disco._typing import Array
 from numpyro_disco.references.base import Components
+from numpyro_disco.references.categorical import categorical_log_probs
 
 
 def mixture_moments(weights: Array, means: Array, covariances: Array) -> tuple[Array, Array]:
@@ -35,27 +37,34 @@ def mixture_moments(weights: Array, means: Array, covariances: Array) -> tuple[A
 
 
 def conditional_moments(
-    components: Components, values: Array, observed: Array
+    components: Components, values: Array, observed: Array, num_levels: tuple[int, ...]
 ) -> tuple[Array, Array]:
     """Mean and covariance of a mixture given some of its coordinates, exact.
 
+    Free discrete coordinates have no part in it: their entries mean nothing.
+
     Args:
-        components: an unconditioned mixture of Gaussians.
+        components: the components of an unconditioned reference.
         values: array (..., D); entries of free coordinates are ignored.
         observed: boolean array (..., D). The covariances of the components' conditionals depend on
             it alone: where rows share a pattern, an axis of length 1 computes them once.
+        num_levels: levels of each coordinate, 0 for continuous ones.
 
     Returns:
         Mean (..., D) and covariance (..., D, D). Observed coordinates have their values and, up
         to rounding, zero covariance.
     """
+    continuous = np.asarray(num_levels) == 0
     means, covariances, log_densities = condition_gaussian(
         components.means,
         components.covariances,
         jnp.where(observed, values, 0.0)[..., None, :],
-        observed[..., None, :],
+        (observed & continuous)[..., None, :],
     )
-    weights = jax.nn.softmax(components.log_weights + log_densities, axis=-1)
+    joint = components.log_weights + log_densities
+    if components.log_probabilities is not None:
+        joint += categorical_log_probs(values, components.log_probabilities, num_levels, observed)
+    weights = jax.nn.softmax(joint, axis=-1)
     return mixture_moments(weights, means, covariances)
 
 

@@ -12,6 +12,9 @@ precision of component k in these coordinates as R'R, with R upper triangular. T
 The last D - F rows of R do not involve the free part: they give the density of the fixed part, and
 with it the probability of the component. The first F rows give the free part given the fixed one.
 F is an array, so one compiled program serves every choice of directions.
+
+Discrete coordinates have no direction. Those that are fixed add their log probabilities to those of
+the components; those that are free are drawn from the component that was drawn.
 """
 
 from __future__ import annotations
@@ -26,18 +29,23 @@ from numpyro_disco._gaussians import inverse_factor, log_diagonal
 from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array
 from numpyro_disco.references.base import Reference
+from numpyro_disco.references.categorical import categorical_log_probs, draw_codes
 
 
 class Directions(NamedTuple):
-    """The directions of space that are free."""
+    """The directions of space that are free, and the discrete coordinates that are."""
 
     rotation: Array
     """Orthonormal matrix, shape (..., D, D); its first `num_free` columns span the free space."""
     num_free: Array
-    """Whole numbers from 1 to D, shape (...)."""
+    """Whole numbers up to D, shape (...); 0 if only discrete coordinates are free."""
+    free_levels: Array
+    """True for discrete coordinates that are free, shape (..., D)."""
 
 
-def column_directions(rng_key: Array, whitener: Array, num_sets: int) -> Directions:
+def column_directions(
+    rng_key: Array, whitener: Array, num_sets: int, num_levels: tuple[int, ...] | None = None
+) -> Directions:
     """Random sets of columns of the data to be free, as directions in standardised units.
 
     Half of the sets hold a single column. The others hold a random number of columns, but not all.
@@ -47,6 +55,8 @@ def column_directions(rng_key: Array, whitener: Array, num_sets: int) -> Directi
         rng_key: random key.
         whitener: matrix (D, D) that takes differences of rows to standardised units.
         num_sets: number of sets.
+        num_levels: number of levels of each column, 0 for real ones; all are real by default. The
+            whitener is the identity on discrete columns.
 
     Returns:
         Directions with a leading axis of `num_sets`.
@@ -57,9 +67,18 @@ def column_directions(rng_key: Array, whitener: Array, num_sets: int) -> Directi
     several = rng.integers(1, max(2, dimension), num_sets)
     num_free = np.where(rng.random(num_sets) < 0.5, 1, several)
     orders = rng.permuted(np.tile(np.arange(dimension), (num_sets, 1)), axis=1)
+    free = np.argsort(orders, axis=1) < num_free[:, None]
+    discrete = np.zeros(dimension, bool) if num_levels is None else np.asarray(num_levels) > 0
+    # Discrete columns come last; all others keep their order, the free ones first.
+    last = np.argsort(discrete[orders], axis=1, kind="stable")
+    orders = np.take_along_axis(orders, last, axis=1)
     # For every n, the first n columns of Q span the same space as the first n directions.
     rotations = np.linalg.qr(np.swapaxes(columns[orders], 1, 2))[0]
-    return Directions(jnp.asarray(rotations, jnp.result_type(float)), jnp.asarray(num_free))
+    return Directions(
+        jnp.asarray(rotations, jnp.result_type(float)),
+        jnp.asarray((free & ~discrete).sum(1)),
+        jnp.asarray(free & discrete),
+    )
 
 
 def redraw(
@@ -78,8 +97,10 @@ def redraw(
         Array (B, num_draws, D) that differs from the points along the free directions only.
     """
     component_key, noise_key = jax.random.split(rng_key)
-    log_weights, means, _, whiteners = reference.components()
-    rotation, num_free = directions
+    log_weights, means, _, whiteners, log_probabilities = reference.components()
+    rotation, num_free, free_levels = directions
+    discrete, codes = jnp.asarray(reference.discrete), points
+    points = jnp.where(discrete, 0.0, points)
     dimension = points.shape[-1]
     fixed = jnp.arange(dimension) >= num_free
 
@@ -90,6 +111,9 @@ def redraw(
 
     log_det = (log_diagonal(root) * fixed).sum(-1)
     logits = log_weights + log_det - 0.5 * (white**2 * fixed).sum(-1)
+    if log_probabilities is not None:
+        kept = discrete & ~free_levels
+        logits += categorical_log_probs(codes, log_probabilities, reference.num_levels, kept)
     shape = (len(points), num_draws)
     component = jax.random.categorical(component_key, logits[:, None], shape=shape)
 
@@ -100,4 +124,9 @@ def redraw(
         steps = white @ inverse[0].T  # no copy of the one matrix for each draw
     else:
         steps = jnp.einsum("bmij,bmj->bmi", inverse[component], white)
-    return jnp.where(fixed, rotated[:, None], centres[component] + steps) @ rotation.T
+    drawn = jnp.where(fixed, rotated[:, None], centres[component] + steps) @ rotation.T
+    if log_probabilities is None:
+        return drawn
+    uniform = jax.random.uniform(jax.random.fold_in(noise_key, 1), drawn.shape, drawn.dtype)
+    levels = draw_codes(uniform, jnp.exp(log_probabilities)[component])
+    return jnp.where(discrete, jnp.where(free_levels, levels, codes[:, None]), drawn)

@@ -213,6 +213,15 @@ def _(constraint: StandardizedReal) -> transforms.Transform:
 
 @biject_to.register(StandardizedVector)
 def _(constraint: StandardizedVector) -> transforms.Transform:
+    free = constraint.base.discrete & ~np.asarray(constraint.observed)
+    if free.any():
+        listed = {int(place): constraint.base.supports[place] for place in np.flatnonzero(free)}
+        raise ValueError(
+            f"Expected a vector site whose free coordinates are continuous; got {listed} among "
+            "them, which samplers that use gradients cannot move. Use "
+            "`numpyro_disco.sample(name, prior)`, which makes a site for each coordinate, or clamp "
+            "the discrete ones."
+        )
     return ClampedTransform(
         constraint.loc, constraint.factor, constraint.values, constraint.observed, constraint.base
     )

@@ -2,6 +2,9 @@
 
 T acts on each coordinate by itself. Coordinates of one kind, such as all intervals, are mapped in
 one call with arrays of bounds, so the size of a compiled program does not grow with D.
+
+A coordinate may also be discrete, with an exact mass on each of a few whole numbers. In place of an
+unconstrained value it has a code, 0.0, 1.0, ..., which T shifts to its lowest level.
 """
 
 from __future__ import annotations
@@ -12,13 +15,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import biject_to, constraints
+from numpyro.distributions import biject_to, constraints, transforms
 
 from numpyro_disco._checks import name_index
+from numpyro_disco._levels import MAX_LEVELS
 from numpyro_disco._typing import Array
 
 Key = tuple[Any, ...]
 """The type of a constraint, followed by its numbers."""
+LARGEST_LEVEL = 2**24
+"""Largest whole number such that it and its neighbours are exact in single precision."""
 
 
 class _Group(NamedTuple):
@@ -42,6 +48,8 @@ class CoordinateSupports:
     Attributes:
         supports: the constraints.
         real: true if every coordinate may be any real number, so that T is the identity.
+        num_levels: levels of each discrete coordinate, 0 for continuous ones, D whole numbers.
+        discrete: boolean array (D,), true for discrete coordinates.
 
     Example:
         >>> import jax.numpy as jnp
@@ -60,6 +68,9 @@ class CoordinateSupports:
         order = [index for group in self._groups for index in group.indices]
         self._order = np.argsort(np.asarray(order, int))
         self.real = {key[0] for key in self._keys} <= {type(constraints.real)}
+        levels = {name: num_levels(support) for name, support in distinct.items()}
+        self.num_levels = tuple(levels[id(support)] for support in supports)
+        self.discrete = np.asarray(self.num_levels, int) > 0
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CoordinateSupports) and self._keys == other._keys
@@ -87,25 +98,55 @@ class CoordinateSupports:
 
     def constrain(self, y: Any) -> Array:
         """T(y): unconstrained values in the user's units, shape (..., D)."""
-        return jnp.asarray(y) if self.real else self._map_groups(lambda s, y: biject_to(s)(y), y)
+        return jnp.asarray(y) if self.real else self._map_groups(lambda s, y: _bijection(s)(y), y)
 
     def unconstrain(self, x: Any) -> Array:
         """The inverse of T, shape (..., D); not finite outside the supports and on their bounds."""
         if self.real:
             return jnp.asarray(x)
-        return self._map_groups(lambda s, x: biject_to(s).inv(x), x)
+        return self._map_groups(lambda s, x: _bijection(s).inv(x), x)
 
     def log_dets(self, y: Any, x: Any) -> Array:
-        """Log |dx / dy| of each coordinate, shape (..., D)."""
+        """Log |dx / dy| of each coordinate, shape (..., D); 0 for discrete ones."""
         if self.real:
             return jnp.zeros_like(y)
-        return self._map_groups(lambda s, y, x: biject_to(s).log_abs_det_jacobian(y, x), y, x)
+        return self._map_groups(lambda s, y, x: _bijection(s).log_abs_det_jacobian(y, x), y, x)
 
     def inside(self, x: Any) -> Array:
         """Boolean array (..., D), true for coordinates that are finite and in their supports."""
         x = jnp.asarray(x)
         finite = jnp.isfinite(x)
         return finite if self.real else finite & self._map_groups(lambda s, x: s(x), x)
+
+
+def num_levels(support: constraints.Constraint) -> int:
+    """Number of levels of a discrete support with an exact mass, and 0 for any other support.
+
+    Args:
+        support: NumPyro's `boolean`, or `integer_interval` with at most 64 levels, has levels.
+
+    Example:
+        >>> num_levels(constraints.boolean), num_levels(constraints.integer_interval(2, 5))
+        (2, 4)
+        >>> num_levels(constraints.nonnegative_integer)
+        0
+    """
+    if isinstance(support, type(constraints.boolean)):
+        return 2
+    if not isinstance(support, constraints.integer_interval):
+        return 0
+    lower, upper = float(support.lower_bound), float(support.upper_bound)
+    whole = lower % 1 == upper % 1 == 0 and max(abs(lower), abs(upper)) <= LARGEST_LEVEL
+    return int(upper - lower) + 1 if whole and 0 <= upper - lower < MAX_LEVELS else 0
+
+
+def _bijection(support: constraints.Constraint) -> transforms.Transform:
+    """The map from unconstrained values, or codes of levels, onto a support."""
+    if isinstance(support, constraints.integer_interval):
+        return transforms.AffineTransform(support.lower_bound, 1.0)
+    if support.is_discrete:
+        return transforms.IdentityTransform()
+    return biject_to(support)
 
 
 def check_supports(
@@ -115,7 +156,7 @@ def check_supports(
 
     Args:
         supports: NumPyro constraints on one number, by name; discrete ones are returned as they
-            are.
+            are, however many levels they have.
         names: names of all coordinates.
 
     Raises:

@@ -34,6 +34,7 @@ Each file owns one part:
 - `whitening.py`: the scale of the particles, in whose units moves are made.
 - `tuning.py`: the step size and the length of trajectories.
 - `kernels.py`: one move of all chains.
+- `discrete.py`: moves of discrete coordinates.
 - `moves.py`: the sequence of moves at one inverse temperature.
 - `proposals.py`: the Gaussian mixture that is fitted to the particles.
 - `sweep.py`: independence Metropolis with that mixture.

@@ -6,6 +6,9 @@ before it do as well, a fixed number of moves apart. That number is found on the
 kept state: the chains move until no coordinate, nor the log ratio of target to base, correlates
 with its start by more than `MAX_CORRELATION`, or until that correlation has stopped falling.
 
+Where some coordinates are discrete, each move is a Gibbs sweep over them (`discrete.py`), followed
+by a move of the others, which changes no discrete coordinate.
+
 References:
     Dau & Chopin 2022 (waste-free SMC).
 """
@@ -16,10 +19,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from numpyro_disco._typing import Array
 from numpyro_disco.tempering.devices import shard
-from numpyro_disco.tempering.kernels import Kernel, Move
+from numpyro_disco.tempering.discrete import draw_levels
+from numpyro_disco.tempering.kernels import Kernel, Move, choose
 from numpyro_disco.tempering.noise import draw_key
 from numpyro_disco.tempering.resampling import relative_weights
 from numpyro_disco.tempering.schedule import LogDensities, log_path
@@ -34,6 +39,8 @@ MIN_MOVES = 1
 """Smallest number of moves before the first kept state."""
 FIRST_MOVE = 1
 """Number of a step's first draw for moves; the one before it is for resampling."""
+FIRST_SWEEP = 2**15
+"""Number of a step's first draw for sweeps over discrete coordinates."""
 FINAL_FACTOR = 2
 """Factor of `MIN_MOVES` at b = 1, where no later move can make up for dependence."""
 
@@ -71,6 +78,7 @@ def move_particles(
     settings: TemperingSettings,
     free: Array,
     mesh: jax.sharding.Mesh | None,
+    num_levels: tuple[int, ...] | None,
 ) -> Moves:
     """Move the survivors of a resampling until P states of each chain are kept.
 
@@ -84,11 +92,13 @@ def move_particles(
         settings: settings of the run.
         free: 1 for coordinates that move and 0 for those that do not, shape (d,).
         mesh: devices over which chains are spread, or None.
+        num_levels: levels of each coordinate, 0 for continuous ones; None if all are.
 
     Returns:
         `Moves`, with the next particles in `kept`.
     """
-    level = find_level(particles, selection, free, settings)
+    continuous = free if num_levels is None else free * (np.asarray(num_levels) == 0)
+    level = find_level(particles, selection, continuous, settings)
     kernel = Kernel(
         settings.kernel, log_densities, settings.max_leapfrog, settings.particles_at_once
     )
@@ -96,9 +106,24 @@ def move_particles(
     traces = standardized_traces(chains)
 
     def body(moves: Moves) -> Moves:
-        stale = (moves.total == 0).astype(int)
+        chains, stale = moves.chains, (moves.total == 0).astype(int)
+        if num_levels is not None:
+            sweep_key = draw_key(rng_key, step, FIRST_SWEEP + moves.total)
+            chains = draw_levels(
+                sweep_key,
+                chains,
+                level.inverse_temperature,
+                free,
+                num_levels,
+                log_densities,
+                settings.particles_at_once,
+            )
+            stale = jnp.ones_like(stale)
         move_key = draw_key(rng_key, step, FIRST_MOVE + moves.total)
-        move = kernel.move(move_key, moves.chains, stale, moves.tuning, level)
+        move = kernel.move(move_key, chains, stale, moves.tuning, level)
+        if num_levels is not None:
+            # With nothing to move there is nothing to tune.
+            move = move._replace(tuning=choose(level.free.any(), move.tuning, moves.tuning))
         move = move._replace(chains=shard(move.chains, mesh, 0))
         correlation = largest_correlation(traces, standardized_traces(move.chains), free)
         return record(moves, move, correlation, level.inverse_temperature, settings)

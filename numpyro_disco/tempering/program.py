@@ -73,6 +73,9 @@ class Program(NamedTuple):
     """Called with b after every step, for progress."""
     mesh: jax.sharding.Mesh | None = None
     """Devices over which the chains are spread, along its only axis."""
+    num_levels: tuple[int, ...] | None = None
+    """Levels of each coordinate: 0 for continuous ones; a discrete one holds a code 0, 1, .... None
+    if all are continuous. The mixture at the end has no discrete part, so there are no sweeps."""
 
     def init(self, rng_key: Array) -> State:
         """Draw from the base, reweight to the first b > 0 and resample; particles do not move yet.
@@ -175,6 +178,7 @@ class Program(NamedTuple):
             settings,
             self._free_coordinates(flat),
             self.mesh,
+            self.num_levels,
         )
         log_normalizer = state.log_normalizer + log_mean_exp(selected.log_weights)
         row = _history_row(selected, log_normalizer, moves)
@@ -232,7 +236,7 @@ class Program(NamedTuple):
         )
         history = TemperedHistory(*state.history.T)
         log_normalizer, mixture_ess = state.log_normalizer, jnp.zeros_like(state.log_normalizer)
-        if self.settings.num_sweeps:
+        if self.settings.num_sweeps and self.num_levels is None:
             swept = sweep_particles(
                 state.rng_key,
                 state.num_steps + 1,
@@ -287,6 +291,7 @@ def tempered_smc(
     *,
     free: Array | None = None,
     report: Report | None = None,
+    num_levels: tuple[int, ...] | None = None,
 ) -> TemperedResult:
     """Draw from a target by tempering from a base, and estimate the target's mass.
 
@@ -300,6 +305,7 @@ def tempered_smc(
         settings: settings of the run.
         free: 0/1 array (d,): coordinates with 0 keep the value that `draw_base` gave them.
         report: called with the inverse temperature after every step.
+        num_levels: levels of each coordinate, 0 for continuous ones; None if all are.
 
     Returns:
         A `TemperedResult`. Nothing is raised for a run that fails: read its `status`.
@@ -315,6 +321,6 @@ def tempered_smc(
         >>> result.position.shape
         (64, 2)
     """
-    program = Program(draw_base, log_densities, settings, free, report)
+    program = Program(draw_base, log_densities, settings, free, report, num_levels=num_levels)
     state = program.init(quick_key(rng_key))
     return program.result(program.advance(state, settings.max_temperatures))

@@ -23,6 +23,7 @@ from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energy.learned import Learned
 from numpyro_disco.references.base import host_draws
 from numpyro_disco.references.redraws import Directions, column_directions
+from numpyro_disco.training.levels import LevelSets, random_level_sets
 from numpyro_disco.training.noise import NUM_NOISE_SCALES, geometric_noise_scales
 from numpyro_disco.training.row_posterior import tree_order
 
@@ -69,6 +70,8 @@ class RowsAndDraws(NamedTuple):
     """Draws of the reference, shape (STEPS_PER_ROUND, batch_size, D)."""
     directions: Directions
     """Coordinates to redraw given the others, one choice per step: leading axis STEPS_PER_ROUND."""
+    levels: LevelSets | None
+    """Levels to compare the rows at, one choice per step; None without discrete columns."""
 
 
 def each_step(draw: Callable[[Array], tuple[Array, ...]], rng_key: Array) -> Source:
@@ -138,10 +141,12 @@ def rows_and_draws(
     draws = host_draws(rng, model.reference.components(), batch_size * STEPS_PER_ROUND)
     draws = draws.astype(rows.values.dtype)
     picks = spread_picks(rng, len(rows.values), (STEPS_PER_ROUND, batch_size), rows.ends)
+    num_levels = model.reference.num_levels
     return RowsAndDraws(
         rows.values[picks],
         spread_draws(rng, draws[tree_order(draws)], STEPS_PER_ROUND),
-        column_directions(directions_key, model.whitener, STEPS_PER_ROUND),
+        column_directions(directions_key, model.whitener, STEPS_PER_ROUND, num_levels),
+        random_level_sets(rng, num_levels, STEPS_PER_ROUND) if any(num_levels) else None,
     )
 
 

@@ -13,6 +13,7 @@ from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.learned import Learned, LearnedEnergy
 from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.tables.columns import Column
 from numpyro_disco.training.batches import TrainingRows, spread_picks, training_rows
 from numpyro_disco.training.loop import History
 from numpyro_disco.training.objectives import Objective
@@ -32,6 +33,10 @@ class FitEvidence:
     """The trained network over standardised rows, with its reference."""
     coordinate_supports: CoordinateSupports
     """Maps between unconstrained coordinates and the user's units."""
+    names: tuple[str, ...]
+    """Names of the columns."""
+    columns: tuple[Column, ...]
+    """What their numbers stand for."""
     rows: np.ndarray
     """Standardised training rows, shape (N, D)."""
     held_out: np.ndarray

@@ -39,7 +39,8 @@ from numpyro_disco.training.table import (
     Table,
     check_copies,
     check_rounding,
-    check_ties,
+    warn_of_spikes,
+    warn_of_wide,
 )
 from numpyro_disco.training.transforms import choose_transform
 from numpyro_disco.training.units import unconstrained_rows
@@ -113,10 +114,12 @@ def fit(
             density that is learned is that of the weighted rows; held-out losses and the report are
             weighted as well. None by default: all are equal.
         supports: from names to NumPyro constraints on one number: `constraints.positive`,
-            `unit_interval`, `interval(a, b)`, .... Draws stay inside. A discrete constraint
-            (`boolean`, `integer_interval(a, b)`, `nonnegative_integer`) declares whole numbers:
-            each is spread evenly over the unit interval around it, so that it has a density. Round
-            draws to get whole numbers back.
+            `unit_interval`, `interval(a, b)`, .... Draws stay inside. `boolean` and
+            `integer_interval(a, b)` with at most 64 levels make a column discrete: each level has
+            a mass, which is learned as such (`Contrastive` only). Other discrete constraints
+            (`nonnegative_integer`, wider intervals) declare whole numbers that are spread evenly
+            over the unit interval around each, so that they have a density; round draws to get
+            whole numbers back.
         transform: "sinh_arcsinh" trains on columns mapped towards normality, one map of four
             numbers for each column without a support; densities and draws stay in the user's units.
             It helps with heavy tails and skew, and hurts where columns are nearly linear functions
@@ -187,12 +190,16 @@ def fit(
         patience=patience,
     )
     sample_key = jax.random.fold_in(keys.table, 2)
-    table, stream = read_sample(sample_key, data, names, settings.supports, weights)
+    smoothed = not settings.objective.is_contrastive
+    table, stream = read_sample(
+        sample_key, data, names, settings.supports, weights, smoothed=smoothed
+    )
     _warn_of_few_effective_rows(table)
-    if stream is not None:
-        _check_stream(settings)
+    _check_stream(settings, stream)
     _check_reference(settings.reference, len(table.names))
     settings.objective.check_dimension(*table.values.shape)
+    _check_discrete(table, settings)
+    warn_of_wide(table)
     spread_key, impute_key = jax.random.split(keys.table)
     marks = fit_marks(
         rng_key,
@@ -225,8 +232,10 @@ def _check_refits(prepared: PreparedRows, resume: FitResult | None) -> None:
         )
 
 
-def _check_stream(settings: FitSettings) -> None:
-    """Refuse settings for which all rows have to be in memory."""
+def _check_stream(settings: FitSettings, stream: Stream | None) -> None:
+    """Refuse settings for which all rows have to be in memory, for rows that are not."""
+    if stream is None:
+        return
     if settings.objective.needs_all_rows:
         raise ValueError(
             f"Expected an `objective` that learns from batches, for rows that stay on disk; got "
@@ -268,6 +277,28 @@ def _warn_of_incomplete_rows(table: Table, stream: Stream | None) -> None:
         )
 
 
+def _check_discrete(table: Table, settings: FitSettings) -> None:
+    """Refuse discrete columns that the objective or the reference cannot have."""
+    discrete = [n for n, count in zip(table.names, table.num_levels, strict=True) if count]
+    if discrete and not settings.objective.takes_discrete:
+        raise ValueError(
+            f"Expected `objective=disco.Contrastive()` for `data` with the discrete columns "
+            f"{discrete}; got {type(settings.objective).__name__}, which follows gradients, and "
+            "levels have none. Use `Contrastive()`, or declare whole numbers that may be smoothed "
+            f"as real: `supports={{{discrete[0]!r}: constraints.real}}`."
+        )
+    reference = settings.reference
+    given = reference.num_levels if isinstance(reference, Reference) else table.num_levels
+    if discrete and (
+        given != table.num_levels or not isinstance(reference, Reference | MixtureFit)
+    ):
+        raise ValueError(
+            "Expected 'mixture', `disco.MixtureFit(...)` or a `disco.MixedReference` with the "
+            f"levels {table.num_levels} for `reference`, as {discrete} are discrete; got "
+            f"{reference!r}."
+        )
+
+
 def _check_reference(reference: Any, dimension: int) -> None:
     """Refuse a reference over another number of columns, and one that is conditioned."""
     if not isinstance(reference, Reference):
@@ -290,7 +321,7 @@ def _prepare(
     """Check the rows, choose a transform, and map the rows to unconstrained space."""
     resolution = settings.objective.smallest_resolution
     if settings.objective.is_contrastive:
-        check_ties(table)
+        warn_of_spikes(table)
     check_rounding(table, resolution)
     if settings.transform == "auto":
         chosen = choose_transform(
@@ -301,12 +332,13 @@ def _prepare(
     complete = values[~table.incomplete]
     if not supports.real:
         # Columns that are independent in the user's units may be copies in unconstrained space.
-        check_copies(complete, table.names)
+        check_copies(complete, table)
     prepared = PreparedRows(
         complete,
         values[table.incomplete],
         table.names,
         supports,
+        table.columns,
         complete_weights=selected(table.weights, ~table.incomplete),
         incomplete_weights=selected(table.weights, table.incomplete),
     )
@@ -317,11 +349,14 @@ def _learn_with_refits(impute_key: Array, task: Task) -> FitResult:
     """Learn from complete rows; then impute the others and learn from all rows, repeatedly."""
     prepared = task.prepared
     result = learn(task, "fit", prepared.complete[:0], None)
-    real = CoordinateSupports((constraints.real,) * len(prepared.names))
+    codes = tuple(
+        constraints.integer_interval(0, count - 1) if count else constraints.real
+        for count in prepared.supports.num_levels
+    )
     missing = np.isnan(prepared.incomplete)
 
     def imputed(rng_key: Array, prior: EnergyDistribution) -> dict[str, np.ndarray]:
-        unconstrained = prior.replace(coordinate_supports=real)
+        unconstrained = prior.replace(coordinate_supports=CoordinateSupports(codes))
         drawn = impute(rng_key, unconstrained, prepared.incomplete, num_imputations=1)[0]
         return {"rows": np.where(missing, np.asarray(drawn, np.float64), prepared.incomplete)}
 

@@ -19,9 +19,10 @@ from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.learned import Learned, LearnedEnergy
 from numpyro_disco.references.base import Reference
-from numpyro_disco.references.fitting import MixtureFit, MixtureParameters, fit_reference
-from numpyro_disco.references.mixture import MixtureReference
+from numpyro_disco.references.em import MixtureParameters
+from numpyro_disco.references.fitting import MixtureFit, fit_reference, mixture_reference
 from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.tables.columns import Column
 from numpyro_disco.training.batches import TrainingRows, training_rows
 from numpyro_disco.training.checkpoints import Checkpoint
 from numpyro_disco.training.evidence import FitEvidence
@@ -57,6 +58,8 @@ class PreparedRows(NamedTuple):
     """Names of the D columns."""
     supports: CoordinateSupports
     """Maps between unconstrained space and the user's units."""
+    columns: tuple[Column, ...]
+    """What the numbers of each column stand for."""
     stream: Stream | None = None
     """All rows, if these are a sample of rows on disk."""
     complete_weights: np.ndarray | None = None
@@ -179,6 +182,7 @@ def _set_up(
         held_out_fraction=settings.held_out_fraction,
         resolution=objective.smallest_resolution,
         whiten=objective.whitens,
+        num_levels=prepared.supports.num_levels,
     )
     held_out = training_rows(units.standardize(units.held_out), units.held_out_weights)
     rows = training_rows(units.standardize(units.rows), units.row_weights)
@@ -187,7 +191,8 @@ def _set_up(
         noise_scales = resume.noise_scales
     settings = dataclasses.replace(settings, objective=objective)
     fitted = partial(_fitted_mixture, task, units, rows, held_out, checkpoint)
-    references = _make_references(settings, units, rows, resume, fitted)
+    num_levels = prepared.supports.num_levels
+    references = _make_references(settings, units, rows, num_levels, resume, fitted)
     num_rows = effective_number(rows.weights, len(rows.values))
     settings = settings.resolved(references.standard, round(num_rows))
     _check_devices(task.devices, settings)
@@ -249,6 +254,8 @@ def _result(setup: _Setup, prepared: PreparedRows, run: Run, interrupted: bool) 
         distribution=None if prior is None else prior.replace(energy_fn=model),
         model=model,
         coordinate_supports=prepared.supports,
+        names=prepared.names,
+        columns=prepared.columns,
         rows=np.asarray(setup.rows.values),
         held_out=np.asarray(setup.held_out.values),
         row_weights=setup.rows.weights,
@@ -274,6 +281,7 @@ def _make_references(
     settings: FitSettings,
     units: Units,
     rows: TrainingRows,
+    num_levels: tuple[int, ...],
     resume: FitResult | None,
     fitted_mixture: Callable[[MixtureFit], tuple[MixtureParameters, dict[int, float]]],
 ) -> _References:
@@ -288,8 +296,12 @@ def _make_references(
             unconstrained = standard if before is None else before.joint_reference
             return _References(standard, unconstrained, None, resume.components)
         mixture, components = fitted_mixture(given)
-        moved = mixture.affine(units.basis, units.loc)
-        return _References(MixtureReference(*mixture), MixtureReference(*moved), None, components)
+        real = np.flatnonzero(np.equal(num_levels, 0))
+        moved = mixture.affine(units.basis[np.ix_(real, real)], units.loc[real])
+        standard, unconstrained = (
+            mixture_reference(found, num_levels) for found in (mixture, moved)
+        )
+        return _References(standard, unconstrained, None, components)
     gaussian, linear = gaussian_start(rows, settings.objective.resolution)
     return _References(gaussian, gaussian.affine(units.basis, units.loc), linear, {})
 
@@ -313,6 +325,7 @@ def _fitted_mixture(
                 basis=units.basis,
                 row_weights=units.row_weights,
                 held_out_weights=units.held_out_weights,
+                num_levels=task.prepared.supports.num_levels,
                 progress_bar=task.progress_bar,
             )
         return {**mixture._asdict(), "components": np.asarray(list(components.items()))}
@@ -341,6 +354,7 @@ def _distribution(
         reference,
         names=prepared.names,
         supports=dict(zip(prepared.names, prepared.supports.supports, strict=True)),
+        columns=dict(zip(prepared.names, prepared.columns, strict=True)),
         loc=units.loc.astype(dtype),
         scale=units.scale.astype(dtype),
         noise_scale=objective.resolution if smoothed else None,

@@ -17,7 +17,6 @@ from numpyro_disco.energy.learned import Learned, LearnedEnergy, LearnedScore
 from numpyro_disco.energy.networks import EnergyNetwork, ScoreNetwork
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.gaussian import GaussianReference
-from numpyro_disco.references.mixture import MixtureReference
 from numpyro_disco.training.batches import TrainingRows
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.units import Units
@@ -61,7 +60,7 @@ class MLP:
         """Choose the number of octaves by objective and reference."""
         if self.num_octaves is not None:
             return self
-        if objective.is_contrastive and isinstance(reference, MixtureReference):
+        if objective.is_contrastive and not isinstance(reference, GaussianReference):
             octaves = 1
         else:
             octaves = max(1, 1 + round(np.log2(2 / (np.pi * objective.resolution))))
@@ -111,8 +110,8 @@ def untrained_model(
         units: standardised units.
     """
     dimension = len(units.loc)
-    mixture = isinstance(reference, MixtureReference)
-    num_local = dimension + reference.means.shape[0] if mixture else 0
+    gaussian = isinstance(reference, GaussianReference)
+    num_local = 0 if gaussian else dimension + len(reference.components().log_weights)
     if linear is not None and not objective.learns_energy:
         # The score of the energy |A z|^2 / 2.
         linear = -linear.T @ linear
@@ -129,6 +128,7 @@ def untrained_model(
             num_blocks=network.num_blocks,
             num_octaves=network.num_octaves,
             num_local=num_local,
+            num_levels=reference.num_levels,
             linear=linear,
             rngs=nnx.Rngs(rng_key),
         )

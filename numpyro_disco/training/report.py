@@ -73,8 +73,8 @@ def make_report(rng_key: Array, evidence: FitEvidence) -> Report:
 
     Returns:
         A `Report`. If the learned density cannot be sampled, a failed line "draws" says why, and
-        the lines that need draws or log Z ("log density", "memorisation", "constant", "masses")
-        are left out.
+        the lines that need draws or log Z ("log density", "memorisation", "constant", "masses",
+        "levels") are left out.
 
     Raises:
         ValueError: the fit is a score network, which has no density.
@@ -103,12 +103,13 @@ def make_report(rng_key: Array, evidence: FitEvidence) -> Report:
         noise_scales, score_errors = check.noise_scales, check.errors
     if len(draws):
         standardized = np.asarray(evidence.standardize(draws))
-        lines.append(
-            report_lines.masses_line(
-                evidence.rows, held_out, standardized, evidence.row_weights, held_out_weights
+        lines.append(report_lines.masses_line(evidence, held_out, standardized, held_out_weights))
+        if evidence.coordinate_supports.discrete.any():
+            lines.append(
+                report_lines.levels_line(evidence, held_out, standardized, held_out_weights)
             )
-        )
-    lines.append(report_lines.tails_line(evidence, held_out))
+    if not evidence.coordinate_supports.discrete.all():
+        lines.append(report_lines.tails_line(evidence, held_out))
     return Report(tuple(lines), draws, noise_scales, score_errors)
 
 

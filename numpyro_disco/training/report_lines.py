@@ -17,6 +17,7 @@ from numpyro_disco._typing import Array
 from numpyro_disco.diagnostics.verdicts import FAIL, PASS, WARN, verdict_of, worst
 from numpyro_disco.energy.learned import LearnedEnergy
 from numpyro_disco.training.evidence import FitEvidence
+from numpyro_disco.training.levels import level_log_shares, with_indicators
 
 MIN_HELD_OUT = 10
 """Fewest held-out rows whose standard error means anything."""
@@ -150,15 +151,23 @@ def log_densities(
 def log_density_line(
     evidence: FitEvidence, held_out: np.ndarray, densities: LogDensities
 ) -> ReportLine:
-    """Compare the held-out log density with that of the Gaussian fitted to all training rows."""
-    rows = np.asarray(evidence.rows, np.float64)
-    covariance = np.cov(rows, rowvar=False, aweights=evidence.row_weights)
-    center = np.average(rows, axis=0, weights=evidence.row_weights)
-    gaussian = multivariate_normal.logpdf(held_out, center, covariance.reshape(2 * rows.shape[1:]))
-    gains, weights = (
-        densities.held_out - np.asarray(gaussian, np.float64),
-        densities.held_out_weights,
-    )
+    """Compare the held-out log density with that of a simple density of all training rows.
+
+    It is the Gaussian of the real columns, and the shares of the levels of discrete ones.
+    """
+    real = ~evidence.coordinate_supports.discrete
+    num_levels, row_weights = evidence.coordinate_supports.num_levels, evidence.row_weights
+    simple = level_log_shares(evidence.rows, held_out, num_levels, row_weights)
+    name = "shares of levels"
+    if real.any():
+        rows = np.asarray(evidence.rows[:, real], np.float64)
+        covariance = np.cov(rows, rowvar=False, aweights=row_weights)
+        covariance = covariance.reshape(2 * rows.shape[1:])
+        center = np.average(rows, axis=0, weights=row_weights)
+        gaussian = multivariate_normal.logpdf(held_out[:, real], center, covariance)
+        simple = simple + np.asarray(gaussian, np.float64)
+        name = "Gaussian" if real.all() else "Gaussian and the shares of levels"
+    gains, weights = densities.held_out - simple, densities.held_out_weights
     gain, mean = (float(np.average(x, weights=weights)) for x in (gains, densities.held_out))
     error = float(np.hypot(standard_error(gains, weights), densities.log_normalizer_error))
     return make_line(
@@ -167,7 +176,7 @@ def log_density_line(
         PASS if gain > 2 * error else WARN if gain > -2 * error else FAIL,
         f"{mean:.3f} nats per held-out row (standardised; log Z {densities.log_normalizer:.3f} +- "
         f"{densities.log_normalizer_error:.2g}), {gain:+.3f} +- {error:.2g} relative to the "
-        "Gaussian of the training rows",
+        f"{name} of the training rows",
         "use a mixture as the reference, or fewer steps",
         enough_rows=effective_number(weights, len(held_out)) >= MIN_HELD_OUT,
     )
@@ -210,10 +219,9 @@ def constant_line(densities: LogDensities) -> ReportLine:
 
 
 def masses_line(
-    rows: np.ndarray,
+    evidence: FitEvidence,
     held_out: np.ndarray,
     draws: np.ndarray,
-    row_weights: np.ndarray | None = None,
     held_out_weights: np.ndarray | None = None,
 ) -> ReportLine:
     """Compare the shares of held-out rows and of draws in clusters of the training rows.
@@ -223,25 +231,23 @@ def masses_line(
     """
     from sklearn.cluster import KMeans
 
+    num_levels = evidence.coordinate_supports.num_levels
     num_held_out = round(effective_number(held_out_weights, len(held_out)))
     count = int(np.clip(num_held_out // 20, 2, MAX_CLUSTERS))
-    clustered = np.asarray(rows[:MAX_CLUSTERED_ROWS], np.float64)
-    weights = selected(row_weights, slice(MAX_CLUSTERED_ROWS))
+    clustered, held_out, draws = (
+        with_indicators(rows, num_levels)
+        for rows in (evidence.rows[:MAX_CLUSTERED_ROWS], held_out, draws)
+    )
+    weights = selected(evidence.row_weights, slice(MAX_CLUSTERED_ROWS))
     clusters = KMeans(count, n_init=1, random_state=0).fit(clustered, sample_weight=weights)
 
     def shares(x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-        masses = np.bincount(clusters.predict(np.asarray(x, np.float64)), weights, count)
+        masses = np.bincount(clusters.predict(x), weights, count)
         return masses / masses.sum()
 
     held_out_share, pooled = shares(held_out, held_out_weights), shares(clustered, weights)
     distance = 0.5 * float(np.abs(held_out_share - shares(draws, None)).sum())
-    # The distribution of the distance between two samples of one distribution.
-    rng = np.random.default_rng(0)
-    by_chance = 0.5 * np.abs(
-        rng.multinomial(num_held_out, pooled, 2000) / num_held_out
-        - rng.multinomial(len(draws), pooled, 2000) / len(draws)
-    ).sum(1)
-    usual, rare = np.quantile(by_chance, [0.95, 0.999])
+    usual, rare = distance_by_chance(pooled, num_held_out, len(draws))
     return make_line(
         "masses",
         distance,
@@ -254,13 +260,66 @@ def masses_line(
     )
 
 
+def distance_by_chance(shares: np.ndarray, *num_rows: int) -> tuple[float, float]:
+    """Usual and rare total variation between two samples of one distribution.
+
+    Args:
+        shares: probabilities of the classes.
+        *num_rows: sizes of the two samples.
+
+    Returns:
+        The quantiles 0.95 and 0.999.
+    """
+    rng = np.random.default_rng(0)
+    one, other = (rng.multinomial(size, shares, 2000) / size for size in num_rows)
+    usual, rare = np.quantile(0.5 * np.abs(one - other).sum(1), [0.95, 0.999])
+    return float(usual), float(rare)
+
+
+def levels_line(
+    evidence: FitEvidence,
+    held_out: np.ndarray,
+    draws: np.ndarray,
+    held_out_weights: np.ndarray | None = None,
+) -> ReportLine:
+    """Compare the shares of the levels of discrete columns among held-out rows and draws."""
+    names, worst_line = evidence.density.names, None
+    num_held_out = round(effective_number(held_out_weights, len(held_out)))
+    weighted = (evidence.rows, evidence.row_weights), (held_out, held_out_weights), (draws, None)
+    for place in np.flatnonzero(evidence.coordinate_supports.discrete):
+        count = evidence.coordinate_supports.num_levels[place]
+        of_rows, of_held_out, of_draws = (
+            np.bincount(x[:, place].astype(int), weights, count)
+            / (len(x) if weights is None else weights.sum())
+            for x, weights in weighted
+        )
+        distance = 0.5 * float(np.abs(of_held_out - of_draws).sum())
+        usual, rare = distance_by_chance(of_rows, num_held_out, len(draws))
+        line = make_line(
+            "levels",
+            distance,
+            verdict_of(distance, max(0.02, usual), max(0.05, rare)),
+            f"total variation {distance:.3f} between held-out rows and draws over the {count} "
+            f"levels of {names[place]!r} (chance alone gives up to {usual:.3f}), the most of all "
+            "discrete columns",
+            "use more rows or more steps",
+            enough_rows=usual <= MAX_CHANCE_VARIATION,
+        )
+        if worst_line is None or distance > worst_line.value:
+            worst_line = line
+    assert worst_line is not None
+    return worst_line
+
+
 def tails_line(evidence: FitEvidence, held_out: np.ndarray) -> ReportLine:
     """Check that the energy increases along rays outward from the farthest training row."""
-    farthest = float(np.linalg.norm(evidence.rows, axis=1).max())
-    directions = jnp.asarray(held_out[:MAX_RAYS])
-    directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
+    # Discrete coordinates keep their levels along a ray.
+    real = ~evidence.coordinate_supports.discrete
+    farthest = float(np.linalg.norm(evidence.rows[:, real], axis=1).max())
+    starts = jnp.asarray(held_out[:MAX_RAYS])
+    directions = starts / jnp.linalg.norm(starts[:, real], axis=1, keepdims=True)
     radii = farthest * jnp.asarray(RAY_RADII)
-    points = radii[None, :, None] * directions[:, None]
+    points = jnp.where(real, radii[None, :, None] * directions[:, None], starts[:, None])
     energies = np.asarray(_energies(evidence.energy, points.reshape(-1, points.shape[-1])))
     energies = energies.reshape(points.shape[:2])
     falling = float(1 - (np.diff(energies, axis=1) > 0).all(axis=1).mean())

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_disco._checks import check_key
-from numpyro_disco._typing import Array, ArrayLike
+from numpyro_disco._typing import Array
 from numpyro_disco.diagnostics.plots import plot_history, plot_report
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.supports.sinh_arcsinh import SinhArcsinhReal
+from numpyro_disco.tables.reading import read_points
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.loop import History, Run
 from numpyro_disco.training.report import Report, make_report
@@ -74,11 +75,11 @@ class FitResult:
         mapped = any(isinstance(support, SinhArcsinhReal) for support in supports)
         return "sinh_arcsinh" if mapped else None
 
-    def score(self, x: ArrayLike) -> Array:
+    def score(self, x: Any) -> Array:
         """Learned score, the gradient of the log density, at points in the user's units.
 
         Args:
-            x: array (..., D).
+            x: array (..., D), or anything with names such as a DataFrame.
 
         Returns:
             Array (..., D).
@@ -96,6 +97,7 @@ class FitResult:
             log_det = jax.grad(lambda x: supports.log_dets(supports.unconstrain(x), x).sum())(x)
             return pull_back(unconstrained(y))[0] - log_det
 
+        x = read_points(x, self.evidence.names, self.evidence.columns, "x")
         return jnp.vectorize(at_one, signature="(d)->(d)")(jnp.asarray(x))
 
     def report(self, rng_key: Array | None = None) -> Report:
@@ -118,6 +120,8 @@ class FitResult:
         - own row (smoothed densities only): how much of the posterior over rows, given a training
           row with noise, is on that same row.
         - masses: shares of held-out rows and of draws in clusters of the training rows.
+        - levels (discrete columns only): shares of held-out rows and of draws at each level of the
+          column where they differ most.
         - tails: whether the energy increases beyond the farthest training row.
 
         A check that depends on the number of held-out rows does not pass when there are too few to
@@ -161,6 +165,7 @@ class FitResult:
             self._plotted_history(),
             report.noise_scales,
             report.score_errors,
+            evidence.coordinate_supports.discrete,
         )
 
     def plot_history(self, axes: Any = None) -> Any:

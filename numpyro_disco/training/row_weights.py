@@ -11,14 +11,39 @@ from typing import Any
 
 import numpy as np
 
+from numpyro_disco.tables.reading import Rows
+
 
 def separate_weights(
+    rows: Rows, weights: Any, names: Sequence[str] | None = None
+) -> tuple[Rows, np.ndarray | None]:
+    """Take weights apart from the rows, and leave out rows of weight zero.
+
+    Args:
+        rows: rows of N.
+        weights: as for `weights_beside`.
+        names: as for `weights_beside`.
+
+    Returns:
+        The rows of positive weight without the column of weights, and these weights, or None.
+    """
+    if weights is None:
+        return rows, None
+    others, checked = weights_beside(rows.values, rows.names, weights, names)
+    assert checked is not None
+    used = checked > 0
+    found = None if rows.names is None else tuple(rows.names[place] for place in others)
+    columns = tuple(rows.columns[place] for place in others)
+    return Rows(rows.values[used][:, others], found, columns), checked[used]
+
+
+def weights_beside(
     values: np.ndarray,
     found: tuple[str, ...] | None,
     weights: Any,
     names: Sequence[str] | None = None,
-) -> tuple[np.ndarray, tuple[str, ...] | None, np.ndarray | None]:
-    """Take the weights of rows apart from their other columns.
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Find the weights of rows, and the columns that are learned.
 
     Args:
         values: rows, shape (N, D).
@@ -27,17 +52,17 @@ def separate_weights(
         names: names of the columns that are learned, if the user gave any.
 
     Returns:
-        The rows without the weights, the names of their columns, and the weights in double
-        precision, or None.
+        Indices of the other columns, and the weights in double precision, or None.
 
     Raises:
         ValueError: weights that are negative, not finite, all zero or of another length, or a name
             that is not that of a column, or that of a column to learn.
     """
+    others = np.arange(values.shape[1])
     if weights is None:
-        return values, found, None
+        return others, None
     if not isinstance(weights, str):
-        return values, found, check_weights(weights, len(values))
+        return others, check_weights(weights, len(values))
     if found is None or weights not in found:
         raise ValueError(
             f"Expected an array (N,), or the name of a column of `data`, for `weights`; got "
@@ -50,8 +75,7 @@ def separate_weights(
             f"Leave {weights!r} out of `names`."
         )
     place = found.index(weights)
-    others = tuple(name for name in found if name != weights)
-    return np.delete(values, place, 1), others, check_weights(values[:, place], len(values))
+    return np.delete(others, place), check_weights(values[:, place], len(values))
 
 
 def check_weights(weights: Any, num_rows: int) -> np.ndarray:

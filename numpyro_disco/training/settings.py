@@ -12,6 +12,8 @@ from numpyro.distributions import constraints
 from numpyro_disco._checks import check_count, check_fraction
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit
+from numpyro_disco.references.gaussian import GaussianReference
+from numpyro_disco.references.mixed import MixedReference
 from numpyro_disco.references.mixture import MixtureReference
 from numpyro_disco.training.batches import STEPS_PER_ROUND
 from numpyro_disco.training.network import MLP
@@ -102,7 +104,7 @@ class FitSettings:
         contrastive = self.objective.is_contrastive
         optimizer, batch_size = self.optimizer, self.batch_size
         if isinstance(optimizer, AdamW) and optimizer.weight_decay is None:
-            mixture = isinstance(reference, MixtureReference)
+            mixture = not isinstance(reference, GaussianReference)
             decays = contrastive and mixture and num_rows <= DECAY_ROWS
             optimizer = dataclasses.replace(optimizer, weight_decay=1.0 if decays else 0.0)
         if batch_size is None:
@@ -125,8 +127,8 @@ def _contrastive_batch(num_rows: int) -> int:
 
 
 def _description(value: Any) -> str:
-    if isinstance(value, MixtureReference):
-        return f"MixtureReference with {value.means.shape[-2]} components"
+    if isinstance(value, MixtureReference | MixedReference):
+        return f"{type(value).__name__} with {value.means.shape[-2]} components"
     if isinstance(value, Reference):
         return type(value).__name__
     if isinstance(value, optax.GradientTransformation):

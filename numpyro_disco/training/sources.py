@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from numpyro_disco._checks import check_names
+from numpyro_disco.tables.reading import is_frame
 
 BATCH_ROWS = 2**16
 """Rows that are read at a time."""
@@ -25,6 +26,9 @@ class RowSource(Protocol):
     """Number of rows."""
     names: tuple[str, ...] | None
     """Names of the columns, if the source has any."""
+
+    def read(self) -> Any:
+        """Read all rows, in any form that `tables` reads."""
 
     def take(self, places: np.ndarray) -> np.ndarray:
         """Read rows.
@@ -49,6 +53,10 @@ class MappedRows:
         self.array, self.num_rows = array, len(array)
         self.names: tuple[str, ...] | None = None
 
+    def read(self) -> np.ndarray:
+        """Read all rows."""
+        return np.asarray(self.array)
+
     def take(self, places: np.ndarray) -> np.ndarray:
         """Read rows: see `RowSource`."""
         return np.asarray(self.array[places], np.float64)
@@ -64,16 +72,24 @@ class ParquetRows:
         chosen = names is not None and set(names) <= set(found)
         self.columns = list(check_names(names, len(names))) if names and chosen else list(found)
         self.names: tuple[str, ...] | None = tuple(self.columns)
-        numeric = {name: _is_number(dataset.schema.field(name).type) for name in self.columns}
-        if not all(numeric.values()):
+
+    def read(self) -> Any:
+        """Read all rows, with categories and dates."""
+        return self.dataset.to_table(columns=self.columns)
+
+    def _check_numeric(self) -> None:
+        schema = self.dataset.schema
+        others = [name for name in self.columns if not _is_number(schema.field(name).type)]
+        if others:
             raise ValueError(
-                "Expected columns of numbers in `data`; "
-                f"{[name for name in self.columns if not numeric[name]]} hold something else. Give "
-                "the `names` of the columns to read."
+                "Expected columns of numbers in `data`, whose rows do not fit into memory; "
+                f"{others} hold something else. Give the `names` of the columns to read, or a "
+                "random part of the rows as a DataFrame."
             )
 
     def take(self, places: np.ndarray) -> np.ndarray:
         """Read rows: see `RowSource`. All rows up to the last one are scanned."""
+        self._check_numeric()
         rows, start = np.empty((len(places), len(self.columns))), 0
         for batch in self._batches():
             low, high = np.searchsorted(places, [start, start + batch.num_rows])
@@ -103,13 +119,21 @@ class GrainRows:
         named = isinstance(first, Mapping)
         self.names: tuple[str, ...] | None = tuple(map(str, first)) if named else None
 
-    def take(self, places: np.ndarray) -> np.ndarray:
-        """Read rows: see `RowSource`."""
+    def read(self) -> Any:
+        """Read all rows."""
+        if self.names is None:
+            return self.take(np.arange(self.num_rows))
+        return self._records(range(self.num_rows))
+
+    def _records(self, places: Sequence[int]) -> list[Any]:
         together = getattr(self.source, "__getitems__", None)
         if together is not None:
-            records = together(places.tolist())
-        else:
-            records = [self.source[place] for place in places.tolist()]
+            return list(together(list(places)))
+        return [self.source[place] for place in places]
+
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """Read rows: see `RowSource`."""
+        records = self._records(places.tolist())
         if self.names is not None:
             records = [list(record.values()) for record in records]
         rows = np.asarray(records, np.float64)
@@ -145,9 +169,8 @@ def row_source(data: Any, names: Sequence[str] | None) -> RowSource | None:
         return ParquetRows(_open_parquet(Path(data)), names)
     if type(data).__module__.startswith("pyarrow.") and hasattr(data, "to_batches"):
         return ParquetRows(data, names) if hasattr(data, "count_rows") else None
-    known = isinstance(data, Sequence | Mapping | np.ndarray) or any(
-        hasattr(data, name) for name in ("__array__", "columns", "shape")
-    )
+    known = isinstance(data, Sequence | Mapping | np.ndarray) or is_frame(data)
+    known = known or hasattr(data, "__array__") or hasattr(data, "shape")
     if not known and hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         return GrainRows(data)
     return None

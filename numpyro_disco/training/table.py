@@ -14,8 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
-from numpyro_disco._checks import check_names, columns_of
-from numpyro_disco.supports.coordinates import check_supports
+from numpyro_disco._checks import check_names
+from numpyro_disco._levels import MAX_LEVELS
+from numpyro_disco.supports.coordinates import check_supports, num_levels
+from numpyro_disco.tables.columns import Column, Dates, Real, Whole
+from numpyro_disco.tables.kinds import default_support
+from numpyro_disco.tables.reading import Rows, read_rows
 from numpyro_disco.training.row_weights import aligned, separate_weights, with_mean_one
 
 MAX_TIED_SHARE = 0.1
@@ -34,7 +38,10 @@ class Table(NamedTuple):
     names: tuple[str, ...]
     """Names of the D columns."""
     supports: tuple[constraints.Constraint, ...]
-    """Support of each column, discrete ones included."""
+    """Support of each column, discrete ones included. Those with at most 64 levels have an exact
+    mass; more whole numbers are spread over unit intervals."""
+    columns: tuple[Column, ...] = ()
+    """What the numbers of each column stand for."""
     weights: np.ndarray | None = None
     """Positive weights of the rows with mean one, shape (N,); None if all are equal."""
 
@@ -43,41 +50,50 @@ class Table(NamedTuple):
         """True for rows with missing entries, shape (N,)."""
         return np.isnan(self.values).any(axis=1)
 
+    @property
+    def num_levels(self) -> tuple[int, ...]:
+        """Number of levels of each discrete column, 0 for the others."""
+        return tuple(map(num_levels, self.supports))
+
+    @property
+    def real(self) -> np.ndarray:
+        """Indices of the columns that are not discrete."""
+        return np.flatnonzero(np.asarray(self.num_levels) == 0)
+
 
 def read_table(
     data: Any,
     names: Sequence[str] | None,
     supports: Mapping[str, constraints.Constraint] | None,
     weights: Any = None,
+    *,
+    smoothed: bool = False,
 ) -> Table:
     """Parse training data; rows of weight zero are left out.
 
     Args:
-        data: array (N, D), a DataFrame, or a mapping from names to columns; NaN where missing.
+        data: anything with rows, see `tables.reading`.
         names: names of the columns, in the order wanted; by default those that `data` carries.
-        supports: from names to constraints; columns without one may hold any real number.
+        supports: from names to constraints; for other columns see `tables.kinds.default_support`.
         weights: weights of the rows, or the name of the column that holds them.
+        smoothed: True if the objective smooths every column, so that many rows may share a value.
 
     Raises:
-        ValueError: wrong shapes, names or weights, infinite values, too few complete rows, constant
-            columns, or copies of columns.
+        ValueError: wrong shapes, names or weights, columns that cannot be learned as they are,
+            infinite values, too few complete rows, constant columns, or copies of columns.
     """
-    values, found = columns_of(data)
-    values, found, row_weights = separate_weights(values, found, aligned(weights, data), names)
-    if row_weights is not None:
-        values, row_weights = values[row_weights > 0], row_weights[row_weights > 0]
-    if values.ndim != 2 or values.shape[1] == 0:
-        raise ValueError(
-            f"Expected rows of shape (N, D) for `data`; got shape {values.shape}. For a single "
-            "column use `data[:, None]`."
-        )
-    dimension = values.shape[1]
-    if names is not None and found is not None:
-        values = _reordered(values, check_names(names, dimension), found)
-    checked_names = check_names(names if names is not None else found, dimension)
+    rows, row_weights = separate_weights(read_rows(data), aligned(weights, data), names)
+    dimension = len(rows.columns)
+    if names is not None and rows.names is not None:
+        rows = _reordered(rows, check_names(names, dimension))
+    checked_names = check_names(names if names is not None else rows.names, dimension)
+    given = check_supports(supports, checked_names)
+    values = rows.values
     check_finite(values, checked_names)
     complete = values[~np.isnan(values).any(axis=1)]
     _check_number_of_rows(values, complete)
+    check_columns(rows, checked_names, supports or {}, smoothed)
+    columns = tuple(column for column in rows.columns if isinstance(column, Column))
     constant = constant_columns(complete)
     if constant.any():
         raise ValueError(
@@ -85,22 +101,40 @@ def read_table(
             f"{[checked_names[i] for i in np.flatnonzero(constant)]} are constant. Drop them: a "
             "constant has no density."
         )
-    check_copies(complete, checked_names)
-    checked_supports = check_supports(supports, checked_names)
-    return Table(values, checked_names, checked_supports, with_mean_one(row_weights))
+    found = [
+        support if name in (supports or {}) else default_support(column, one, discrete=not smoothed)
+        for name, support, column, one in zip(checked_names, given, columns, values.T, strict=True)
+    ]
+    declared = [
+        _as_declared(column, support) if name in (supports or {}) else column
+        for name, support, column in zip(checked_names, given, columns, strict=True)
+    ]
+    row_weights = with_mean_one(row_weights)
+    table = Table(values, checked_names, tuple(found), tuple(declared), row_weights)
+    check_copies(complete, table)
+    return table
 
 
-def _reordered(values: np.ndarray, names: Sequence[str], found: Sequence[str]) -> np.ndarray:
+def _as_declared(column: Column, support: constraints.Constraint) -> Column:
+    """A column of numbers, whole or real as its declared support says."""
+    if not isinstance(column, Real | Whole):
+        return column
+    return Whole(column.dtype) if support.is_discrete else Real(column.dtype)
+
+
+def _reordered(rows: Rows, names: tuple[str, ...]) -> Rows:
     """Columns in the order of `names`; names that are all new rename the columns instead."""
+    found = rows.names or ()
     if set(names) == set(found):
-        return values[:, [list(found).index(name) for name in names]]
+        order = [found.index(name) for name in names]
+        return Rows(rows.values[:, order], names, tuple(rows.columns[place] for place in order))
     shared = sorted(set(names) & set(found))
     if shared:
         raise ValueError(
             f"Expected `names` to be those of the columns of `data` in some order, or all new; got "
             f"{tuple(names)} for columns {tuple(found)}, which share {shared}. Rename the columns."
         )
-    return values
+    return rows._replace(names=names)
 
 
 def check_finite(values: np.ndarray, names: tuple[str, ...]) -> None:
@@ -133,8 +167,16 @@ def constant_columns(rows: np.ndarray) -> np.ndarray:
     return spread <= 1e-12 * np.maximum(size, np.finfo(np.float64).tiny)
 
 
-def check_copies(rows: np.ndarray, names: tuple[str, ...]) -> None:
-    """Refuse pairs of columns that are linear functions of each other."""
+def check_copies(rows: np.ndarray, table: Table) -> None:
+    """Refuse pairs of real columns that are linear functions of each other.
+
+    Discrete columns may be functions of each other: combinations of their levels have a mass.
+
+    Args:
+        rows: complete rows (N, D), in the user's units or in unconstrained space.
+        table: the names and supports of their columns.
+    """
+    rows, names = rows[:, table.real], [table.names[i] for i in table.real]
     standardized = (rows - rows.mean(axis=0)) / rows.std(axis=0)
     correlation = np.abs(standardized.T @ standardized) / len(rows)
     copies = np.argwhere(np.triu(correlation > 1 - 1e-10, k=1))
@@ -146,20 +188,81 @@ def check_copies(rows: np.ndarray, names: tuple[str, ...]) -> None:
         )
 
 
-def check_ties(table: Table) -> None:
-    """Refuse continuous columns in which many rows share one value, and warn of rarer spikes."""
+def check_columns(
+    rows: Rows,
+    names: tuple[str, ...],
+    supports: Mapping[str, constraints.Constraint],
+    smoothed: bool,
+) -> None:
+    """Refuse all columns that cannot be learned as they are, in one error with one remedy.
+
+    These are columns of something else than numbers, categories and dates, and real columns in
+    which many rows share one value.
+
+    Args:
+        rows: the rows.
+        names: names of their columns.
+        supports: what the user declared.
+        smoothed: as for `read_table`.
+    """
+    faults, dropped, declared, apart = [], [], [], []
+    for name, column, values in zip(names, rows.columns, rows.values.T, strict=True):
+        if isinstance(column, str):
+            faults.append(f"{name!r} holds {column}")
+            dropped.append(name)
+            continue
+        tie = None if smoothed or name in supports else _tie(column, values)
+        if tie is None:
+            continue
+        faults.append(f"{name!r} {tie}")
+        seen = values[~np.isnan(values)]
+        if (seen == np.round(seen)).all():
+            ends = f"{seen.min():.0f}, {seen.max():.0f}"
+            declared.append(f"{name!r}: constraints.integer_interval({ends})")
+        else:
+            apart.append(name)
+    if not faults:
+        return
+    drop = [*dropped, *apart]
+    remedies = [
+        f"leave out what is not a number, a category or a date, `data.drop(columns={dropped})`"
+        * bool(dropped),
+        f"declare whole numbers, `supports={{{', '.join(declared)}}}`" * bool(declared),
+        f"model {apart} outside of the prior" * bool(apart),
+    ]
+    given = ", ".join(
+        [f"data.drop(columns={drop})" if drop else "data"]
+        + [f"supports={{{', '.join(declared)}}}"] * bool(declared)
+    )
+    raise ValueError(
+        f"Expected numbers, categories and dates with a density in `data`; {'; '.join(faults)}. "
+        f"Remedy: {'; '.join(filter(None, remedies))}. In one call: `fit(rng_key, {given})`."
+        + " With `noise_scale`, many rows may share a value."
+        * bool(declared or apart)
+    )
+
+
+def _tie(column: Column, values: np.ndarray) -> str | None:
+    """What many rows of a continuous column share, or None."""
+    seen = values[~np.isnan(values)]
+    if not isinstance(column, Real | Dates) or not len(seen):
+        return None
+    distinct, counts = np.unique(seen, return_counts=True)
+    share = counts.max() / len(seen)
+    if share <= MAX_TIED_SHARE or len(distinct) == 1:
+        return None
+    return (
+        f"has the value {distinct[counts.argmax()]:g} in {share:.0%} of the rows, and "
+        f"{len(distinct)} distinct values"
+    )
+
+
+def warn_of_spikes(table: Table) -> None:
+    """Warn of continuous columns in which one value is far more common than any other."""
     for name, support, column in zip(table.names, table.supports, table.values.T, strict=True):
         if support.is_discrete:
             continue
         values, counts = np.unique(column[~np.isnan(column)], return_counts=True)
-        share = counts.max() / counts.sum()
-        if share > MAX_TIED_SHARE:
-            raise ValueError(
-                f"Expected columns of `data` with a density; {share:.0%} of the rows have the "
-                f"value {values[counts.argmax()]:g} in {name!r}, which has {len(values)} distinct "
-                f"values. {_tie_remedy(name, values)}; or give `noise_scale`, which smooths every "
-                "column."
-            )
         *_, second, most = np.sort(np.append(0, counts))
         if most >= SPIKE and most > SPIKE * second:
             warnings.warn(
@@ -171,14 +274,18 @@ def check_ties(table: Table) -> None:
             )
 
 
-def _tie_remedy(name: str, values: np.ndarray) -> str:
-    if (values == np.round(values)).all():
-        return (
-            "Declare that it holds whole numbers, "
-            f"`supports={{{name!r}: constraints.integer_interval({values[0]:.0f}, "
-            f"{values[-1]:.0f})}}`"
+def warn_of_wide(table: Table) -> None:
+    """Warn of whole numbers that get a density instead of a mass."""
+    columns = zip(table.names, table.columns, table.num_levels, strict=True)
+    wide = [name for name, column, count in columns if isinstance(column, Whole) and not count]
+    if wide:
+        warnings.warn(
+            f"The whole numbers of {wide} in `data` have more than {MAX_LEVELS} levels, or no "
+            "bounds, so they have a density, not a mass: those from near zero on are spread evenly "
+            "over the unit interval around each, others are taken as real numbers. Round draws to "
+            "get whole numbers back.",
+            stacklevel=3,
         )
-    return "Model it outside of the prior"
 
 
 def rounding(rows: np.ndarray) -> np.ndarray:
@@ -199,7 +306,7 @@ def check_rounding(table: Table, resolution: float) -> None:
 
     The energy takes points in the user's units, in the precision that JAX computes in.
     """
-    spacing = rounding(table.values)
+    spacing = np.where(table.num_levels, 0.0, rounding(table.values))
     coarse = spacing > COARSE * resolution
     if coarse.any():
         raise ValueError(

@@ -8,8 +8,7 @@ import numpy as np
 
 from numpyro_disco._statistics import selected, standard_error
 from numpyro_disco._typing import Array
-from numpyro_disco.references.fitting import MixtureFit, fit_reference
-from numpyro_disco.references.mixture import MixtureReference
+from numpyro_disco.references.fitting import MixtureFit, fit_reference, mixture_reference
 from numpyro_disco.training.table import Table
 from numpyro_disco.training.units import standard_units, unconstrained_rows
 
@@ -68,6 +67,7 @@ def _held_out_log_density(
         held_out_fraction=TRIED_HELD_OUT,
         resolution=resolution,
         whiten=whiten,
+        num_levels=supports.num_levels,
     )
     held_out, rows = (units.standardize(part) for part in (units.held_out, units.rows))
     mixture, _ = fit_reference(
@@ -77,9 +77,11 @@ def _held_out_log_density(
         basis=units.basis,
         row_weights=units.row_weights,
         held_out_weights=units.held_out_weights,
+        num_levels=supports.num_levels,
     )
     with jax.enable_x64(True):
         y = jnp.asarray(units.held_out)
         log_dets = np.asarray(supports.log_dets(y, supports.constrain(y))).sum(-1)
-    found = np.asarray(MixtureReference(*mixture).log_prob(jnp.asarray(held_out)), np.float64)
+    reference = mixture_reference(mixture, supports.num_levels)
+    found = np.asarray(reference.log_prob(jnp.asarray(held_out)), np.float64)
     return found + np.linalg.slogdet(units.whitener)[1] - log_dets, units.held_out_weights

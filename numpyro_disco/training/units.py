@@ -12,7 +12,7 @@ from numpyro.distributions import constraints
 from numpyro_disco._random import host_generator
 from numpyro_disco._statistics import selected
 from numpyro_disco._typing import Array
-from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.supports.coordinates import CoordinateSupports, num_levels
 from numpyro_disco.supports.sinh_arcsinh import fit_sinh_arcsinh
 from numpyro_disco.training.table import Table, constant_columns, rounding
 
@@ -34,7 +34,8 @@ def unconstrained_rows(
 ) -> UnconstrainedRows:
     """Map rows to unconstrained space.
 
-    Whole numbers are spread evenly over the unit interval around each, so that they have a density.
+    Discrete columns get the codes 0, 1, ... of their levels. Whole numbers that are too many for an
+    exact mass are spread evenly over the unit interval around each, so that they have a density.
 
     Args:
         rng_key: random key for the spreading.
@@ -47,7 +48,7 @@ def unconstrained_rows(
     """
     found = list(table.supports)
     for place, support in enumerate(table.supports):
-        if support.is_discrete:
+        if is_spread(support):
             found[place] = _interval_around(support)
         elif transform == "sinh_arcsinh" and isinstance(support, type(constraints.real)):
             column = table.values[:, place]
@@ -81,7 +82,7 @@ def map_rows(rng_key: Array, table: Table, supports: CoordinateSupports) -> np.n
                 f"Expected values of {name!r} in `data` to be in its support, {support!r}; "
                 f"{len(outside)} of {len(seen)} are not, for example {outside[0]:g}."
             )
-        if support.is_discrete:
+        if is_spread(support):
             values[:, place] += _within_unit_interval(jax.random.fold_in(rng_key, place), column)
     if supports.real:
         return values
@@ -100,6 +101,11 @@ def map_rows(rng_key: Array, table: Table, supports: CoordinateSupports) -> np.n
     return np.where(np.isnan(values), np.nan, y)
 
 
+def is_spread(support: constraints.Constraint) -> bool:
+    """True for whole numbers that are spread over unit intervals, not kept as levels."""
+    return support.is_discrete and not num_levels(support)
+
+
 def _within_unit_interval(rng_key: Array, column: np.ndarray) -> np.ndarray:
     """Uniform numbers strictly between -1/2 and 1/2, in the shape of `column`."""
     # Single precision draws multiples of 2^-23 from 0 on: half of one more is inside.
@@ -110,8 +116,6 @@ def _within_unit_interval(rng_key: Array, column: np.ndarray) -> np.ndarray:
 def _interval_around(support: constraints.Constraint) -> constraints.Constraint:
     """The real numbers within one half of the whole numbers of a discrete support."""
     lower, upper = (getattr(support, f"{end}_bound", None) for end in ("lower", "upper"))
-    if isinstance(support, type(constraints.boolean)):
-        lower, upper = 0, 1
     if lower is not None and upper is not None:
         return constraints.interval(lower - 0.5, upper + 0.5)
     if lower is not None:
@@ -130,11 +134,11 @@ class Units(NamedTuple):
     rows: np.ndarray
     """Rows to train on, shape (N, D)."""
     loc: np.ndarray
-    """Mean of the rows, shape (D,)."""
+    """Mean of the rows, 0 for discrete columns, shape (D,)."""
     scale: np.ndarray
-    """Standard deviations of the rows, shape (D,)."""
+    """Standard deviations of the rows, 1 for discrete columns, shape (D,)."""
     whitener: np.ndarray
-    """Matrix (D, D) of z = whitener @ (x - loc)."""
+    """Matrix (D, D) of z = whitener @ (x - loc), the identity on discrete columns."""
     basis: np.ndarray
     """Inverse of the whitener."""
     held_out_weights: np.ndarray | None = None
@@ -173,6 +177,7 @@ def standard_units(
     held_out_fraction: float,
     resolution: float,
     whiten: bool,
+    num_levels: tuple[int, ...] | None = None,
 ) -> Units:
     """Split rows into held-out and training rows, and find the units of the latter.
 
@@ -186,6 +191,8 @@ def standard_units(
         held_out_fraction: share of `complete` that is held out.
         resolution: the finest scale that matters, in standardised units.
         whiten: True decorrelates the columns; False standardises each by itself.
+        num_levels: number of levels of each column, 0 for real ones; discrete columns stay as they
+            are. All are real by default.
 
     Raises:
         ValueError: too few rows to train on, or columns that are constant among these.
@@ -197,33 +204,39 @@ def standard_units(
     held_out_weights, weights = selected(complete_weights, judging), None
     if complete_weights is not None and filled_weights is not None:
         weights = np.concatenate([complete_weights[training], filled_weights])
-    loc, scale = weighted_moments(train, weights)
-    parted = (held_out_weights, weights)
-    if not whiten:
-        return Units(held_out, train, loc, scale, np.diag(1 / scale), np.diag(scale), *parted)
-    covariance = np.atleast_2d(np.cov(train, rowvar=False, aweights=weights))
+    dimension = train.shape[1]
+    real = np.arange(dimension) if num_levels is None else np.flatnonzero(np.equal(num_levels, 0))
+    loc, scale = np.zeros(dimension), np.ones(dimension)
+    loc[real], scale[real] = _moments(train[:, real], weights)
+    whitener, basis = np.diag(1 / scale), np.diag(scale)
+    if whiten and len(real):
+        block = np.ix_(real, real)
+        whitener[block], basis[block] = _decorrelation(
+            train[:, real], weights, scale[real], resolution
+        )
+    return Units(held_out, train, loc, scale, whitener, basis, held_out_weights, weights)
+
+
+def _moments(rows: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted mean and standard deviation of each column of rows (N, D), shape (D,) each."""
+    loc = np.average(rows, axis=0, weights=weights)
+    return loc, np.sqrt(np.average((rows - loc) ** 2, axis=0, weights=weights))
+
+
+def _decorrelation(
+    rows: np.ndarray, weights: np.ndarray | None, scale: np.ndarray, resolution: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The matrix that decorrelates and standardises rows (N, D), and its inverse."""
+    covariance = np.atleast_2d(np.cov(rows, rowvar=False, aweights=weights))
     deviations = np.sqrt(np.diagonal(covariance))
-    correlation = covariance / deviations[:, None] / deviations
-    values, vectors = np.linalg.eigh(correlation)
+    values, vectors = np.linalg.eigh(covariance / deviations[:, None] / deviations)
     # Directions filled by rounding, or with next to no variance, are not scaled up to one.
-    spacing = float(rounding(train).max())
+    spacing = float(rounding(rows).max())
     smallest = max(MIN_VARIANCE, (10 * spacing / resolution) ** 2)
     root = np.sqrt(np.maximum(values, smallest))
     # Among all roots of the inverse, the symmetric one stays nearest to the columns.
     whitener = (vectors / root) @ vectors.T / scale
-    basis = scale[:, None] * ((vectors * root) @ vectors.T)
-    return Units(held_out, train, loc, scale, whitener, basis, *parted)
-
-
-def weighted_moments(rows: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column, shape (D,) each.
-
-    Args:
-        rows: shape (N, D).
-        weights: positive weights of the rows, shape (N,); None if all are equal.
-    """
-    loc = np.average(rows, axis=0, weights=weights)
-    return loc, np.sqrt(np.average((rows - loc) ** 2, axis=0, weights=weights))
+    return whitener, scale[:, None] * ((vectors * root) @ vectors.T)
 
 
 def _check_training_rows(train: np.ndarray, held_out: np.ndarray, names: tuple[str, ...]) -> None:

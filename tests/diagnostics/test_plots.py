@@ -18,6 +18,7 @@ from numpyro_disco.diagnostics.plots import (
 
 RNG = np.random.default_rng(0)
 ROWS, DRAWS = RNG.normal(size=(50, 3)), RNG.normal(size=(200, 3))
+REAL = np.zeros(8, bool)
 HISTORY = {
     "step": np.array([0, 50, 100]),
     "loss": np.array([np.nan, 1.0, 0.5]),
@@ -51,7 +52,9 @@ def test_figures_draw_into_given_axes():
 @pytest.fixture
 def panels():
     """The axes of a report's figure: 3 x 3 pairs, two losses, one score."""
-    figure = plot_report("abc", ROWS, DRAWS, HISTORY, np.array([0.1, 1.0]), np.array([0.2, 0.1]))
+    figure = plot_report(
+        "abc", ROWS, DRAWS, HISTORY, np.array([0.1, 1.0]), np.array([0.2, 0.1]), np.zeros(3, bool)
+    )
     return figure.axes
 
 
@@ -72,13 +75,13 @@ def test_plot_report_labels_columns_and_scores(panels):
 
 
 def test_plot_report_without_draws_or_scores():
-    figure = plot_report("abc", ROWS, DRAWS[:0], HISTORY, np.zeros(0), np.zeros(0))
+    figure = plot_report("abc", ROWS, DRAWS[:0], HISTORY, np.zeros(0), np.zeros(0), REAL)
     assert len(figure.axes) == 9 + 2
 
 
 def test_plot_report_shows_the_first_columns():
     rows = RNG.normal(size=(20, 8))
-    figure = plot_report("abcdefgh", rows, rows, HISTORY, np.zeros(0), np.zeros(0))
+    figure = plot_report("abcdefgh", rows, rows, HISTORY, np.zeros(0), np.zeros(0), REAL)
     assert len(figure.axes) == 25 + 2
 
 
@@ -102,3 +105,14 @@ def test_missing_matplotlib_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"numpyro_disco\[plots\]"):
         plot_history(**HISTORY)
+
+
+def test_every_level_of_a_discrete_column_gets_a_bar():
+    rows = np.column_stack([RNG.normal(size=60), np.tile([0.0, 1.0, 2.0], 20)])
+    discrete = np.array([False, True])
+    figure = plot_report("ab", rows, rows, HISTORY, np.zeros(0), np.zeros(0), discrete)
+    bars = figure.axes[3].patches
+    np.testing.assert_allclose([bar.get_x() for bar in bars[:3]], [-0.5, 0.5, 1.5])
+    np.testing.assert_allclose([bar.get_height() for bar in bars[:3]], 1 / 3)
+    dots = figure.axes[2].lines[0].get_ydata()
+    assert 0 < np.abs(dots - rows[:, 1]).max() <= 0.3

@@ -101,8 +101,8 @@ def test_no_file_and_a_directory(tmp_path):
 
 
 def test_a_newer_format(path):
-    change_description(path, format_version=7)
-    with pytest.raises(disco.LoadError, match="format version 7.*reads versions 2 to 6.*Upgrade"):
+    change_description(path, format_version=8)
+    with pytest.raises(disco.LoadError, match="format version 8.*reads versions 2 to 7.*Upgrade"):
         disco.load(path)
 
 

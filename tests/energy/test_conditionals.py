@@ -255,7 +255,7 @@ def test_new_values_patterns_and_numbers_of_rows_do_not_compile_again():
         (np.zeros((2, 2, 3)), r"\(D,\) or \(rows, D\) for `observed`; got shape \(2, 2, 3\)"),
         ({"a": np.zeros(2), "b": np.zeros(3)}, "one batch shape in `observed`"),
         ({"a": np.inf}, "finite numbers, or NaN for what is free, in `observed`"),
-        (pd.DataFrame({"a": ["high"]}), "Expected numbers in `observed`"),
+        (pd.DataFrame({"a": ["high"]}), "Expected numbers for 'a' in `observed`"),
         (pd.DataFrame({"a": [1.0], "q": [2.0]}), "`observed` names 'q'"),
     ],
 )

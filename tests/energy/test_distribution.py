@@ -101,7 +101,7 @@ def test_clamped_support_holds_the_values(mixture):
     ("observed", "message"),
     [
         ({"redshift": 0.3}, r"names 'redshift', which is not a coordinate.*\('a', 'b', 'c'\)"),
-        ({0: 0.3}, "names 0, which is not a coordinate"),
+        ({0: 0.3}, "names '0', which is not a coordinate"),
         ({"a": 1, "b": 2, "c": 3}, "at least one free coordinate"),
         (np.zeros(3), "at least one free coordinate"),
         (np.array([[1, np.nan, np.nan], [np.nan, 1, np.nan]]), "same coordinates"),
@@ -109,7 +109,7 @@ def test_clamped_support_holds_the_values(mixture):
         (0.5, r"last axis of 3 for `observed`.*got shape \(\)"),
         ({"a": np.zeros(2), "b": np.zeros(3)}, "one batch shape"),
         ({"a": np.inf}, "infinity"),
-        ({"a": "high"}, "Expected numbers in `observed`"),
+        ({"a": "high"}, "Expected numbers for 'a' in `observed`"),
     ],
 )
 def test_clamping_to_invalid_values(mixture, observed, message):

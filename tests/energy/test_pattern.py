@@ -15,6 +15,7 @@ from numpyro_disco.energy.pattern import (
     parse_pattern,
 )
 from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.tables.columns import Real
 
 NAMES = ("z", "u", "g")
 REAL = CoordinateSupports((constraints.real,) * 3)
@@ -25,7 +26,7 @@ FLOAT32 = np.dtype("float32")
 
 
 def parse(observed, argument="observed", supports=REAL):
-    return parse_pattern(observed, NAMES, supports, FLOAT32, argument)
+    return parse_pattern(observed, NAMES, (Real(),) * 3, supports, FLOAT32, argument)
 
 
 def refuses(*parts):
@@ -120,7 +121,7 @@ def test_invalid_observations():
         with refuses("finite numbers", "`given`", "got infinity"):
             parse(value, "given")
     for value in ({"z": "low"}, ["a", "b", "c"]):
-        with refuses("Expected numbers in `given`", "got"):
+        with refuses("Expected numbers for 'z' in `given`", "got"):
             parse(value, "given")
     with refuses("last axis of 3 for `given`"):
         jax.eval_shape(lambda x: parse(x, "given").values, np.zeros(2))

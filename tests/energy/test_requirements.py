@@ -37,7 +37,7 @@ def test_an_energy_may_be_infinite_somewhere():
 
 def test_invalid_references():
     wrong = dist.MultivariateNormal(jnp.zeros(3), jnp.eye(3))
-    with pytest.raises(ValueError, match="`GaussianReference` or a `MixtureReference`.*Multivari"):
+    with pytest.raises(ValueError, match="`MixtureReference` or a `MixedReference`.*Multivari"):
         disco.EnergyDistribution(skewed, wrong)
     with pytest.raises(ValueError, match="got type|got NoneType"):
         disco.EnergyDistribution(skewed, None)

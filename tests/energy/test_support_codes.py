@@ -14,7 +14,7 @@ from numpyro_disco.energy.support_codes import (
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.supports.sinh_arcsinh import SinhArcsinhReal
 
-BOUNDS = {"interval": (-2.0, 3.0), "open_interval": (0.25, 0.5)}
+BOUNDS = {"interval": (-2.0, 3.0), "open_interval": (0.25, 0.5), "integer_interval": (1, 4)}
 
 
 SUPPORTS = [

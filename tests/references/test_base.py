@@ -31,7 +31,7 @@ enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.
 
 def parameters_of(reference):
     """Weights, means and covariances, with an axis for the components."""
-    log_weights, means, covariances, _ = reference.components()
+    log_weights, means, covariances = reference.components()[:3]
     return np.exp(log_weights), means, covariances
 
 
@@ -77,7 +77,7 @@ def test_describe_returns_residuals_and_probabilities(truth, reference):
 
 
 def test_components_are_the_parameters(truth, given):
-    log_weights, means, covariances, whiteners = given.components()
+    log_weights, means, covariances, whiteners, _ = given.components()
     num_components = len(truth.weights)
     assert log_weights.shape == (8, num_components)
     assert means.shape == (8, num_components, 3)

@@ -12,13 +12,14 @@ MIXTURE = MixtureParameters(
     np.array([0.3, 0.7]),
     np.array([[-1.0, 0.5, 0.0], [2.0, 0.0, 1.0]]),
     np.array([np.diag([1.0, 0.5, 2.0]), [[1.0, 0.6, 0.0], [0.6, 1.0, -0.2], [0.0, -0.2, 0.5]]]),
+    np.zeros((2, 0, 0)),
 )
 ROWS = np.random.default_rng(0).normal(size=(40, 3)) * [1.0, 2.0, 0.5]
 
 
 def densities(mixture, rows):
     """Weighted density of each row under each component, shape (N, K)."""
-    components = zip(*mixture, strict=True)
+    components = zip(*mixture[:3], strict=True)
     return np.stack([w * multivariate_normal(m, c).pdf(rows) for w, m, c in components], axis=1)
 
 
@@ -33,7 +34,8 @@ def one_iteration(mixture, rows):
         weights.append(share.mean())
         means.append(mean)
         covariances.append((share[:, None] * away).T @ away / share.sum())
-    return MixtureParameters(np.array(weights), np.array(means), np.array(covariances))
+    none = np.zeros((len(weights), 0, 0))
+    return MixtureParameters(np.array(weights), np.array(means), np.array(covariances), none)
 
 
 def moments(mixture):
@@ -98,7 +100,7 @@ def test_a_component_is_split_between_its_clouds():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(2000, 3)) * [0.3, 1.0, 1.0]
     rows[:, 0] += rng.choice([-0.95, 0.95], 2000)
-    one = MixtureParameters(np.ones(1), np.zeros((1, 3)), np.eye(3)[None])
+    one = MixtureParameters(np.ones(1), np.zeros((1, 3)), np.eye(3)[None], np.zeros((1, 0, 0)))
     step = np.diff(em.split(one, rows).means, axis=0)[0]
     assert abs(step[0]) > 0.95 * np.linalg.norm(step)
 

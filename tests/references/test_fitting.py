@@ -7,19 +7,19 @@ import pytest
 from helpers.references import MODES, TRUTH
 from scipy.stats import norm
 
-from numpyro_disco import MixtureReference
 from numpyro_disco.references.fitting import (
     BASE_WIDTH,
     WIDE_SHARE,
     MixtureFit,
     fit_mixture,
     fit_reference,
+    mixture_reference,
 )
 
 
 def mixture_of(rows, held_out, **settings):
     parameters, tried = fit_reference(rows, held_out, **settings)
-    return MixtureReference(*parameters), tried
+    return mixture_reference(parameters, (0,) * rows.shape[1]), tried
 
 
 def test_held_out_rows_choose_the_number_of_components():
@@ -63,8 +63,8 @@ def test_parameters_of_an_affine_map_are_those_of_the_mapped_rows():
     rows = MODES.draw(rng, 500)
     matrix, shift = np.array([[2.0, 0.5], [0.0, 0.1]]), np.array([3.0, -1.0])
     parameters, _ = fit_reference(rows[:400], rows[400:], settings=MixtureFit(max_components=2))
-    mapped = MixtureReference(*parameters.affine(matrix, shift))
-    expected = np.asarray(MixtureReference(*parameters).log_prob(rows)) - np.log(0.2)
+    mapped = mixture_reference(parameters.affine(matrix, shift), (0, 0))
+    expected = np.asarray(mixture_reference(parameters, (0, 0)).log_prob(rows)) - np.log(0.2)
     found = mapped.log_prob(rows @ matrix.T + shift)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 

@@ -29,7 +29,7 @@ def test_moments_of_conditionals():
     patterns = np.array([[True, False, False], [False, True, True], [False, False, False]])
     # Rows with one pattern share the covariances of their components.
     mean, covariance = conditional_moments(
-        COMPONENTS, jnp.asarray(values[None]), jnp.asarray(patterns[:, None])
+        COMPONENTS, jnp.asarray(values[None]), jnp.asarray(patterns[:, None]), (0, 0, 0)
     )
     assert mean.shape == (3, 2, 3) and covariance.shape == (3, 2, 3, 3)
     for i, observed in enumerate(patterns):

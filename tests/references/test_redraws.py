@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.mixed import TRUTH
 from helpers.references import OVERLAPPING, reference_of
 from helpers.statistics import Mixture, assert_within, mean_and_error, moments
 
@@ -80,3 +81,30 @@ def test_redraws_of_a_single_column_come_from_the_reference():
     )
     draws = redraw(jax.random.key(1), reference_of(one), jnp.zeros((1, 1)), directions, NUM_DRAWS)
     check(np.asarray(draws[0]), one)
+
+
+def test_redraws_of_discrete_coordinates_have_the_masses_of_the_conditional():
+    """Whichever of a level and two real coordinates are free, given the others."""
+    reference, num_levels = TRUTH.reference(), TRUTH.num_levels
+    point, seen = np.array([0.3, 1.0, -0.4, 1.0]), set()
+    sets = column_directions(jax.random.key(3), np.eye(4), 200, num_levels)
+    for index in range(200):
+        directions = jax.tree.map(lambda leaf, i=index: leaf[i], sets)
+        free = np.asarray(directions.free_levels).copy()
+        moved = np.abs(np.asarray(directions.rotation)[:, : int(directions.num_free)]).max(1)
+        free |= (moved if len(moved) else np.zeros(4)) > 1e-5
+        if tuple(free) in seen or not np.asarray(directions.free_levels)[1]:
+            continue
+        seen.add(tuple(free))
+        points = jnp.asarray(point, jnp.float32)[None]
+        draws = np.asarray(redraw(jax.random.key(1), reference, points, directions, 20_000)[0])
+        codes, masses, _ = TRUTH.conditional(point, ~free)
+        drawn = draws[:, np.flatnonzero(free & np.isin(np.arange(4), TRUTH.discrete))]
+        hits = (drawn[:, None] == codes[None]).all(2)
+        estimate, error = mean_and_error(hits.astype(float))
+        assert_within(estimate, masses, error, resolution=0.03, label=f"masses, free {free}")
+        np.testing.assert_allclose(
+            draws[:, ~free], np.tile(point[~free], (len(draws), 1)), atol=1e-5
+        )
+        assert np.ptp(draws[:, free], axis=0).all()
+    assert {(False, True, False, False), (True, True, False, False)} <= seen

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpyro.distributions import biject_to, constraints
 
-from numpyro_disco.supports.coordinates import CoordinateSupports, check_supports
+from numpyro_disco.supports.coordinates import CoordinateSupports, check_supports, num_levels
 
 # Two intervals with different bounds: their numbers become arrays, and the others stay numbers.
 KINDS = (
@@ -92,3 +92,43 @@ class Unmapped(constraints.Constraint):
 def test_bad_supports_are_refused(supports, message):
     with pytest.raises(ValueError, match=message):
         check_supports(supports, ("a", "b"))
+
+
+# --- discrete coordinates
+
+MIXED = CoordinateSupports(
+    (
+        constraints.integer_interval(2, 5),
+        constraints.positive,
+        constraints.boolean,
+        constraints.integer_interval(-1, 0),
+    )
+)
+
+
+def test_levels_of_discrete_coordinates_become_codes():
+    assert MIXED.num_levels == (4, 0, 2, 2) and not MIXED.real
+    assert MIXED.discrete.tolist() == [True, False, True, True]
+    codes = np.array([[0, 0.3, 1, 1], [3, -0.5, 0, 0]], np.float32)
+    x = MIXED.constrain(codes)
+    np.testing.assert_array_equal(x[:, [0, 2, 3]], [[2, 1, 0], [5, 0, -1]])
+    np.testing.assert_allclose(MIXED.unconstrain(x), codes, rtol=1e-6)
+    log_dets = MIXED.log_dets(codes, x)
+    assert (log_dets[:, [0, 2, 3]] == 0).all() and (log_dets[:, 1] != 0).all()
+    assert MIXED.inside(x).all() and x.dtype == np.float32
+    outside = np.array([[6, 1.0, 2, 0.5], [2.5, 1.0, 0.5, 1]])
+    assert not MIXED.inside(outside)[:, [0, 2, 3]].any()
+
+
+def test_few_levels_have_an_exact_mass():
+    counts = (
+        (constraints.boolean, 2),
+        (constraints.integer_interval(0, 63), 64),
+        (constraints.integer_interval(0, 64), 0),
+        (constraints.integer_interval(0.5, 3.5), 0),
+        (constraints.integer_interval(2**24, 2**24 + 3), 0),
+        (constraints.nonnegative_integer, 0),
+        (constraints.interval(0, 3), 0),
+    )
+    for support, count in counts:
+        assert num_levels(support) == count, support

@@ -4,11 +4,15 @@ import types
 
 import numpy as np
 import pytest
+from numpyro.distributions import constraints
+from scipy.stats import norm
 
+from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.training.loop import History
 from numpyro_disco.training.report_lines import (
     LogDensities,
     constant_line,
+    levels_line,
     log_density_line,
     make_line,
     masses_line,
@@ -41,16 +45,24 @@ def test_only_lines_that_pass_leave_out_the_remedy():
     assert make_line("masses", 0.1, "fail", "found", "", enough_rows=False).verdict == "fail"
 
 
-def evidence(losses, best_step, num_held_out=500):
+REAL = CoordinateSupports((constraints.real,) * 2)
+MIXED = CoordinateSupports((constraints.real, constraints.integer_interval(0, 2)))
+
+
+def evidence(
+    losses=(1.0,) * 3, best_step=0, num_held_out=500, rows=ROWS, supports=REAL, row_weights=None
+):
     steps = np.array([0, 50, 100])
     history = History(steps, np.ones(3), np.array(losses), np.array([0.0, 0.1, 0.1]))
     return types.SimpleNamespace(
         history=history,
         best_step=best_step,
         held_out=HELD_OUT[:num_held_out],
-        rows=ROWS,
-        row_weights=None,
+        rows=rows,
+        row_weights=row_weights,
         num_held_out=num_held_out,
+        coordinate_supports=supports,
+        density=types.SimpleNamespace(names=("a", "b")),
     )
 
 
@@ -101,11 +113,11 @@ def test_constant_of_a_contrastive_objective_is_zero(log_z, error, verdict, reme
 
 
 def test_masses_compare_shares_of_clusters():
-    assert masses_line(ROWS, HELD_OUT, DRAWS).verdict == "pass"
+    assert masses_line(evidence(), HELD_OUT, DRAWS).verdict == "pass"
     right = np.concatenate([DRAWS[DRAWS[:, 0] > 0]] * 2)
-    line = masses_line(ROWS, HELD_OUT, right)
+    line = masses_line(evidence(), HELD_OUT, right)
     assert line.verdict == "fail" and 0.35 < line.value < 0.65
-    few = masses_line(ROWS, HELD_OUT[:5], DRAWS)
+    few = masses_line(evidence(), HELD_OUT[:5], DRAWS)
     assert few.verdict != "pass" and "too few held-out rows" in few.reason
 
 
@@ -113,8 +125,9 @@ def test_masses_of_weighted_rows_are_their_weights():
     """N(0, 1) with weights exp(x) is N(1, 1) in the first column."""
     moved = DRAWS + [1.0, 0.0]
     weights = np.exp(ROWS[:, 0]), np.exp(HELD_OUT[:, 0])
-    assert masses_line(ROWS, HELD_OUT, moved, *weights).verdict == "pass"
-    assert masses_line(ROWS, HELD_OUT, DRAWS, *weights).verdict == "fail"
+    found = evidence(row_weights=weights[0])
+    assert masses_line(found, HELD_OUT, moved, weights[1]).verdict == "pass"
+    assert masses_line(found, HELD_OUT, DRAWS, weights[1]).verdict == "fail"
 
 
 def test_held_out_log_densities_are_weighted():
@@ -141,3 +154,29 @@ def test_weights_on_a_few_rows_are_reported():
 def test_failed_draws_give_the_reason_and_a_remedy():
     line = no_draws_line(RuntimeError("stuck at 0.3"))
     assert line.verdict == "fail" and "stuck at 0.3; use" in line.reason
+
+
+def with_levels(points, shares):
+    """Points (n, 2) whose second column is replaced by levels."""
+    levels = np.random.default_rng(3).choice(3, len(points), p=shares)
+    return np.column_stack([points[:, 0], levels])
+
+
+def test_levels_compare_their_shares():
+    shares, other = [0.6, 0.3, 0.1], [0.2, 0.3, 0.5]
+    found = evidence(rows=with_levels(ROWS, shares), supports=MIXED)
+    held_out = with_levels(HELD_OUT, shares)
+    assert levels_line(found, held_out, with_levels(DRAWS, shares)).verdict == "pass"
+    line = levels_line(found, held_out, with_levels(DRAWS, other))
+    assert line.verdict == "fail" and "3 levels of 'b'" in line.reason
+    assert line.value == pytest.approx(0.4, abs=0.06)
+    assert masses_line(found, held_out, with_levels(DRAWS, other)).verdict == "fail"
+
+
+def test_the_log_density_of_levels_is_compared_with_their_shares():
+    shares = np.array([0.6, 0.3, 0.1])
+    found = evidence(rows=with_levels(ROWS, shares), supports=MIXED)
+    held_out = with_levels(HELD_OUT, shares)
+    exact = norm.logpdf(held_out[:, 0]) + np.log(shares)[held_out[:, 1].astype(int)]
+    line = log_density_line(found, held_out, LogDensities(exact, exact, 0.0, 0.01))
+    assert line.verdict == "warn" and "Gaussian and the shares of levels" in line.reason

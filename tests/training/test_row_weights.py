@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from numpyro_disco.training.row_weights import aligned, separate_weights, with_mean_one
+from numpyro_disco.training.row_weights import aligned, weights_beside, with_mean_one
 from numpyro_disco.training.table import read_table
 
 ROWS = np.random.default_rng(0).normal(size=(20, 3))
@@ -15,9 +15,8 @@ WEIGHTS = np.arange(20.0)
 def test_a_named_column_is_taken_out():
     values = ROWS.copy()
     values[:, 1] = WEIGHTS
-    rows, names, weights = separate_weights(values, NAMES, "w")
-    assert names == ("a", "b")
-    np.testing.assert_array_equal(rows, ROWS[:, [0, 2]])
+    others, weights = weights_beside(values, NAMES, "w")
+    np.testing.assert_array_equal(others, [0, 2])
     np.testing.assert_array_equal(weights, WEIGHTS)
 
 
@@ -35,14 +34,14 @@ def test_a_named_column_is_taken_out():
 )
 def test_what_are_no_weights_is_refused(weights, message):
     with pytest.raises(ValueError, match=message):
-        separate_weights(ROWS, NAMES, weights)
+        weights_beside(ROWS, NAMES, weights)
 
 
 def test_names_of_weights_without_a_column_are_refused():
     with pytest.raises(ValueError, match="`data` has no names"):
-        separate_weights(ROWS, None, "w")
+        weights_beside(ROWS, None, "w")
     with pytest.raises(ValueError, match="Leave 'w' out of `names`"):
-        separate_weights(ROWS, NAMES, "w", ("a", "w"))
+        weights_beside(ROWS, NAMES, "w", ("a", "w"))
 
 
 def test_weights_have_mean_one_in_any_unit():

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from numpyro_disco.tables.reading import read_rows
 from numpyro_disco.training import sources
 from numpyro_disco.training.sources import row_source, spread_places
 
@@ -62,6 +63,16 @@ class TestSources:
             assert (source.num_rows, source.names) == (50, ("c", "b"))
             np.testing.assert_array_equal(source.take(PLACES), ROWS[PLACES][:, [2, 1]])
 
+    def test_all_rows_are_read_with_their_categories(self, folder):
+        (folder / "rows.npy").unlink()
+        rows = read_rows(row_source(folder, ("text", "b")).read())
+        assert [column.kind for column in rows.columns] == ["categories", "real"]
+        np.testing.assert_array_equal(rows.values[:, 1], ROWS[:, 1])
+        for named in (False, True):
+            rows = read_rows(row_source(Records(named), None).read())
+            assert rows.names == (("a", "b", "c") if named else None)
+            np.testing.assert_array_equal(rows.values, ROWS)
+
     @pytest.mark.parametrize("kind", [Records, TogetherRecords])
     @pytest.mark.parametrize("named", [False, True])
     def test_records(self, kind, named):
@@ -87,8 +98,9 @@ class TestSources:
 class TestRefusals:
     def test_columns_without_numbers(self, folder):
         (folder / "rows.npy").unlink()
+        source = row_source(folder, None)
         with pytest.raises(ValueError, match=r"\['text'\] hold something else"):
-            row_source(folder, None)
+            source.take(PLACES)
 
     def test_a_path_without_a_file(self, tmp_path):
         with pytest.raises(ValueError, match="Parquet file, or a folder"):

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.fits import quick_fit
+from numpyro.distributions import constraints
 
-from numpyro_disco.training.table import read_table
+from numpyro_disco.training.table import read_table, warn_of_spikes
 
 NAMES = ("z", "u", "g")
 
@@ -48,7 +49,7 @@ def test_infinite_values_are_refused():
     data = rows()
     data[4, 1], data[5, 2] = np.inf, -np.inf
     with refuses("finite numbers in `data`", "2 of 20 rows", "['u', 'g']", "NaN"):
-        read_table(data, NAMES, None)
+        read_table(data, NAMES, None, smoothed=True)
 
 
 def test_missing_entries_stay_and_complete_rows_are_counted():
@@ -57,22 +58,36 @@ def test_missing_entries_stay_and_complete_rows_are_counted():
     np.testing.assert_array_equal(read_table(data, NAMES, None).values, data)
     data[3:14, 1] = np.nan
     with refuses("at least 10 complete rows", "got 9, and 11 with missing entries"):
-        read_table(data, NAMES, None)
+        read_table(data, NAMES, None, smoothed=True)
 
 
 def test_constant_and_copied_columns_are_refused():
     data = rows()
     data[:, 1] = 1e6
     with refuses("vary in `data`", "['u']", "constant"):
-        read_table(data, NAMES, None)
+        read_table(data, NAMES, None, smoothed=True)
     data[:, 1] = 0.0
     with refuses("vary in `data`", "['u']"):
-        read_table(data, NAMES, None)
+        read_table(data, NAMES, None, smoothed=True)
     for sign in (1.0, -1.0):
         data = rows()
         data[:, 2] = 5.0 + sign * 3.0 * data[:, 0]
         with refuses("`data`", "[('z', 'g')]", "copies"):
-            read_table(data, NAMES, None)
+            read_table(data, NAMES, None, smoothed=True)
+
+
+def test_discrete_columns_may_be_functions_of_each_other_but_not_constant():
+    code = np.random.default_rng(0).integers(0, 3, 20).astype(float)
+    data = np.column_stack([rows()[:, 0], code, 2 - code])
+    supports = {name: constraints.integer_interval(0, 2) for name in ("u", "g")}
+    table = read_table(data, NAMES, supports)
+    assert table.num_levels == (0, 3, 3)
+    warn_of_spikes(table)
+    with refuses("`data`", "[('u', 'g')]", "copies"):
+        read_table(data, NAMES, None, smoothed=True)
+    data[:, 1] = 1.0
+    with refuses("vary in `data`", "['u']", "constant"):
+        read_table(data, NAMES, supports)
 
 
 class TestBadData:
@@ -124,8 +139,9 @@ class TestBadData:
             self.fit(few + np.array([2.46e6, 0.0]))
 
     def test_text(self):
-        with pytest.raises(ValueError, match="numbers in `data`"):
-            self.fit(pd.DataFrame({"a": ["x", "y"] * 10, "b": range(20)}))
+        frame = pd.DataFrame({"a": [f"note {i}" for i in range(20)], "b": range(20)})
+        with pytest.raises(ValueError, match=r"in `data`; 'a' holds a text.*drop\(columns="):
+            self.fit(frame)
 
     def test_too_few_rows_left_to_train_on(self, few):
         table = np.random.default_rng(0).normal(size=(22, 20))

@@ -87,8 +87,7 @@ def test_maps_that_were_found_before_refuse_values_outside_of_them():
 @pytest.mark.parametrize(
     "given, found",
     [
-        (constraints.boolean, constraints.interval(-0.5, 1.5)),
-        (constraints.integer_interval(1, 3), constraints.interval(0.5, 3.5)),
+        (constraints.integer_interval(1, 99), constraints.interval(0.5, 99.5)),
         (constraints.positive_integer, constraints.greater_than(0.5)),
     ],
 )
@@ -101,9 +100,35 @@ def test_whole_numbers_are_spread_around_themselves(given, found):
     assert x.std() > 0.2
 
 
+def test_levels_are_neither_spread_nor_standardised():
+    rng = np.random.default_rng(0)
+    column = rng.integers(1, 4, size=200)
+    rows = np.stack([column, 100 + rng.normal(size=200) + column, column == 2], axis=1).astype(
+        float
+    )
+    supports = (constraints.integer_interval(1, 3), constraints.real, constraints.boolean)
+    y, found = unconstrained_rows(KEY, Table(rows, ("k", "x", "b"), supports))
+    np.testing.assert_array_equal(y, rows - [1, 0, 0])
+    assert found.num_levels == (3, 0, 2)
+    units = standard_units(
+        KEY,
+        y,
+        y[:0],
+        ("k", "x", "b"),
+        held_out_fraction=0.2,
+        resolution=0.05,
+        whiten=True,
+        num_levels=found.num_levels,
+    )
+    z = units.standardize(units.rows)
+    np.testing.assert_array_equal(z[:, [0, 2]], units.rows[:, [0, 2]])
+    np.testing.assert_allclose([z[:, 1].mean(), z[:, 1].std()], [0, 1], atol=1e-5)
+    np.testing.assert_allclose(units.whitener @ units.basis, np.eye(3), atol=1e-12)
+
+
 def test_whole_numbers_are_never_spread_onto_a_bound():
     """Among four million zeros, single precision draws one at the lower end of its interval."""
     table = np.zeros((4_000_000, 1))
     key = jax.random.fold_in(jax.random.key(0), 1)
-    rows, _ = unconstrained_rows(key, Table(table, ("a",), (constraints.boolean,)))
+    rows, _ = unconstrained_rows(key, Table(table, ("a",), (constraints.nonnegative_integer,)))
     assert np.isfinite(rows).all()

@@ -49,6 +49,8 @@ class Objective(abc.ABC):
     """True if rows are classified against draws of the reference, which must be close to them."""
     needs_all_rows: ClassVar[bool] = False
     """True if targets are computed from all training rows, which must then be in memory."""
+    takes_discrete: ClassVar[bool] = False
+    """True if discrete columns can be learned; those that match scores need gradients."""
     learns_energy: ClassVar[bool] = True
     """True if the network is an energy; a score network has no density."""
     default_reference: ClassVar[str] = "gaussian"

@@ -19,7 +19,7 @@ from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.learned import Learned
 from numpyro_disco.references.base import Reference, host_draws
-from numpyro_disco.references.mixture import MixtureReference
+from numpyro_disco.references.gaussian import GaussianReference
 from numpyro_disco.references.redraws import Directions, column_directions, redraw
 from numpyro_disco.training.batches import (
     STEPS_PER_ROUND,
@@ -28,6 +28,7 @@ from numpyro_disco.training.batches import (
     TrainingRows,
     rows_and_draws,
 )
+from numpyro_disco.training.levels import at_other_levels, level_loss, random_level_sets
 from numpyro_disco.training.losses import contrastive_loss, ranking_loss
 from numpyro_disco.training.objectives.base import Objective, or_none, store_checked
 
@@ -74,6 +75,7 @@ class Contrastive(Objective):
     strict: ClassVar[bool] = True
     smooths: ClassVar[bool] = False
     is_contrastive: ClassVar[bool] = True
+    takes_discrete: ClassVar[bool] = True
     default_reference: ClassVar[str] = "mixture"
 
     defensive_share: float | None = None
@@ -113,7 +115,7 @@ class Contrastive(Objective):
         return contrastive_batches(rng_key, data, model, self.num_redraws or 0)
 
     def loss(self, model: Any, *example: Array) -> Array:
-        """Logistic loss of a row and a draw, and ranking loss of the row among its redraws."""
+        """Logistic loss of a row and a draw, ranking loss among redraws, and loss of levels."""
         return row_loss(model, *example)
 
     def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Any:
@@ -129,7 +131,7 @@ def resolved_share(given: float | None, reference: Reference) -> float:
     """The defensive share, chosen by the kind of reference if None is given."""
     if given is not None:
         return given
-    return DEFENSIVE_SHARE if isinstance(reference, MixtureReference) else 0.0
+    return 0.0 if isinstance(reference, GaussianReference) else DEFENSIVE_SHARE
 
 
 def resolved_redraws(given: int | None, reference: Reference) -> int:
@@ -139,7 +141,7 @@ def resolved_redraws(given: int | None, reference: Reference) -> int:
     """
     if given is not None:
         return given
-    helps = not isinstance(reference, MixtureReference) and reference.event_shape[0] > 1
+    helps = isinstance(reference, GaussianReference) and reference.event_shape[0] > 1
     return NUM_REDRAWS if helps else 0
 
 
@@ -157,12 +159,16 @@ def contrastive_batches(
         num_redraws: M, number of redraws of each row.
 
     Returns:
-        Batches of rows (B, D), draws (B, D) and redraws (B, M, D).
+        Batches of rows (B, D), draws (B, D) and redraws (B, M, D) and, if some columns are
+        discrete, of the rows at other levels of one of these (B, A, D).
     """
 
-    def batch(entry: tuple[Array, Any]) -> tuple[Array, Array, Array]:
-        key, (rows, draws, directions) = entry
-        return rows, draws, _redraws(key, rows, directions, model, num_redraws)
+    def batch(entry: tuple[Array, Any]) -> tuple[Array, ...]:
+        key, (rows, draws, directions, levels) = entry
+        found = (rows, draws, _redraws(key, rows, directions, model, num_redraws))
+        if levels is None:
+            return found
+        return *found, at_other_levels(rows, levels, model.reference.num_levels)
 
     return batch, (jax.random.split(rng_key, STEPS_PER_ROUND), data)
 
@@ -178,15 +184,27 @@ def _redraws(
 
 def draws_and_redraws(
     rng_key: Array, rows: Array, repeats: int, model: Learned, num_redraws: int
-) -> tuple[Array, Array]:
-    """A draw of the reference and redraws of each row, with directions that differ by repeat."""
+) -> tuple[Array, ...]:
+    """A draw of the reference and redraws of each row, with directions that differ by repeat.
+
+    If some columns are discrete, also the row at other levels of one of these.
+    """
     draw_key, redraw_key = jax.random.split(rng_key)
-    drawn = host_draws(host_generator(draw_key), model.reference.components(), len(rows) * repeats)
+    rng, num_levels = host_generator(draw_key), model.reference.num_levels
+    drawn = host_draws(rng, model.reference.components(), len(rows) * repeats)
     draws = jnp.asarray(drawn.reshape(len(rows), repeats, -1), rows.dtype)
-    if not num_redraws:
-        return draws, jnp.zeros((len(rows), repeats, 0, rows.shape[1]), rows.dtype)
-    directions = column_directions(redraw_key, model.whitener, NUM_JUDGED_DIRECTIONS)
-    return draws, _judged_redraws(redraw_key, rows, repeats, model, directions, num_redraws)
+    redraws = jnp.zeros((len(rows), repeats, 0, rows.shape[1]), rows.dtype)
+    if num_redraws:
+        directions = column_directions(
+            redraw_key, model.whitener, NUM_JUDGED_DIRECTIONS, num_levels
+        )
+        redraws = _judged_redraws(redraw_key, rows, repeats, model, directions, num_redraws)
+    if not any(num_levels):
+        return draws, redraws
+    sets = random_level_sets(rng, num_levels, len(rows) * repeats)
+    points = jnp.repeat(rows, repeats, axis=0)
+    others = jax.vmap(partial(at_other_levels, num_levels=num_levels))(points, sets)
+    return draws, redraws, others.reshape(*draws.shape[:2], *others.shape[1:])
 
 
 @partial(jax.jit, static_argnames=("repeats", "num_redraws"))
@@ -214,9 +232,16 @@ def _judged_redraws(
     return redraws.reshape(len(rows), repeats, *redraws.shape[1:])
 
 
-def row_loss(model: Any, row: Array, draw: Array, redraws: Array) -> Array:
-    """Contrastive loss of a row and a draw, and ranking loss of the row among its redraws."""
+def row_loss(model: Any, row: Array, draw: Array, redraws: Array, *others: Array) -> Array:
+    """Contrastive loss of a row and a draw, and ranking loss of the row among its redraws.
+
+    If the row comes at `others`, other levels of a discrete column, the loss of its own is added.
+    """
     correction = lambda point: model.parts(point)[1]  # noqa: E731
-    at_row = correction(row)
-    pair_loss = contrastive_loss(at_row, correction(draw))
-    return pair_loss + ranking_loss(at_row, jax.vmap(correction)(redraws))
+    log_density, at_row = model.parts(row)
+    loss = contrastive_loss(at_row, correction(draw))
+    loss = loss + ranking_loss(at_row, jax.vmap(correction)(redraws))
+    for points in others:
+        log_densities, corrections = jax.vmap(model.parts)(points)
+        loss = loss + level_loss(at_row - log_density, corrections - log_densities)
+    return loss

