@@ -11,7 +11,6 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -22,19 +21,17 @@ from numpyro.distributions import constraints
 from numpyro_disco._checks import check_key
 from numpyro_disco._statistics import effective_number, selected
 from numpyro_disco._typing import Array, ArrayLike
-from numpyro_disco.energy.distribution import EnergyDistribution
-from numpyro_disco.energy.imputation import impute
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit
-from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.training.checkpoints import Checkpoint, fit_marks
+from numpyro_disco.training.incomplete_rows import learn_from_incomplete
 from numpyro_disco.training.learning import FitKeys, PreparedRows, Task, learn
 from numpyro_disco.training.network import MLP
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.optimizer import AdamW
 from numpyro_disco.training.report_lines import FEW_PER_COLUMN
 from numpyro_disco.training.result import FitResult
-from numpyro_disco.training.settings import FitSettings, requested_settings
+from numpyro_disco.training.settings import FitSettings, Refit, requested_settings
 from numpyro_disco.training.table import (
     Table,
     check_copies,
@@ -60,7 +57,7 @@ def fit(
     weights: ArrayLike | str | None = None,
     supports: Mapping[str, constraints.Constraint] | None = None,
     transform: str | None = None,
-    num_refits: int | None = None,
+    missing: str | Refit | None = None,
     num_steps: int | None = None,
     batch_size: int | None = None,
     held_out_fraction: float | None = None,
@@ -124,9 +121,12 @@ def fit(
             numbers for each column without a support; densities and draws stay in the user's units.
             It helps with heavy tails and skew, and hurts where columns are nearly linear functions
             of each other. "auto" takes it if held-out rows prefer it. None by default.
-        num_refits: number of times that missing entries are imputed from the learned density and
-            everything is learned again from all rows (stochastic EM). 0, the default, learns from
+        missing: what is done with rows in which entries are missing. "mixture", the default, draws
+            them from a mixture fitted to what is observed of all rows, which is right if they are
+            missing at random, and learns from all rows. `disco.Refit(num_refits=...)` then draws
+            them from the learned density and learns again, each time. "complete" learns from
             complete rows alone, which is unbiased only if entries are missing completely at random.
+            Of rows that stay on disk, only complete ones are learned from.
         num_steps: most optimiser steps, rounded up to rounds of 50; by default 1,500 for
             contrastive objectives, otherwise 3,000.
         batch_size: rows (and as many draws of the reference), or noisy points, in a step; by
@@ -183,23 +183,14 @@ def fit(
         optimizer=optimizer,
         supports=supports,
         transform=transform,
-        num_refits=num_refits,
+        missing=missing,
         num_steps=num_steps,
         batch_size=batch_size,
         held_out_fraction=held_out_fraction,
         patience=patience,
     )
     sample_key = jax.random.fold_in(keys.table, 2)
-    smoothed = not settings.objective.is_contrastive
-    table, stream = read_sample(
-        sample_key, data, names, settings.supports, weights, smoothed=smoothed
-    )
-    _warn_of_few_effective_rows(table)
-    _check_stream(settings, stream)
-    _check_reference(settings.reference, len(table.names))
-    settings.objective.check_dimension(*table.values.shape)
-    _check_discrete(table, settings)
-    warn_of_wide(table)
+    table, stream = _checked_rows(sample_key, data, names, weights, settings)
     spread_key, impute_key = jax.random.split(keys.table)
     marks = fit_marks(
         rng_key,
@@ -208,28 +199,38 @@ def fit(
         settings,
         None if resume is None else resume.resumable.run,
     )
-    settings, prepared = _prepare(spread_key, table, settings)
+    leaves_out = settings.missing == "complete" or stream is not None
+    if leaves_out:
+        _warn_of_incomplete_rows(table, stream)
+    settings, prepared = _prepare(spread_key, table, settings, leaves_out)
     prepared = prepared._replace(stream=stream)
     task = Task(keys, prepared, settings, Checkpoint(checkpoint, marks), devices, progress_bar)
-    if settings.num_refits:
-        _check_refits(prepared, resume)
-        return _learn_with_refits(impute_key, task)
-    _warn_of_incomplete_rows(table, stream)
-    return learn(task, "fit", prepared.complete[:0], resume)
+    if np.isnan(prepared.rows).any():
+        return learn_from_incomplete(impute_key, task, resume)
+    return learn(task, "fit", resume)
 
 
-def _check_refits(prepared: PreparedRows, resume: FitResult | None) -> None:
-    """Refuse refits of rows without missing entries, and of earlier results."""
-    if resume is not None or not len(prepared.incomplete):
-        raise ValueError(
-            "Expected `num_refits` with rows of `data` that have missing entries, and without "
-            "`resume`; "
-            + (
-                "got `resume`."
-                if len(prepared.incomplete)
-                else "no entry is missing: leave it out."
-            )
-        )
+def _checked_rows(
+    rng_key: Array, data: Any, names: Sequence[str] | None, weights: Any, settings: FitSettings
+) -> tuple[Table, Stream | None]:
+    """Read the rows, or a sample of rows on disk, and check that they can be learned from."""
+    smoothed = not settings.objective.is_contrastive
+    table, stream = read_sample(
+        rng_key,
+        data,
+        names,
+        settings.supports,
+        weights,
+        smoothed=smoothed,
+        fills=settings.missing != "complete",
+    )
+    _warn_of_few_effective_rows(table)
+    _check_stream(settings, stream)
+    _check_reference(settings.reference, len(table.names))
+    settings.objective.check_dimension(*table.values.shape)
+    _check_discrete(table, settings)
+    warn_of_wide(table)
+    return table, stream
 
 
 def _check_stream(settings: FitSettings, stream: Stream | None) -> None:
@@ -243,10 +244,11 @@ def _check_stream(settings: FitSettings, stream: Stream | None) -> None:
             "`disco.Contrastive()` or `disco.Denoising()`, or give a random part of the rows that "
             "fits into memory, as an array."
         )
-    if settings.num_refits:
+    if isinstance(settings.missing, Refit):
         raise ValueError(
-            "Expected no `num_refits` for rows that stay on disk: all rows are imputed in memory; "
-            f"got {settings.num_refits}. Give a random part of the rows, as an array."
+            "Expected no `missing=disco.Refit(...)` for rows that stay on disk: all rows are "
+            f"imputed in memory; got {settings.missing}. Give a random part of the rows, as an "
+            "array."
         )
 
 
@@ -269,8 +271,8 @@ def _warn_of_incomplete_rows(table: Table, stream: Stream | None) -> None:
     if num_incomplete:
         found = f"{num_incomplete} of {len(table.values)} rows of"
         warnings.warn(
-            f"{found} `data` have missing entries and are left out. To learn from them as well "
-            "give `num_refits`, for example 3."
+            f"{found} `data` have missing entries and are left out. To learn from them as well, "
+            "leave out `missing='complete'`."
             if stream is None
             else f"{found} a sample of `data` have missing entries; all such rows are left out.",
             stacklevel=3,
@@ -316,9 +318,12 @@ def _check_reference(reference: Any, dimension: int) -> None:
 
 
 def _prepare(
-    rng_key: Array, table: Table, settings: FitSettings
+    rng_key: Array, table: Table, settings: FitSettings, leaves_out: bool
 ) -> tuple[FitSettings, PreparedRows]:
-    """Check the rows, choose a transform, and map the rows to unconstrained space."""
+    """Check the rows, choose a transform, and map the rows to unconstrained space.
+
+    Rows with missing entries are left out, if `leaves_out`.
+    """
     resolution = settings.objective.smallest_resolution
     if settings.objective.is_contrastive:
         warn_of_spikes(table)
@@ -329,42 +334,11 @@ def _prepare(
         )
         settings = dataclasses.replace(settings, transform=chosen)
     values, supports = unconstrained_rows(rng_key, table, settings.transform)
-    complete = values[~table.incomplete]
+    kept = ~table.incomplete if leaves_out else np.ones(len(values), bool)
     if not supports.real:
         # Columns that are independent in the user's units may be copies in unconstrained space.
-        check_copies(complete, table)
-    prepared = PreparedRows(
-        complete,
-        values[table.incomplete],
-        table.names,
-        supports,
-        table.columns,
-        complete_weights=selected(table.weights, ~table.incomplete),
-        incomplete_weights=selected(table.weights, table.incomplete),
+        check_copies(values[~table.incomplete], table)
+    weights = selected(table.weights, kept)
+    return settings, PreparedRows(
+        values[kept], table.names, supports, table.columns, weights=weights
     )
-    return settings, prepared
-
-
-def _learn_with_refits(impute_key: Array, task: Task) -> FitResult:
-    """Learn from complete rows; then impute the others and learn from all rows, repeatedly."""
-    prepared = task.prepared
-    result = learn(task, "fit", prepared.complete[:0], None)
-    codes = tuple(
-        constraints.integer_interval(0, count - 1) if count else constraints.real
-        for count in prepared.supports.num_levels
-    )
-    missing = np.isnan(prepared.incomplete)
-
-    def imputed(rng_key: Array, prior: EnergyDistribution) -> dict[str, np.ndarray]:
-        unconstrained = prior.replace(coordinate_supports=CoordinateSupports(codes))
-        drawn = impute(rng_key, unconstrained, prepared.incomplete, num_imputations=1)[0]
-        return {"rows": np.where(missing, np.asarray(drawn, np.float64), prepared.incomplete)}
-
-    for refit in range(task.settings.num_refits):
-        if result.interrupted:
-            break
-        name = f"refit_{refit + 1}"
-        make = partial(imputed, jax.random.fold_in(impute_key, refit), result.distribution)
-        filled = task.checkpoint.subfolder(name).kept("imputed", make)["rows"]
-        result = learn(task, name, filled, None)
-    return result

@@ -50,10 +50,8 @@ class FitKeys(NamedTuple):
 class PreparedRows(NamedTuple):
     """Rows in unconstrained space, ready to be learned from."""
 
-    complete: np.ndarray
-    """Complete rows, shape (N, D)."""
-    incomplete: np.ndarray
-    """Rows with missing entries, NaN, shape (M, D)."""
+    rows: np.ndarray
+    """Shape (N, D); NaN where an entry is missing, but not where rows are learned from."""
     names: tuple[str, ...]
     """Names of the D columns."""
     supports: CoordinateSupports
@@ -62,10 +60,8 @@ class PreparedRows(NamedTuple):
     """What the numbers of each column stand for."""
     stream: Stream | None = None
     """All rows, if these are a sample of rows on disk."""
-    complete_weights: np.ndarray | None = None
-    """Positive weights of the complete rows, shape (N,); None if all are equal."""
-    incomplete_weights: np.ndarray | None = None
-    """Positive weights of the incomplete rows, shape (M,); None if all are equal."""
+    weights: np.ndarray | None = None
+    """Positive weights of the rows, shape (N,); None if all are equal."""
 
 
 class _References(NamedTuple):
@@ -98,13 +94,12 @@ class Task(NamedTuple):
     """Show progress with tqdm."""
 
 
-def learn(task: Task, name: str, filled: np.ndarray, resume: FitResult | None) -> FitResult:
-    """Learn from complete rows, some of them held out, and from imputed rows.
+def learn(task: Task, name: str, resume: FitResult | None) -> FitResult:
+    """Learn from complete rows, some of which are held out.
 
     Args:
         task: what to learn from, and how.
         name: the part of the checkpoint that this training owns.
-        filled: rows whose missing entries were imputed, shape (n, D); all are trained on.
         resume: an earlier result to continue, or None.
 
     Raises:
@@ -112,7 +107,7 @@ def learn(task: Task, name: str, filled: np.ndarray, resume: FitResult | None) -
         FloatingPointError: the loss is not finite.
     """
     checkpoint = task.checkpoint.subfolder(name)
-    setup = _set_up(task, filled, resume, checkpoint)
+    setup = _set_up(task, resume, checkpoint)
     if resume is not None and resume.resumable.fingerprint != setup.fingerprint:
         raise ValueError(
             "Expected `resume` to come from the same key, data, reference and settings (all but "
@@ -134,7 +129,7 @@ def learn(task: Task, name: str, filled: np.ndarray, resume: FitResult | None) -
             run=before if saved is None else saved.run,
             after_round=checkpoint.after_round,
             progress_bar=task.progress_bar,
-            resumable=not len(filled),
+            resumable=name == "fit",
         )
     run = run if task.devices is None else local(run)
     checkpoint.write_run(run, finished=not interrupted)
@@ -166,19 +161,15 @@ class _Setup(NamedTuple):
     """Everything that must be the same for a run to be continued."""
 
 
-def _set_up(
-    task: Task, filled: np.ndarray, resume: FitResult | None, checkpoint: Checkpoint
-) -> _Setup:
+def _set_up(task: Task, resume: FitResult | None, checkpoint: Checkpoint) -> _Setup:
     """Standardise the rows, make the reference, resolve the settings, and build the network."""
     keys, prepared, settings = task.keys, task.prepared, task.settings
     objective = settings.objective
     units = standard_units(
         keys.split,
-        prepared.complete,
-        filled,
+        prepared.rows,
         prepared.names,
-        complete_weights=prepared.complete_weights,
-        filled_weights=prepared.incomplete_weights,
+        row_weights=prepared.weights,
         held_out_fraction=settings.held_out_fraction,
         resolution=objective.smallest_resolution,
         whiten=objective.whitens,
@@ -206,7 +197,7 @@ def _set_up(
     )
     # Made before training, so that errors come before the time is spent.
     distribution = _distribution(model, references.unconstrained, prepared, units, settings)
-    fingerprint = _fingerprint(keys, prepared, filled, references, model, settings)
+    fingerprint = _fingerprint(keys, prepared, references, model, settings)
     return _Setup(
         settings,
         references,
@@ -364,18 +355,16 @@ def _distribution(
 def _fingerprint(
     keys: FitKeys,
     prepared: PreparedRows,
-    filled: np.ndarray,
     references: _References,
     model: Learned,
     settings: FitSettings,
 ) -> tuple:
     """Everything that must be the same for a run to be continued, that is all but its length."""
     arrays = [
-        prepared.complete,
-        filled,
+        prepared.rows,
         jax.random.key_data(keys.split),
         *jax.tree.leaves(references.standard),
-        *jax.tree.leaves((prepared.complete_weights, prepared.incomplete_weights)),
+        *([] if prepared.weights is None else [prepared.weights]),
     ]
     digest = hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in arrays)).hexdigest()
     plan = make_plan(settings)._replace(num_steps=0)

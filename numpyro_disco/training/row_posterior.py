@@ -92,9 +92,8 @@ def row_posterior(
     center = rows.mean(axis=0)
     points, rows = points - center, rows - center
     chunks = jnp.pad(rows, ((0, padding), (0, 0))).reshape(num_chunks, chunk_size, dimension)
-    log_weights = jnp.pad(
-        _log_weights(row_weights, rows), (0, padding), constant_values=-jnp.inf
-    ).reshape(num_chunks, chunk_size)
+    log_weights = jnp.pad(_log_weights(row_weights, rows), (0, padding), constant_values=-jnp.inf)
+    log_weights = log_weights.reshape(num_chunks, chunk_size)
     precision = 1 / jnp.asarray(noise_scale, points.dtype) ** 2
     num_points = points.shape[0]
 

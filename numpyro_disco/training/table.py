@@ -16,6 +16,7 @@ from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_names
 from numpyro_disco._levels import MAX_LEVELS
+from numpyro_disco._statistics import selected
 from numpyro_disco.supports.coordinates import check_supports, num_levels
 from numpyro_disco.tables.columns import Column, Dates, Real, Whole
 from numpyro_disco.tables.kinds import default_support
@@ -68,6 +69,7 @@ def read_table(
     weights: Any = None,
     *,
     smoothed: bool = False,
+    fills: bool = False,
 ) -> Table:
     """Parse training data; rows of weight zero are left out.
 
@@ -77,12 +79,16 @@ def read_table(
         supports: from names to constraints; for other columns see `tables.kinds.default_support`.
         weights: weights of the rows, or the name of the column that holds them.
         smoothed: True if the objective smooths every column, so that many rows may share a value.
+        fills: True if missing entries will be filled, so that rows need not be complete. Rows that
+            miss all entries are left out.
 
     Raises:
         ValueError: wrong shapes, names or weights, columns that cannot be learned as they are,
             infinite values, too few complete rows, constant columns, or copies of columns.
     """
     rows, row_weights = separate_weights(read_rows(data), aligned(weights, data), names)
+    if fills:
+        rows, row_weights = _without_empty_rows(rows, row_weights)
     dimension = len(rows.columns)
     if names is not None and rows.names is not None:
         rows = _reordered(rows, check_names(names, dimension))
@@ -91,10 +97,11 @@ def read_table(
     values = rows.values
     check_finite(values, checked_names)
     complete = values[~np.isnan(values).any(axis=1)]
-    _check_number_of_rows(values, complete)
+    _check_seen(values, checked_names)
+    _check_number_of_rows(values, values if fills else complete)
     check_columns(rows, checked_names, supports or {}, smoothed)
     columns = tuple(column for column in rows.columns if isinstance(column, Column))
-    constant = constant_columns(complete)
+    constant = constant_columns(values if fills else complete)
     if constant.any():
         raise ValueError(
             "Expected columns that vary in `data`; "
@@ -149,6 +156,30 @@ def check_finite(values: np.ndarray, names: tuple[str, ...]) -> None:
         )
 
 
+def _without_empty_rows(
+    rows: Rows, row_weights: np.ndarray | None
+) -> tuple[Rows, np.ndarray | None]:
+    """Leave out rows that miss all entries, and say so."""
+    empty = np.isnan(rows.values).all(axis=1)
+    if not empty.any():
+        return rows, row_weights
+    warnings.warn(
+        f"{int(empty.sum())} of {len(empty)} rows of `data` miss all entries and are left out.",
+        stacklevel=5,
+    )
+    return rows._replace(values=rows.values[~empty]), selected(row_weights, ~empty)
+
+
+def _check_seen(values: np.ndarray, names: tuple[str, ...]) -> None:
+    """Refuse columns that are never observed."""
+    never = np.isnan(values).all(axis=0)
+    if never.any():
+        raise ValueError(
+            f"Expected columns of `data` with some entries; "
+            f"{[names[i] for i in np.flatnonzero(never)]} have none. Drop them."
+        )
+
+
 def _check_number_of_rows(values: np.ndarray, complete: np.ndarray) -> None:
     dimension = values.shape[1]
     minimum = max(10, dimension + 2)
@@ -162,8 +193,11 @@ def _check_number_of_rows(values: np.ndarray, complete: np.ndarray) -> None:
 
 
 def constant_columns(rows: np.ndarray) -> np.ndarray:
-    """True for columns that vary by no more than rounding in double precision, shape (D,)."""
-    spread, size = rows.std(axis=0), np.abs(rows).max(axis=0)
+    """True for columns that vary by no more than rounding in double precision, shape (D,).
+
+    Missing entries, NaN, do not count; every column has others.
+    """
+    spread, size = np.nanstd(rows, axis=0), np.nanmax(np.abs(rows), axis=0)
     return spread <= 1e-12 * np.maximum(size, np.finfo(np.float64).tiny)
 
 
@@ -176,6 +210,8 @@ def check_copies(rows: np.ndarray, table: Table) -> None:
         rows: complete rows (N, D), in the user's units or in unconstrained space.
         table: the names and supports of their columns.
     """
+    if len(rows) <= rows.shape[1]:
+        return
     rows, names = rows[:, table.real], [table.names[i] for i in table.real]
     standardized = (rows - rows.mean(axis=0)) / rows.std(axis=0)
     correlation = np.abs(standardized.T @ standardized) / len(rows)

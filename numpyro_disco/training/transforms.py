@@ -61,9 +61,8 @@ def _held_out_log_density(
     units = standard_units(
         rng_key,
         values,
-        values[:0],
         table.names,
-        complete_weights=table.weights,
+        row_weights=table.weights,
         held_out_fraction=TRIED_HELD_OUT,
         resolution=resolution,
         whiten=whiten,

@@ -168,12 +168,10 @@ def split_rows(
 
 def standard_units(
     rng_key: Array,
-    complete: np.ndarray,
-    filled: np.ndarray,
+    rows: np.ndarray,
     names: tuple[str, ...],
     *,
-    complete_weights: np.ndarray | None = None,
-    filled_weights: np.ndarray | None = None,
+    row_weights: np.ndarray | None = None,
     held_out_fraction: float,
     resolution: float,
     whiten: bool,
@@ -183,12 +181,10 @@ def standard_units(
 
     Args:
         rng_key: random key for the split.
-        complete: complete rows, shape (N, D).
-        filled: rows whose missing entries were imputed; all are trained on.
+        rows: complete rows, shape (N, D).
         names: names of the columns, for messages.
-        complete_weights: positive weights of `complete`, shape (N,); None if all are equal.
-        filled_weights: those of `filled`; None if all are equal.
-        held_out_fraction: share of `complete` that is held out.
+        row_weights: positive weights of the rows, shape (N,); None if all are equal.
+        held_out_fraction: share of the rows that is held out.
         resolution: the finest scale that matters, in standardised units.
         whiten: True decorrelates the columns; False standardises each by itself.
         num_levels: number of levels of each column, 0 for real ones; discrete columns stay as they
@@ -197,13 +193,10 @@ def standard_units(
     Raises:
         ValueError: too few rows to train on, or columns that are constant among these.
     """
-    judging, training = split_rows(rng_key, len(complete), held_out_fraction)
-    held_out = complete[judging]
-    train = np.concatenate([complete[training], filled])
+    judging, training = split_rows(rng_key, len(rows), held_out_fraction)
+    held_out, train = rows[judging], rows[training]
     _check_training_rows(train, held_out, names)
-    held_out_weights, weights = selected(complete_weights, judging), None
-    if complete_weights is not None and filled_weights is not None:
-        weights = np.concatenate([complete_weights[training], filled_weights])
+    held_out_weights, weights = (selected(row_weights, part) for part in (judging, training))
     dimension = train.shape[1]
     real = np.arange(dimension) if num_levels is None else np.flatnonzero(np.equal(num_levels, 0))
     loc, scale = np.zeros(dimension), np.ones(dimension)

@@ -75,6 +75,7 @@ def read_sample(
     weights: Any = None,
     *,
     smoothed: bool = False,
+    fills: bool = False,
 ) -> tuple[Table, Stream | None]:
     """Parse data in memory, or a sample of the rows of a source.
 
@@ -85,6 +86,7 @@ def read_sample(
         supports: as for `fit`.
         weights: as for `fit`.
         smoothed: as for `read_table`.
+        fills: as for `read_table`; rows that stay on disk have to be complete.
 
     Returns:
         All rows and None, or `SAMPLE_ROWS` rows and the stream of all rows.
@@ -95,9 +97,10 @@ def read_sample(
     by_name = isinstance(weights, str)
     source = row_source(data, (*names, weights) if names is not None and by_name else names)
     if source is None:
-        return read_table(data, names, supports, weights, smoothed=smoothed), None
+        return read_table(data, names, supports, weights, smoothed=smoothed, fills=fills), None
     if source.num_rows <= SAMPLE_ROWS:
-        return read_table(source.read(), names, supports, weights, smoothed=smoothed), None
+        every = source.read()
+        return read_table(every, names, supports, weights, smoothed=smoothed, fills=fills), None
     if weights is not None and not by_name:
         weights = check_weights(weights, source.num_rows)
     sample_key, window_key = jax.random.split(rng_key)

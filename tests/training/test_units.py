@@ -17,7 +17,6 @@ def standardized(whiten, rows):
     return standard_units(
         KEY,
         rows,
-        rows[:0],
         ("a", "b", "c"),
         held_out_fraction=0.2,
         resolution=0.05,
@@ -32,10 +31,8 @@ def test_units_are_those_of_the_weighted_rows():
     units = standard_units(
         KEY,
         rows,
-        rows[:0],
         ("a", "b"),
-        complete_weights=np.exp(rows[:, 0]),
-        filled_weights=np.ones(0),
+        row_weights=np.exp(rows[:, 0]),
         held_out_fraction=0.2,
         resolution=0.05,
         whiten=True,
@@ -113,7 +110,6 @@ def test_levels_are_neither_spread_nor_standardised():
     units = standard_units(
         KEY,
         y,
-        y[:0],
         ("k", "x", "b"),
         held_out_fraction=0.2,
         resolution=0.05,

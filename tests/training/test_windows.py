@@ -164,7 +164,7 @@ class TestFits:
         [
             ({"objective": "disco", "reference": "gaussian"}, "got Disco, .* `disco.Contrastive"),
             ({"objective": "joint"}, "got Joint"),
-            ({"num_refits": 1}, "Expected no `num_refits`"),
+            ({"missing": disco.Refit()}, "Expected no `missing=disco.Refit"),
         ],
     )
     def test_what_needs_all_rows_is_refused(self, path, few_fit, settings, message):
