@@ -86,8 +86,7 @@ def row_posterior(
     """
     num_rows, dimension = rows.shape
     chunk_size = min(chunk_size, num_rows)
-    num_chunks = -(-num_rows // chunk_size)
-    padding = num_chunks * chunk_size - num_rows
+    num_chunks, padding = -(-num_rows // chunk_size), -num_rows % chunk_size
     # Distances are invariant to a shift; a centred origin keeps the expanded square accurate.
     center = rows.mean(axis=0)
     points, rows = points - center, rows - center
@@ -124,8 +123,8 @@ def row_posterior(
         jnp.zeros_like(points),
         jnp.zeros_like(points),
     )
-    keys = jax.random.split(rng_key, num_chunks)
-    running, _ = jax.lax.scan(read, start, (keys, chunks, log_weights))
+    chunked = (jax.random.split(rng_key, num_chunks), chunks, log_weights)
+    running, _ = jax.lax.scan(read, start, chunked)
     log_density = (
         running.maximum
         + jnp.log(running.total)
