@@ -259,9 +259,13 @@ def _write(folder: Path, step: int, arrays: dict[str, np.ndarray], about: dict[s
     """Write arrays and their description completely, or not at all; then delete the former ones."""
     import orbax.checkpoint as ocp
 
-    about = about | {"digest": _digest(arrays[name] for name in sorted(arrays))}
+    # Orbax refuses arrays without entries.
+    empty = {name: array.shape for name, array in arrays.items() if not array.size}
+    filled = {name: array for name, array in arrays.items() if array.size}
+    digest = _digest(arrays[name] for name in sorted(arrays))
+    about = about | {"digest": digest, "empty": empty}
     content = ocp.args.Composite(
-        arrays=ocp.args.StandardSave(arrays), about=ocp.args.JsonSave(about)
+        arrays=ocp.args.StandardSave(filled), about=ocp.args.JsonSave(about)
     )
     with _manager(folder) as manager:
         manager.save(step, args=content)
@@ -282,6 +286,7 @@ def _read(
         try:
             found = manager.restore(manager.latest_step(), args=content)
             arrays = {name: np.asarray(array) for name, array in found.arrays.items()}
+            arrays |= {name: np.zeros(shape) for name, shape in found.about["empty"].items()}
             stored, digest = found.about["marks"], found.about["digest"]
         # Orbax raises errors of many kinds on damaged bytes.
         except Exception as error:
