@@ -196,7 +196,7 @@ def fit(
     table, stream, variables = _read(sample_key, data, names, settings)
     _check_stream(settings, stream)
     _check_settings(table, settings)
-    warn_of_wide(table, smoothed)
+    warn_of_wide(table, not settings.objective.is_contrastive)
     spread_key, impute_key = jax.random.split(keys.table)
     marks = fit_marks(
         rng_key,
