@@ -40,7 +40,7 @@ from numpyro_disco.training.optimizer import AdamW
 from numpyro_disco.training.report import Report
 from numpyro_disco.training.report_lines import ReportLine
 from numpyro_disco.training.result import FitResult
-from numpyro_disco.training.settings import FitSettings
+from numpyro_disco.training.settings import FitSettings, Refit
 from numpyro_disco.training.storage import SavedFit, load, save
 
 __all__ = [
@@ -74,6 +74,7 @@ __all__ = [
     "Multiscale",
     "NormalizerError",
     "Real",
+    "Refit",
     "Reference",
     "Report",
     "ReportLine",

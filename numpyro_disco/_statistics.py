@@ -1,4 +1,4 @@
-"""Standard errors that more than one part of the package reports."""
+"""Standard errors and effective numbers of rows, for more than one part of the package."""
 
 from __future__ import annotations
 
@@ -8,8 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def standard_error(values: np.ndarray) -> float:
-    """Standard error of the mean of independent values (n,); infinite for a single value.
+def standard_error(values: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Standard error of the weighted mean of independent values; infinite for a single value.
+
+    With weights it is that of the ratio of two means, to first order; equal weights give the usual
+    one.
+
+    Args:
+        values: shape (n,).
+        weights: positive weights of the values, shape (n,); None if all are equal.
+
+    References:
+        Cochran 1977, equation 2.46, for the error of a ratio.
 
     Example:
         >>> standard_error(np.array([1.0, 3.0]))
@@ -17,7 +27,35 @@ def standard_error(values: np.ndarray) -> float:
     """
     if len(values) < 2:
         return float("inf")
-    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
+    if weights is None:
+        return float(np.std(values, ddof=1) / np.sqrt(len(values)))
+    away = weights * (values - np.average(values, weights=weights))
+    few = len(values) / (len(values) - 1)
+    return float(np.sqrt(few * (away**2).sum()) / weights.sum())
+
+
+def selected(weights: np.ndarray | None, places: np.ndarray | slice) -> np.ndarray | None:
+    """The weights at some places; None, for equal weights, stays None."""
+    return None if weights is None else weights[places]
+
+
+def effective_number(weights: np.ndarray | None, num_rows: int) -> float:
+    """Number of equally weighted rows that know a mean as well as these: (sum w)^2 / sum w^2.
+
+    Args:
+        weights: positive weights, shape (N,); None if all are equal.
+        num_rows: N, the answer if all are equal.
+
+    References:
+        Kish 1965.
+
+    Example:
+        >>> effective_number(np.array([1.0, 1.0, 2.0]), 3)
+        2.6666666666666665
+    """
+    if weights is None:
+        return float(num_rows)
+    return float(weights.sum() ** 2 / (weights**2).sum())
 
 
 def log_mean(log_estimates: Any) -> tuple[Any, Any]:

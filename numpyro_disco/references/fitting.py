@@ -17,7 +17,7 @@ import numpy as np
 
 from numpyro_disco._checks import check_count
 from numpyro_disco._progress import progress
-from numpyro_disco._statistics import standard_error
+from numpyro_disco._statistics import effective_number, standard_error
 from numpyro_disco.references.em import (
     NO_LEVELS,
     MixtureParameters,
@@ -79,6 +79,8 @@ def fit_reference(
     *,
     settings: MixtureFit,
     basis: np.ndarray | None = None,
+    row_weights: np.ndarray | None = None,
+    held_out_weights: np.ndarray | None = None,
     num_levels: tuple[int, ...] | None = None,
     progress_bar: bool = False,
 ) -> tuple[MixtureParameters, dict[int, float]]:
@@ -95,6 +97,9 @@ def fit_reference(
         basis: matrix (D, D) that takes differences of rows to the user's units, in which single
             precision must be able to condition; by default, the rows' own units. It leaves
             discrete columns as they are.
+        row_weights: positive weights of `rows`, shape (N,); None if all are equal. Rows of unequal
+            weights count as their effective number.
+        held_out_weights: positive weights of `held_out`, shape (M,); None if all are equal.
         num_levels: number of levels of each column, 0 for real ones, D entries; all real by
             default.
         progress_bar: show the numbers of components tried with tqdm.
@@ -103,30 +108,36 @@ def fit_reference(
         The mixture in the rows' units, and the mean held-out log density by number of components
         tried.
     """
+    rows, row_weights = _subsample(rows, row_weights)
+    num_rows = effective_number(row_weights, len(rows))
     num_levels = (0,) * rows.shape[1] if num_levels is None else num_levels
     real = real_columns(num_levels)
     basis = np.eye(rows.shape[1]) if basis is None else basis
     basis = basis[np.ix_(real, real)]
-    rows, indicators = _real_and_indicators(_subsample(rows), num_levels)
+    rows, indicators = _real_and_indicators(rows, num_levels)
     held_out = np.concatenate(_real_and_indicators(held_out, num_levels), axis=1)
-    shares = _level_shares(indicators, num_levels)
+    shares = _level_shares(indicators, num_levels, row_weights)
     best: MixtureParameters | None = None
     best_log_densities: np.ndarray = np.zeros(0)
     tried: dict[int, float] = {}
     num_means = rows.shape[1] + indicators.shape[1] - len(shares)
-    counts = _component_counts(len(rows), num_means, settings.max_components)
-    whitened, loc, factor = _whitened(rows)
-    fits = growing_mixtures(np.concatenate([whitened, indicators], axis=1), counts, shares)
+    counts = _component_counts(num_rows, num_means, settings.max_components)
+    whitened, loc, factor = _whitened(rows, row_weights)
+    fits = growing_mixtures(
+        np.concatenate([whitened, indicators], axis=1), counts, shares, row_weights
+    )
     with progress(counts, desc="mixture", shown=progress_bar) as bar:
         for count in bar:
             bar.set_postfix(components=count)
-            mixture = _shrunk(next(fits), len(rows)).affine(factor, loc)
-            mixture = _regularized(_with_wide_component(mixture, rows, shares), rows, basis)
+            mixture = _shrunk(next(fits), num_rows).affine(factor, loc)
+            mixture = _with_wide_component(mixture, rows, row_weights, shares)
+            mixture = _regularized(mixture, rows, row_weights, basis)
             log_densities = mixture.log_prob(held_out)
-            tried[count] = float(log_densities.mean())
+            tried[count] = float(np.average(log_densities, weights=held_out_weights))
             if best is not None:
                 gain = log_densities - best_log_densities
-                if not gain.mean() > standard_error(gain):
+                mean = np.average(gain, weights=held_out_weights)
+                if not mean > standard_error(gain, held_out_weights):
                     break
             best, best_log_densities = mixture, log_densities
     assert best is not None
@@ -181,7 +192,7 @@ def fit_mixture(draws: np.ndarray) -> MixtureReference:
         )
     num_draws, dimension = draws.shape
     most = max(1, min(BASE_COMPONENTS, num_draws // (BASE_ROWS_PER_COLUMN * dimension)))
-    whitened, loc, factor = _whitened(np.asarray(draws, np.float64))
+    whitened, loc, factor = _whitened(np.asarray(draws, np.float64), None)
     fits = growing_mixtures(whitened, _powers_of_two(most))
     best = min(fits, key=lambda mixture: _bayesian_criterion(mixture, whitened))
     weights, means, covariances, _ = best.affine(factor, loc)
@@ -195,12 +206,15 @@ def _bayesian_criterion(mixture: MixtureParameters, rows: np.ndarray) -> float:
     return -2 * mixture.log_prob(rows).sum() + num_parameters * np.log(len(rows))
 
 
-def _whitened(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _whitened(
+    rows: np.ndarray, row_weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows with mean zero and the identity as covariance, and loc and factor of the way back.
 
     The directions in which nearly collinear columns differ are then as long as all others.
     """
-    loc, factor = rows.mean(0), np.linalg.cholesky(_covariance(rows))
+    loc = np.average(rows, axis=0, weights=row_weights)
+    factor = np.linalg.cholesky(_covariance(rows, row_weights))
     return np.linalg.solve(factor, (rows - loc).T).T, loc, factor
 
 
@@ -214,34 +228,47 @@ def _real_and_indicators(
     return rows[:, real_columns(num_levels)], indicators
 
 
-def _level_shares(indicators: np.ndarray, num_levels: tuple[int, ...]) -> np.ndarray:
+def _level_shares(
+    indicators: np.ndarray, num_levels: tuple[int, ...], row_weights: np.ndarray | None
+) -> np.ndarray:
     """Share of each level with `ADDED_COUNT`, zero beyond the levels of a column, shape (C, L)."""
     counts = [count for count in num_levels if count]
     if not counts:
         return NO_LEVELS
     levels = np.arange(max(counts)) < np.asarray(counts)[:, None]
     shares = np.zeros(levels.shape)
-    shares[levels] = indicators.sum(0) + ADDED_COUNT
+    found = np.average(indicators, axis=0, weights=row_weights)
+    shares[levels] = found * len(indicators) + ADDED_COUNT
     return shares / shares.sum(1, keepdims=True)
 
 
-def _subsample(rows: np.ndarray) -> np.ndarray:
-    """At most `MAX_ROWS` of the rows, the same ones in every call."""
+def _subsample(
+    rows: np.ndarray, row_weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """At most `MAX_ROWS` of the rows, the same ones in every call, and their weights."""
     if len(rows) <= MAX_ROWS:
-        return rows
-    return rows[np.random.default_rng(0).choice(len(rows), MAX_ROWS, replace=False)]
+        return rows, row_weights
+    rng = np.random.default_rng(0)
+    if row_weights is None:
+        return rows[rng.choice(len(rows), MAX_ROWS, replace=False)], None
+    # Picks in proportion to the weights keep more of the effective number than equal picks would.
+    ends = np.cumsum(row_weights)
+    places = (np.arange(MAX_ROWS) + rng.random()) * (ends[-1] / MAX_ROWS)
+    picks = np.minimum(np.searchsorted(ends, places, side="right"), len(rows) - 1)
+    picked, counts = np.unique(picks, return_counts=True)
+    return rows[picked], counts.astype(np.float64)
 
 
-def _component_counts(num_rows: int, num_means: int, max_components: int) -> list[int]:
+def _component_counts(num_rows: float, num_means: int, max_components: int) -> list[int]:
     """The numbers of components to try, in order: powers of two, with enough rows for the means."""
-    return _powers_of_two(max(1, min(max_components, num_rows // (2 * num_means))))
+    return _powers_of_two(max(1, min(max_components, int(num_rows) // (2 * num_means))))
 
 
 def _powers_of_two(most: int) -> list[int]:
     return [2**k for k in range(most.bit_length())]
 
 
-def _shrunk(mixture: MixtureParameters, num_rows: int) -> MixtureParameters:
+def _shrunk(mixture: MixtureParameters, num_rows: float) -> MixtureParameters:
     """Shrink the covariances of components with few rows towards spheres of the same trace."""
     dimension = max(1, mixture.means.shape[1])
     known = np.minimum(1, num_rows * mixture.weights / (ROWS_PER_COLUMN * dimension))
@@ -252,20 +279,28 @@ def _shrunk(mixture: MixtureParameters, num_rows: int) -> MixtureParameters:
 
 
 def _regularized(
-    mixture: MixtureParameters, rows: np.ndarray, basis: np.ndarray
+    mixture: MixtureParameters,
+    rows: np.ndarray,
+    row_weights: np.ndarray | None,
+    basis: np.ndarray,
 ) -> MixtureParameters:
     """Add `RIDGE` to the variances of the rows, and `ROUNDING_VARIANCE` to those of basis @ x."""
-    covariances = mixture.covariances + RIDGE * np.diag(rows.var(0))
+    away = rows - np.average(rows, axis=0, weights=row_weights)
+    variances = np.average(away**2, axis=0, weights=row_weights)
+    covariances = mixture.covariances + RIDGE * np.diag(variances)
     inverse = np.linalg.inv(basis)
-    variances = np.einsum("ij,kjl,il->ki", basis, covariances, basis)
+    in_basis = np.einsum("ij,kjl,il->ki", basis, covariances, basis)
     epsilon = float(jnp.finfo(jnp.result_type(float)).eps)
-    added = ROUNDING_VARIANCE * len(basis) * epsilon * variances
+    added = ROUNDING_VARIANCE * len(basis) * epsilon * in_basis
     ridge = np.einsum("ij,kj,lj->kil", inverse, added, inverse)
     return mixture._replace(covariances=covariances + ridge)
 
 
 def _with_wide_component(
-    mixture: MixtureParameters, rows: np.ndarray, shares: np.ndarray
+    mixture: MixtureParameters,
+    rows: np.ndarray,
+    row_weights: np.ndarray | None,
+    shares: np.ndarray,
 ) -> MixtureParameters:
     """Give `WIDE_SHARE` of the weight to a component with `WIDE` times the rows' covariance.
 
@@ -273,15 +308,16 @@ def _with_wide_component(
     """
     return MixtureParameters(
         np.append((1 - WIDE_SHARE) * mixture.weights, WIDE_SHARE),
-        np.concatenate([mixture.means, rows.mean(0)[None]]),
-        np.concatenate([mixture.covariances, (WIDE * _covariance(rows))[None]]),
+        np.concatenate([mixture.means, np.average(rows, axis=0, weights=row_weights)[None]]),
+        np.concatenate([mixture.covariances, (WIDE * _covariance(rows, row_weights))[None]]),
         np.concatenate([mixture.probabilities, shares[None]]),
     )
 
 
-def _covariance(rows: np.ndarray) -> np.ndarray:
+def _covariance(rows: np.ndarray, row_weights: np.ndarray | None) -> np.ndarray:
     """Covariance of the rows, regular in single precision however few they are."""
     num_columns = rows.shape[1]
-    covariance = np.cov(rows, rowvar=False).reshape(num_columns, num_columns)
+    covariance = np.cov(rows, rowvar=False, aweights=row_weights)
+    covariance = covariance.reshape(num_columns, num_columns)
     variances = np.diagonal(covariance)
     return covariance + RIDGE * np.diag(np.where(variances > 0, variances, 1.0))

@@ -108,7 +108,7 @@ def _(constraint: SinhArcsinhReal) -> transforms.Transform:
     return SinhArcsinhTransform(*jax.tree.leaves(constraint))
 
 
-def fit_sinh_arcsinh(column: np.ndarray) -> SinhArcsinhReal:
+def fit_sinh_arcsinh(column: np.ndarray, weights: np.ndarray | None = None) -> SinhArcsinhReal:
     """Fit the map under which a column most resembles a standard normal.
 
     The fit maximises the likelihood of the column, by L-BFGS in double precision.
@@ -116,22 +116,26 @@ def fit_sinh_arcsinh(column: np.ndarray) -> SinhArcsinhReal:
     Args:
         column: finite numbers that are not all equal, shape (n,); at most `MAX_ROWS` of them are
             read.
+        weights: positive weights of the numbers, shape (n,); ones by default.
 
     Returns:
         The support with the fitted map.
     """
     from scipy.optimize import minimize
 
+    weights = np.ones(len(column)) if weights is None else weights
     if len(column) > MAX_ROWS:
-        column = np.random.default_rng(0).choice(column, MAX_ROWS, replace=False)
-    low, middle, high = np.quantile(column, [0.25, 0.5, 0.75])
+        some = np.random.default_rng(0).choice(len(column), MAX_ROWS, replace=False)
+        column, weights = column[some], weights[some]
+    low, middle, high = _quartiles(column, weights)
     spread = high - low if high > low else column.std()
 
     with jax.enable_x64(True):
         standard = jnp.asarray((column - middle) / spread)
+        shares = jnp.asarray(weights / weights.mean())
 
         def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-            value, slope = _loss_and_slope(parameters, standard)
+            value, slope = _loss_and_slope(parameters, standard, shares)
             return float(value), np.asarray(slope)
 
         found = minimize(loss, np.zeros(4), jac=True, method="L-BFGS-B", bounds=BOUNDS).x
@@ -144,11 +148,19 @@ def fit_sinh_arcsinh(column: np.ndarray) -> SinhArcsinhReal:
     )
 
 
+def _quartiles(column: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Quartiles, at each of which the weights below it reach a quarter, a half, three quarters."""
+    order = np.argsort(column)
+    # Ranks from 0 to 1, as those of `np.quantile`, if all weights are equal.
+    ranks = np.cumsum(weights[order]) - weights[order]
+    return np.interp([0.25, 0.5, 0.75], ranks / max(ranks[-1], 1e-300), column[order])
+
+
 @jax.jit
 @jax.value_and_grad
-def _loss_and_slope(parameters: Array, x: Array) -> Array:
+def _loss_and_slope(parameters: Array, x: Array, weights: Array) -> Array:
     """Negative mean log density of x for standard normal y, up to a constant, and its gradient."""
     loc, log_scale, skew, log_tail = parameters
     transform = SinhArcsinhTransform(loc, jnp.exp(log_scale), skew, jnp.exp(log_tail))
     y = transform.inv(x)
-    return (0.5 * y**2 + transform.log_abs_det_jacobian(y, x)).mean()
+    return (weights * (0.5 * y**2 + transform.log_abs_det_jacobian(y, x))).mean()

@@ -1,7 +1,7 @@
 """Fits on disk, between two rounds of training.
 
 A checkpoint is a folder. It holds one subfolder for each time that the network is trained ("fit",
-then "refit_1", ... with `num_refits`), and in it what took time: the mixture ("reference"), imputed
+then "refit_1", ... with `Refit`), and in it what took time: the mixture ("reference"), imputed
 rows ("imputed"), and the latest state of training ("rounds"). Orbax writes each of them under
 another name and renames it once it is complete, so a reader finds the former state or the new one.
 """

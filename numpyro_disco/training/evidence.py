@@ -8,11 +8,13 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_disco._statistics import effective_number
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.learned import Learned, LearnedEnergy
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.tables.columns import Column
+from numpyro_disco.training.batches import TrainingRows, spread_picks, training_rows
 from numpyro_disco.training.loop import History
 from numpyro_disco.training.objectives import Objective
 
@@ -48,6 +50,10 @@ class FitEvidence:
     noise_scales: Mapping[float, float]
     """Mean held-out log density of the smoothed rows by noise scale tried; empty if the scale was
     given."""
+    row_weights: np.ndarray | None = None
+    """Positive weights of the training rows, shape (N,); None if all are equal."""
+    held_out_weights: np.ndarray | None = None
+    """Positive weights of the held-out rows, shape (M,); None if all are equal."""
 
     @property
     def density(self) -> EnergyDistribution:
@@ -70,6 +76,25 @@ class FitEvidence:
         if not isinstance(self.model, LearnedEnergy):
             raise ValueError(_NO_DENSITY)
         return self.model
+
+    @property
+    def num_held_out(self) -> float:
+        """The effective number of held-out rows: their number if they are equally weighted."""
+        return effective_number(self.held_out_weights, len(self.held_out))
+
+    @property
+    def evenly_weighted_held_out(self) -> np.ndarray:
+        """Held-out rows for a figure, shape (M, D): drawn by weight, if they have weights."""
+        if self.held_out_weights is None:
+            return self.held_out
+        num_rows, rng = len(self.held_out), np.random.default_rng(0)
+        ends = training_rows(self.held_out, self.held_out_weights).ends
+        return self.held_out[spread_picks(rng, num_rows, (1, num_rows), ends)[0]]
+
+    @property
+    def training_rows(self) -> TrainingRows:
+        """The training rows with their weights."""
+        return training_rows(self.rows, self.row_weights)
 
     @property
     def supports_real(self) -> bool:

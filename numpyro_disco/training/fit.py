@@ -11,7 +11,6 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -20,30 +19,29 @@ import optax
 from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_key
-from numpyro_disco._typing import Array
-from numpyro_disco.energy.distribution import EnergyDistribution
-from numpyro_disco.energy.imputation import impute
+from numpyro_disco._statistics import effective_number, selected
+from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit
-from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.tables.draws import read_draws
 from numpyro_disco.tables.variables import Variables
 from numpyro_disco.training.checkpoints import Checkpoint, fit_marks
+from numpyro_disco.training.incomplete_rows import learn_from_incomplete
 from numpyro_disco.training.learning import FitKeys, PreparedRows, Task, learn
 from numpyro_disco.training.network import MLP
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.optimizer import AdamW
+from numpyro_disco.training.report_lines import FEW_PER_COLUMN
 from numpyro_disco.training.result import FitResult
-from numpyro_disco.training.settings import FitSettings, requested_settings
+from numpyro_disco.training.settings import FitSettings, Refit, requested_settings
 from numpyro_disco.training.table import (
     Table,
     check_dependence,
     check_range,
     check_rounding,
     read_table,
-    warn_of_spikes,
-    warn_of_wide,
 )
+from numpyro_disco.training.table_warnings import warn_of_spikes, warn_of_wide
 from numpyro_disco.training.transforms import choose_transform
 from numpyro_disco.training.units import unconstrained_rows
 from numpyro_disco.training.windows import Stream, read_sample
@@ -59,9 +57,10 @@ def fit(
     reference: Reference | MixtureFit | str | None = None,
     optimizer: AdamW | optax.GradientTransformation | None = None,
     names: Sequence[str] | None = None,
+    weights: ArrayLike | str | None = None,
     supports: Mapping[str, constraints.Constraint] | None = None,
     transform: str | None = None,
-    num_refits: int | None = None,
+    missing: str | Refit | None = None,
     num_steps: int | None = None,
     batch_size: int | None = None,
     held_out_fraction: float | None = None,
@@ -115,6 +114,11 @@ def fit(
         names: D distinct names; by default those that `data` carries, or "0", "1", .... They select
             the order of named columns, or rename them; of draws, they select variables. If all
             variables are sites of one learned prior, "theta.b", its prefix is dropped.
+        weights: survey or importance weights of the rows, shape (N,), or the name of a column of
+            `data` that holds them and is not learned: finite and non-negative, in any unit. A row
+            of weight two counts like two equal rows, and one of weight zero is left out. The
+            density that is learned is that of the weighted rows; held-out losses and the report are
+            weighted as well. None by default: all are equal.
         supports: from names to NumPyro constraints on one number: `constraints.positive`,
             `unit_interval`, `interval(a, b)`, .... Draws stay inside. `boolean` and
             `integer_interval(a, b)` with at most 64 levels make a column discrete: each level has
@@ -127,9 +131,12 @@ def fit(
             numbers for each column without a support; densities and draws stay in the user's units.
             It helps with heavy tails and skew, and hurts where columns are nearly linear functions
             of each other. "auto" takes it if held-out rows prefer it. None by default.
-        num_refits: number of times that missing entries are imputed from the learned density and
-            everything is learned again from all rows (stochastic EM). 0, the default, learns from
+        missing: what is done with rows in which entries are missing. "mixture", the default, draws
+            them from a mixture fitted to what is observed of all rows, which is right if they are
+            missing at random, and learns from all rows. `disco.Refit(num_refits=...)` then draws
+            them from the learned density and learns again, each time. "complete" learns from
             complete rows alone, which is unbiased only if entries are missing completely at random.
+            Of rows that stay on disk, only complete ones are learned from.
         num_steps: most optimiser steps, rounded up to rounds of 50; by default 1,500 for
             contrastive objectives, otherwise 3,000.
         batch_size: rows (and as many draws of the reference), or noisy points, in a step; by
@@ -160,8 +167,8 @@ def fit(
         FloatingPointError: the loss is not finite.
 
     Warns:
-        UserWarning: rows with missing entries are left out, or one value of a column is far more
-            common than any other.
+        UserWarning: rows with missing entries are left out, `weights` leave a small effective
+            number of rows, or one value of a column is far more common than any other.
 
     References:
         Wedenig & Peharz 2025; Gutmann & Hyvarinen 2012.
@@ -186,60 +193,54 @@ def fit(
         optimizer=optimizer,
         supports=supports,
         transform=transform,
-        num_refits=num_refits,
+        missing=missing,
         num_steps=num_steps,
         batch_size=batch_size,
         held_out_fraction=held_out_fraction,
         patience=patience,
     )
     sample_key = jax.random.fold_in(keys.table, 2)
-    table, stream, variables = _read(sample_key, data, names, settings)
+    table, stream, variables = _read(sample_key, data, names, weights, settings)
     _check_stream(settings, stream)
     _check_settings(table, settings)
-    warn_of_wide(table, not settings.objective.is_contrastive)
     spread_key, impute_key = jax.random.split(keys.table)
     marks = fit_marks(
         rng_key,
         table.names,
-        [table.values],
+        jax.tree.leaves((table.values, table.weights)),
         settings,
         None if resume is None else resume.resumable.run,
     )
-    settings, prepared = _prepare(spread_key, table, settings)
+    leaves_out = settings.missing == "complete" or stream is not None
+    if leaves_out:
+        _warn_of_incomplete_rows(table, stream)
+    settings, prepared = _prepare(spread_key, table, settings, leaves_out)
     prepared = prepared._replace(stream=stream, variables=variables)
     task = Task(keys, prepared, settings, Checkpoint(checkpoint, marks), devices, progress_bar)
-    if settings.num_refits:
-        _check_refits(prepared, resume)
-        return _learn_with_refits(impute_key, task)
-    _warn_of_incomplete_rows(table, stream)
-    return learn(task, "fit", prepared.complete[:0], resume)
+    if np.isnan(prepared.rows).any():
+        return learn_from_incomplete(impute_key, task, resume)
+    return learn(task, "fit", resume)
 
 
 def _read(
-    rng_key: Array, data: Any, names: Sequence[str] | None, settings: FitSettings
+    rng_key: Array, data: Any, names: Sequence[str] | None, weights: Any, settings: FitSettings
 ) -> tuple[Table, Stream | None, Variables | None]:
     """The rows in memory, those on disk, and the variables if these are draws of variables."""
     smoothed = not settings.objective.is_contrastive
+    fills = settings.missing != "complete"
     draws = read_draws(data, names, settings.supports)
     if draws is None:
-        table, stream = read_sample(rng_key, data, names, settings.supports, smoothed=smoothed)
-        return table, stream, None
-    table = read_table(draws.columns, None, draws.supports, smoothed=smoothed)
-    return table, None, draws.variables
-
-
-def _check_refits(prepared: PreparedRows, resume: FitResult | None) -> None:
-    """Refuse refits of rows without missing entries, and of earlier results."""
-    if resume is not None or not len(prepared.incomplete):
-        raise ValueError(
-            "Expected `num_refits` with rows of `data` that have missing entries, and without "
-            "`resume`; "
-            + (
-                "got `resume`."
-                if len(prepared.incomplete)
-                else "no entry is missing: leave it out."
-            )
+        table, stream = read_sample(
+            rng_key, data, names, settings.supports, weights, smoothed=smoothed, fills=fills
         )
+    else:
+        stream = None
+        table = read_table(
+            draws.columns, None, draws.supports, weights, smoothed=smoothed, fills=fills
+        )
+    _warn_of_few_effective_rows(table)
+    warn_of_wide(table, smoothed)
+    return table, stream, None if draws is None else draws.variables
 
 
 def _check_stream(settings: FitSettings, stream: Stream | None) -> None:
@@ -253,10 +254,24 @@ def _check_stream(settings: FitSettings, stream: Stream | None) -> None:
             "`disco.Contrastive()` or `disco.Denoising()`, or give a random part of the rows that "
             "fits into memory, as an array."
         )
-    if settings.num_refits:
+    if isinstance(settings.missing, Refit):
         raise ValueError(
-            "Expected no `num_refits` for rows that stay on disk: all rows are imputed in memory; "
-            f"got {settings.num_refits}. Give a random part of the rows, as an array."
+            "Expected no `missing=disco.Refit(...)` for rows that stay on disk: all rows are "
+            f"imputed in memory; got {settings.missing}. Give a random part of the rows, as an "
+            "array."
+        )
+
+
+def _warn_of_few_effective_rows(table: Table) -> None:
+    """Warn of weights of which a few are much larger than all others."""
+    num_rows, dimension = table.values.shape
+    effective = effective_number(table.weights, num_rows)
+    if table.weights is not None and effective < FEW_PER_COLUMN * dimension:
+        warnings.warn(
+            f"`weights` make {num_rows} rows of `data` worth {effective:.3g} equally weighted "
+            f"ones, which are few for {dimension} columns: most of the weight is on a few rows. "
+            "Bring more rows, or limit the largest weights.",
+            stacklevel=3,
         )
 
 
@@ -266,8 +281,8 @@ def _warn_of_incomplete_rows(table: Table, stream: Stream | None) -> None:
     if num_incomplete:
         found = f"{num_incomplete} of {len(table.values)} rows of"
         warnings.warn(
-            f"{found} `data` have missing entries and are left out. To learn from them as well "
-            "give `num_refits`, for example 3."
+            f"{found} `data` have missing entries and are left out. To learn from them as well, "
+            "leave out `missing='complete'`."
             if stream is None
             else f"{found} a sample of `data` have missing entries; all such rows are left out.",
             stacklevel=3,
@@ -320,9 +335,12 @@ def _check_reference(reference: Any, dimension: int) -> None:
 
 
 def _prepare(
-    rng_key: Array, table: Table, settings: FitSettings
+    rng_key: Array, table: Table, settings: FitSettings, leaves_out: bool
 ) -> tuple[FitSettings, PreparedRows]:
-    """Check the rows, choose a transform, and map the rows to unconstrained space."""
+    """Check the rows, choose a transform, and map the rows to unconstrained space.
+
+    Rows with missing entries are left out, if `leaves_out`.
+    """
     resolution = settings.objective.smallest_resolution
     if settings.objective.is_contrastive:
         warn_of_spikes(table)
@@ -336,35 +354,12 @@ def _prepare(
     # A reference of the user's own is in the units of the columns.
     rescale = not isinstance(settings.reference, Reference)
     values, supports = unconstrained_rows(rng_key, table, settings.transform, rescale)
-    complete = values[~table.incomplete]
+    kept = ~table.incomplete if leaves_out else np.ones(len(values), bool)
     if not supports.real:
         # Columns that are independent in the user's units may depend on each other in unconstrained
         # space.
-        check_dependence(complete, table)
-    incomplete = values[table.incomplete]
-    return settings, PreparedRows(complete, incomplete, table.names, supports, table.columns)
-
-
-def _learn_with_refits(impute_key: Array, task: Task) -> FitResult:
-    """Learn from complete rows; then impute the others and learn from all rows, repeatedly."""
-    prepared = task.prepared
-    result = learn(task, "fit", prepared.complete[:0], None)
-    codes = tuple(
-        constraints.integer_interval(0, count - 1) if count else constraints.real
-        for count in prepared.supports.num_levels
+        check_dependence(values[~table.incomplete], table)
+    weights = selected(table.weights, kept)
+    return settings, PreparedRows(
+        values[kept], table.names, supports, table.columns, weights=weights
     )
-    missing = np.isnan(prepared.incomplete)
-
-    def imputed(rng_key: Array, prior: EnergyDistribution) -> dict[str, np.ndarray]:
-        unconstrained = prior.replace(coordinate_supports=CoordinateSupports(codes), variables=None)
-        drawn = impute(rng_key, unconstrained, prepared.incomplete, num_imputations=1)[0]
-        return {"rows": np.where(missing, np.asarray(drawn, np.float64), prepared.incomplete)}
-
-    for refit in range(task.settings.num_refits):
-        if result.interrupted:
-            break
-        name = f"refit_{refit + 1}"
-        make = partial(imputed, jax.random.fold_in(impute_key, refit), result.distribution)
-        filled = task.checkpoint.subfolder(name).kept("imputed", make)["rows"]
-        result = learn(task, name, filled, None)
-    return result

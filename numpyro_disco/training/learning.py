@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_disco._devices import local, same_everywhere, spread_over
+from numpyro_disco._statistics import effective_number
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.learned import Learned, LearnedEnergy
@@ -23,6 +24,7 @@ from numpyro_disco.references.fitting import MixtureFit, fit_reference, mixture_
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.tables.columns import Column
 from numpyro_disco.tables.variables import Variables
+from numpyro_disco.training.batches import TrainingRows, training_rows
 from numpyro_disco.training.checkpoints import Checkpoint
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.loop import Run, make_plan, train
@@ -49,10 +51,8 @@ class FitKeys(NamedTuple):
 class PreparedRows(NamedTuple):
     """Rows in unconstrained space, ready to be learned from."""
 
-    complete: np.ndarray
-    """Complete rows, shape (N, D)."""
-    incomplete: np.ndarray
-    """Rows with missing entries, NaN, shape (M, D)."""
+    rows: np.ndarray
+    """Shape (N, D); NaN where an entry is missing, but not where rows are learned from."""
     names: tuple[str, ...]
     """Names of the D columns."""
     supports: CoordinateSupports
@@ -63,6 +63,8 @@ class PreparedRows(NamedTuple):
     """All rows, if these are a sample of rows on disk."""
     variables: Variables | None = None
     """How the columns form variables, if they are draws of variables."""
+    weights: np.ndarray | None = None
+    """Positive weights of the rows, shape (N,); None if all are equal."""
 
 
 class _References(NamedTuple):
@@ -95,13 +97,12 @@ class Task(NamedTuple):
     """Show progress with tqdm."""
 
 
-def learn(task: Task, name: str, filled: np.ndarray, resume: FitResult | None) -> FitResult:
-    """Learn from complete rows, some of them held out, and from imputed rows.
+def learn(task: Task, name: str, resume: FitResult | None) -> FitResult:
+    """Learn from complete rows, some of which are held out.
 
     Args:
         task: what to learn from, and how.
         name: the part of the checkpoint that this training owns.
-        filled: rows whose missing entries were imputed, shape (n, D); all are trained on.
         resume: an earlier result to continue, or None.
 
     Raises:
@@ -109,7 +110,7 @@ def learn(task: Task, name: str, filled: np.ndarray, resume: FitResult | None) -
         FloatingPointError: the loss is not finite.
     """
     checkpoint = task.checkpoint.subfolder(name)
-    setup = _set_up(task, filled, resume, checkpoint)
+    setup = _set_up(task, resume, checkpoint)
     if resume is not None and resume.resumable.fingerprint != setup.fingerprint:
         raise ValueError(
             "Expected `resume` to come from the same key, data, reference and settings (all but "
@@ -131,7 +132,7 @@ def learn(task: Task, name: str, filled: np.ndarray, resume: FitResult | None) -
             run=before if saved is None else saved.run,
             after_round=checkpoint.after_round,
             progress_bar=task.progress_bar,
-            resumable=not len(filled),
+            resumable=name == "fit",
         )
     run = run if task.devices is None else local(run)
     checkpoint.write_run(run, finished=not interrupted)
@@ -151,35 +152,34 @@ class _Setup(NamedTuple):
     """The untrained network."""
     distribution: EnergyDistribution | None
     """The distribution around it; None for a score network."""
-    rows: np.ndarray
-    """Standardised rows to train on, shape (N, D); with `windows`, those of the sample."""
+    rows: TrainingRows
+    """Standardised rows to train on; with `windows`, those of the sample."""
     windows: WindowedRows | None
     """Training rows that are read from disk, if they do not fit into memory."""
-    held_out: np.ndarray
-    """Standardised held-out rows, shape (M, D)."""
+    held_out: TrainingRows
+    """Standardised held-out rows."""
     noise_scales: dict[float, float]
     """Mean held-out log density by noise scale tried."""
     fingerprint: tuple
     """Everything that must be the same for a run to be continued."""
 
 
-def _set_up(
-    task: Task, filled: np.ndarray, resume: FitResult | None, checkpoint: Checkpoint
-) -> _Setup:
+def _set_up(task: Task, resume: FitResult | None, checkpoint: Checkpoint) -> _Setup:
     """Standardise the rows, make the reference, resolve the settings, and build the network."""
     keys, prepared, settings = task.keys, task.prepared, task.settings
     objective = settings.objective
     units = standard_units(
         keys.split,
-        prepared.complete,
-        filled,
+        prepared.rows,
         prepared.names,
+        row_weights=prepared.weights,
         held_out_fraction=settings.held_out_fraction,
         resolution=objective.smallest_resolution,
         whiten=objective.whitens,
         num_levels=prepared.supports.num_levels,
     )
-    held_out, rows = (units.standardize(part) for part in (units.held_out, units.rows))
+    held_out = training_rows(units.standardize(units.held_out), units.held_out_weights)
+    rows = training_rows(units.standardize(units.rows), units.row_weights)
     objective, noise_scales = objective.with_noise_scale(rows, held_out)
     if resume is not None:
         noise_scales = resume.noise_scales
@@ -187,7 +187,8 @@ def _set_up(
     fitted = partial(_fitted_mixture, task, units, rows, held_out, checkpoint)
     num_levels = prepared.supports.num_levels
     references = _make_references(settings, units, rows, num_levels, resume, fitted)
-    settings = settings.resolved(references.standard, len(rows))
+    num_rows = effective_number(rows.weights, len(rows.values))
+    settings = settings.resolved(references.standard, round(num_rows))
     _check_devices(task.devices, settings)
     model = untrained_model(
         keys.network,
@@ -199,7 +200,7 @@ def _set_up(
     )
     # Made before training, so that errors come before the time is spent.
     distribution = _distribution(model, references.unconstrained, prepared, units, settings)
-    fingerprint = _fingerprint(keys, prepared, filled, references, model, settings)
+    fingerprint = _fingerprint(keys, prepared, references, model, settings)
     return _Setup(
         settings,
         references,
@@ -249,8 +250,10 @@ def _result(setup: _Setup, prepared: PreparedRows, run: Run, interrupted: bool) 
         coordinate_supports=prepared.supports,
         names=prepared.names,
         columns=prepared.columns,
-        rows=setup.rows,
-        held_out=setup.held_out,
+        rows=np.asarray(setup.rows.values),
+        held_out=np.asarray(setup.held_out.values),
+        row_weights=setup.rows.weights,
+        held_out_weights=setup.held_out.weights,
         history=history,
         best_step=run.best_step,
         objective=setup.settings.objective,
@@ -271,7 +274,7 @@ def _result(setup: _Setup, prepared: PreparedRows, run: Run, interrupted: bool) 
 def _make_references(
     settings: FitSettings,
     units: Units,
-    rows: np.ndarray,
+    rows: TrainingRows,
     num_levels: tuple[int, ...],
     resume: FitResult | None,
     fitted_mixture: Callable[[MixtureFit], tuple[MixtureParameters, dict[int, float]]],
@@ -300,8 +303,8 @@ def _make_references(
 def _fitted_mixture(
     task: Task,
     units: Units,
-    rows: np.ndarray,
-    held_out: np.ndarray,
+    rows: TrainingRows,
+    held_out: TrainingRows,
     checkpoint: Checkpoint,
     settings: MixtureFit,
 ) -> tuple[MixtureParameters, dict[int, float]]:
@@ -310,10 +313,12 @@ def _fitted_mixture(
     def fitted() -> dict[str, np.ndarray]:
         with spread_over(task.devices):
             mixture, components = fit_reference(
-                rows,
-                held_out,
+                rows.values,
+                held_out.values,
                 settings=settings,
                 basis=units.basis,
+                row_weights=units.row_weights,
+                held_out_weights=units.held_out_weights,
                 num_levels=task.prepared.supports.num_levels,
                 progress_bar=task.progress_bar,
             )
@@ -354,17 +359,16 @@ def _distribution(
 def _fingerprint(
     keys: FitKeys,
     prepared: PreparedRows,
-    filled: np.ndarray,
     references: _References,
     model: Learned,
     settings: FitSettings,
 ) -> tuple:
     """Everything that must be the same for a run to be continued, that is all but its length."""
     arrays = [
-        prepared.complete,
-        filled,
+        prepared.rows,
         jax.random.key_data(keys.split),
         *jax.tree.leaves(references.standard),
+        *([] if prepared.weights is None else [prepared.weights]),
     ]
     digest = hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in arrays)).hexdigest()
     plan = make_plan(settings)._replace(num_steps=0)

@@ -106,7 +106,10 @@ def with_indicators(rows: np.ndarray, num_levels: tuple[int, ...]) -> np.ndarray
 
 
 def level_log_shares(
-    rows: np.ndarray, points: np.ndarray, num_levels: tuple[int, ...]
+    rows: np.ndarray,
+    points: np.ndarray,
+    num_levels: tuple[int, ...],
+    row_weights: np.ndarray | None = None,
 ) -> np.ndarray:
     """Log of the product of the shares that the levels of points have among rows.
 
@@ -114,12 +117,14 @@ def level_log_shares(
         rows: rows (N, D) with codes in discrete columns.
         points: points (n, D).
         num_levels: number of levels of each column.
+        row_weights: positive weights of `rows` with mean one, shape (N,); ones by default.
 
     Returns:
         Array (n,); zeros without discrete columns.
     """
     total = np.zeros(len(points))
     for place in np.flatnonzero(num_levels):
-        counts = np.bincount(rows[:, place].astype(int), minlength=num_levels[place]) + ADDED_COUNT
+        codes = rows[:, place].astype(int)
+        counts = np.bincount(codes, row_weights, num_levels[place]) + ADDED_COUNT
         total += np.log(counts / counts.sum())[points[:, place].astype(int)]
     return total

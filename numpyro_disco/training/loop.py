@@ -16,10 +16,10 @@ import optax
 from numpyro_disco._compiling import compiler_options
 from numpyro_disco._devices import spread
 from numpyro_disco._progress import progress
-from numpyro_disco._statistics import standard_error
+from numpyro_disco._statistics import selected, standard_error
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energy.learned import Learned
-from numpyro_disco.training.batches import STEPS_PER_ROUND
+from numpyro_disco.training.batches import STEPS_PER_ROUND, TrainingRows
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.optimizer import AdamW, transformation
 from numpyro_disco.training.settings import FitSettings
@@ -105,8 +105,8 @@ def make_plan(settings: FitSettings) -> Plan:
 def train(
     rng_key: Array,
     model: Learned,
-    rows: np.ndarray | WindowedRows,
-    held_out: np.ndarray,
+    rows: TrainingRows | WindowedRows,
+    held_out: TrainingRows,
     plan: Plan,
     *,
     patience: int,
@@ -120,8 +120,8 @@ def train(
     Args:
         rng_key: random key; the same key continues the same run.
         model: the network with its first weights.
-        rows: standardised rows to train on, shape (N, D), or a reader of them.
-        held_out: standardised rows to judge by, shape (M, D).
+        rows: standardised rows to train on, or a reader of them.
+        held_out: standardised rows to judge by; the mean of their losses is weighted.
         plan: objective, optimiser, batch size and number of steps.
         patience: steps without a lower held-out loss after which a strict objective stops.
         run: state to continue from; the start by default.
@@ -137,10 +137,11 @@ def train(
     """
     judge_key, round_key = jax.random.split(rng_key)
     num_rounds, strict = plan.num_steps // STEPS_PER_ROUND, plan.objective.strict
-    judged = _judged(judge_key, held_out, model, plan.objective)
+    judged = _judged(judge_key, held_out.values, model, plan.objective)
+    weights = selected(held_out.weights, slice(len(judged.rows)))
     rows_of_rounds = rows_by_round(
         rows,
-        in_tree_order=plan.objective.in_tree_order(*rows.shape),
+        in_tree_order=plan.objective.in_tree_order(*_shape(rows)),
         num_rounds=num_rounds,
         place=plan.objective.placed,
     )
@@ -157,14 +158,14 @@ def train(
     ):
         upcoming = round_keys_and_data(index, rows_of(index))
         if run is None:
-            run = _start(model, judged, plan, upcoming)
+            run = _start(model, judged, weights, plan, upcoming)
         try:
             while index < num_rounds and not is_exhausted(run, plan, patience):
                 trained = _train_round()(run.carry, *upcoming, model, judged, True, plan)
                 # The device is at work, so the batches of the next round take no time.
                 index += 1
                 upcoming = round_keys_and_data(index, rows_of(index))
-                run = append_round(run, *trained, strict)
+                run = append_round(run, *trained, strict, weights)
                 after_round(run)
                 bar.update(STEPS_PER_ROUND)
                 _, loss, held, _ = run.history[-1]
@@ -205,39 +206,64 @@ def _round_keys(rng_key: Array) -> _RoundKeys:
     return _RoundKeys(data=jax.random.fold_in(rng_key, 2), batches=rng_key)
 
 
-def _start(model: Learned, judged: Judged, plan: Plan, keys_and_data: tuple[Array, Any]) -> Run:
+def _shape(rows: TrainingRows | WindowedRows) -> tuple[int, int]:
+    return rows.shape if isinstance(rows, WindowedRows) else rows.values.shape
+
+
+def _start(
+    model: Learned,
+    judged: Judged,
+    row_weights: np.ndarray | None,
+    plan: Plan,
+    keys_and_data: tuple[Array, Any],
+) -> Run:
     weights = model.weights
     state = transformation(plan.optimizer, plan.num_steps).init(weights)
     carry = Carry(weights, state, weights, jnp.zeros((), jnp.int32))
     # The program of a round also judges; without steps it judges the start.
     *_, found = _train_round()(carry, *keys_and_data, model, judged, False, plan)
     losses = np.asarray(found)
-    history = ((0, np.nan, float(losses.mean()), 0.0),)
+    history = ((0, np.nan, float(np.average(losses, weights=row_weights)), 0.0),)
     return Run(carry, weights, 0, losses, losses, 0.0, history)
 
 
-def append_round(run: Run, carry: Carry, mean_loss: Array, judged: Array, strict: bool) -> Run:
+def append_round(
+    run: Run,
+    carry: Carry,
+    mean_loss: Array,
+    judged: Array,
+    strict: bool,
+    row_weights: np.ndarray | None = None,
+) -> Run:
     """Append a round to the run, and decide whether its weights are kept.
 
     A strict objective keeps the lowest loss. The others keep the latest weights that are not worse
     than the lowest by more than one standard error: later weights have seen more of the space far
     from rows, which a held-out loss near rows does not judge.
+
+    Args:
+        run: the run before the round.
+        carry: state of the loop after it.
+        mean_loss: mean training loss of the round.
+        judged: loss of each held-out row, shape (M,).
+        strict: True if the objective is strict.
+        row_weights: positive weights of the held-out rows, shape (M,); None if all are equal.
     """
     loss, losses = float(mean_loss), np.asarray(judged)
-    step, held_out = int(carry.step), float(losses.mean())
+    step, held_out = int(carry.step), float(np.average(losses, weights=row_weights))
     if not (np.isfinite(loss) and np.isfinite(held_out)):
         raise FloatingPointError(
             f"The loss is {loss} and the held-out loss {held_out} after {step} steps. Use a lower "
             "learning rate, `optimizer=disco.AdamW(learning_rate=...)`, or a larger `noise_scale`."
         )
     excess = losses - run.lowest
-    error = standard_error(excess)
-    keep = excess.mean() <= (0 if strict else error)
+    rise, error = np.average(excess, weights=row_weights), standard_error(excess, row_weights)
+    keep = rise <= (0 if strict else error)
     best, best_step = (carry.average, step) if keep else (run.best, run.best_step)
-    lowest = losses if excess.mean() < 0 else run.lowest
-    row = (step, loss, held_out, standard_error(losses - run.start))
-    rise = float(excess.mean() / error) if error > 0 else 0.0
-    return Run(carry, best, best_step, run.start, lowest, rise, (*run.history, row))
+    lowest = losses if rise < 0 else run.lowest
+    row = (step, loss, held_out, standard_error(losses - run.start, row_weights))
+    in_errors = float(rise / error) if error > 0 else 0.0
+    return Run(carry, best, best_step, run.start, lowest, in_errors, (*run.history, row))
 
 
 class Judged(NamedTuple):

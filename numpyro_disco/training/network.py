@@ -17,6 +17,7 @@ from numpyro_disco.energy.learned import Learned, LearnedEnergy, LearnedScore
 from numpyro_disco.energy.networks import EnergyNetwork, ScoreNetwork
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.gaussian import GaussianReference
+from numpyro_disco.training.batches import TrainingRows
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.units import Units
 
@@ -66,7 +67,7 @@ class MLP:
         return dataclasses.replace(self, num_octaves=octaves)
 
 
-def gaussian_start(rows: np.ndarray, resolution: float) -> tuple[GaussianReference, Array]:
+def gaussian_start(rows: TrainingRows, resolution: float) -> tuple[GaussianReference, Array]:
     """The default Gaussian reference, and the matrix A with which the network starts.
 
     Let C be the covariance of the smoothed rows and w^2 C that of the reference, w its width. With
@@ -74,14 +75,15 @@ def gaussian_start(rows: np.ndarray, resolution: float) -> tuple[GaussianReferen
     smoothed rows.
 
     Args:
-        rows: standardised rows, shape (N, D).
+        rows: standardised rows, D columns.
         resolution: the smoothing, in standardised units.
 
     Returns:
         The reference over standardised coordinates, and A, shape (D, D).
     """
-    dimension = rows.shape[1]
-    covariance = np.cov(np.asarray(rows, np.float64), rowvar=False).reshape(dimension, dimension)
+    dimension = rows.values.shape[1]
+    values = np.asarray(rows.values, np.float64)
+    covariance = np.atleast_2d(np.cov(values, rowvar=False, aweights=rows.weights))
     covariance = covariance + resolution**2 * np.eye(dimension)
     precision_factor = np.linalg.cholesky(np.linalg.inv(covariance)).T
     linear = np.sqrt(1 - REFERENCE_WIDTH**-2) * precision_factor

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from numpyro_disco._random import host_generator
+from numpyro_disco._statistics import selected
 from numpyro_disco._typing import Array
 from numpyro_disco.training import report_lines, report_smoothing
 from numpyro_disco.training.evidence import FitEvidence
@@ -80,7 +81,10 @@ def make_report(rng_key: Array, evidence: FitEvidence) -> Report:
     """
     keys = _Keys(*jax.random.split(rng_key, len(_Keys._fields)))
     held_out = evidence.held_out[:MAX_POINTS]
+    held_out_weights = selected(evidence.held_out_weights, slice(MAX_POINTS))
     lines = [report_lines.network_line(evidence)]
+    if evidence.row_weights is not None:
+        lines.append(report_lines.weights_line(evidence))
     draws = np.zeros((0, held_out.shape[1]))
     noise_scales = score_errors = np.zeros(0)
     try:
@@ -99,9 +103,11 @@ def make_report(rng_key: Array, evidence: FitEvidence) -> Report:
         noise_scales, score_errors = check.noise_scales, check.errors
     if len(draws):
         standardized = np.asarray(evidence.standardize(draws))
-        lines.append(report_lines.masses_line(evidence, held_out, standardized))
+        lines.append(report_lines.masses_line(evidence, held_out, standardized, held_out_weights))
         if evidence.coordinate_supports.discrete.any():
-            lines.append(report_lines.levels_line(evidence, held_out, standardized))
+            lines.append(
+                report_lines.levels_line(evidence, held_out, standardized, held_out_weights)
+            )
     if not evidence.coordinate_supports.discrete.all():
         lines.append(report_lines.tails_line(evidence, held_out))
     return Report(tuple(lines), draws, noise_scales, score_errors)
@@ -116,10 +122,13 @@ def _draws_and_densities(
         RuntimeError: the learned density cannot be sampled, or has no finite integral.
     """
     order = host_generator(keys.rows).permutation(len(evidence.rows))
-    rows = evidence.rows[order[:MAX_POINTS]]
+    rows, weights = evidence.rows[order[:MAX_POINTS]], evidence.row_weights
+    weights = selected(weights, order[:MAX_POINTS])
     draws = evidence.density.sample(keys.draws, (MAX_POINTS,))
     normalized = evidence.density.normalize(keys.density, num_chains=NUM_CHAINS)
     log_z = float(np.asarray(normalized.log_normalizer))
     error = float(np.asarray(normalized.log_normalizer_error))
     densities = report_lines.log_densities(evidence.energy, rows, held_out, log_z, error)
+    held_out_weights = selected(evidence.held_out_weights, slice(len(held_out)))
+    densities = densities._replace(row_weights=weights, held_out_weights=held_out_weights)
     return np.asarray(draws, np.float64), densities

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import multivariate_normal
 
-from numpyro_disco._statistics import standard_error
+from numpyro_disco._statistics import effective_number, selected, standard_error
 from numpyro_disco._typing import Array
 from numpyro_disco.diagnostics.verdicts import FAIL, PASS, WARN, verdict_of, worst
 from numpyro_disco.energy.learned import LearnedEnergy
@@ -21,6 +21,8 @@ from numpyro_disco.training.levels import level_log_shares, with_indicators
 
 MIN_HELD_OUT = 10
 """Fewest held-out rows whose standard error means anything."""
+FEW_PER_COLUMN = 20
+"""Effective numbers of rows below so many for each column are few."""
 MAX_CLUSTERS = 10
 """Most clusters whose masses are compared."""
 MAX_CLUSTERED_ROWS = 20_000
@@ -90,7 +92,22 @@ def network_line(evidence: FitEvidence) -> ReportLine:
         PASS if gain > 2 * error else WARN,
         finding,
         "what training starts from may describe the rows already; if not, use more rows or steps",
-        enough_rows=len(evidence.held_out) >= MIN_HELD_OUT,
+        enough_rows=evidence.num_held_out >= MIN_HELD_OUT,
+    )
+
+
+def weights_line(evidence: FitEvidence) -> ReportLine:
+    """Check that the weights of the training rows leave enough of an effective number of rows."""
+    num_rows, dimension = evidence.rows.shape
+    effective = effective_number(evidence.row_weights, num_rows)
+    return make_line(
+        "weights",
+        effective,
+        WARN if effective < FEW_PER_COLUMN * dimension else PASS,
+        f"{num_rows} weighted training rows are worth {effective:.4g} equally weighted ones, and "
+        f"{len(evidence.held_out)} held-out rows {evidence.num_held_out:.4g}",
+        "most of the weight is on a few rows: bring more rows, or limit the largest weights",
+        enough_rows=evidence.num_held_out >= MIN_HELD_OUT,
     )
 
 
@@ -116,6 +133,10 @@ class LogDensities(NamedTuple):
     """The estimate of log Z that was subtracted."""
     log_normalizer_error: float
     """Its standard error."""
+    row_weights: np.ndarray | None = None
+    """Positive weights of the training rows, shape (n,); None if all are equal."""
+    held_out_weights: np.ndarray | None = None
+    """Positive weights of the held-out rows, shape (m,); None if all are equal."""
 
 
 def log_densities(
@@ -135,18 +156,20 @@ def log_density_line(
     It is the Gaussian of the real columns, and the shares of the levels of discrete ones.
     """
     real = ~evidence.coordinate_supports.discrete
-    num_levels = evidence.coordinate_supports.num_levels
-    simple = level_log_shares(evidence.rows, held_out, num_levels)
+    num_levels, row_weights = evidence.coordinate_supports.num_levels, evidence.row_weights
+    simple = level_log_shares(evidence.rows, held_out, num_levels, row_weights)
     name = "shares of levels"
     if real.any():
         rows = np.asarray(evidence.rows[:, real], np.float64)
-        covariance = np.cov(rows, rowvar=False).reshape(2 * rows.shape[1:])
-        gaussian = multivariate_normal.logpdf(held_out[:, real], rows.mean(0), covariance)
+        covariance = np.cov(rows, rowvar=False, aweights=row_weights)
+        covariance = covariance.reshape(2 * rows.shape[1:])
+        center = np.average(rows, axis=0, weights=row_weights)
+        gaussian = multivariate_normal.logpdf(held_out[:, real], center, covariance)
         simple = simple + np.asarray(gaussian, np.float64)
         name = "Gaussian" if real.all() else "Gaussian and the shares of levels"
-    gains = densities.held_out - simple
-    gain, mean = float(gains.mean()), float(densities.held_out.mean())
-    error = float(np.hypot(standard_error(gains), densities.log_normalizer_error))
+    gains, weights = densities.held_out - simple, densities.held_out_weights
+    gain, mean = (float(np.average(x, weights=weights)) for x in (gains, densities.held_out))
+    error = float(np.hypot(standard_error(gains, weights), densities.log_normalizer_error))
     return make_line(
         "log density",
         mean,
@@ -155,14 +178,17 @@ def log_density_line(
         f"{densities.log_normalizer_error:.2g}), {gain:+.3f} +- {error:.2g} relative to the "
         f"{name} of the training rows",
         "use a mixture as the reference, or fewer steps",
-        enough_rows=len(held_out) >= MIN_HELD_OUT,
+        enough_rows=effective_number(weights, len(held_out)) >= MIN_HELD_OUT,
     )
 
 
 def memorisation_line(densities: LogDensities, dimension: int) -> ReportLine:
     """Compare the log density of training rows with that of held-out rows."""
-    gap = float(densities.rows.mean() - densities.held_out.mean())
-    error = float(np.hypot(standard_error(densities.rows), standard_error(densities.held_out)))
+    of_rows = densities.rows, densities.row_weights
+    of_held_out = densities.held_out, densities.held_out_weights
+    means = [np.average(values, weights=weights) for values, weights in (of_rows, of_held_out)]
+    gap = float(means[0] - means[1])
+    error = float(np.hypot(standard_error(*of_rows), standard_error(*of_held_out)))
     return make_line(
         "memorisation",
         gap,
@@ -192,23 +218,36 @@ def constant_line(densities: LogDensities) -> ReportLine:
     )
 
 
-def masses_line(evidence: FitEvidence, held_out: np.ndarray, draws: np.ndarray) -> ReportLine:
-    """Compare the shares of held-out rows and of draws in clusters of the training rows."""
+def masses_line(
+    evidence: FitEvidence,
+    held_out: np.ndarray,
+    draws: np.ndarray,
+    held_out_weights: np.ndarray | None = None,
+) -> ReportLine:
+    """Compare the shares of held-out rows and of draws in clusters of the training rows.
+
+    Weighted rows have the shares of their weights, and the chance variation of as many rows as
+    their effective number.
+    """
     from sklearn.cluster import KMeans
 
     num_levels = evidence.coordinate_supports.num_levels
-    count = int(np.clip(len(held_out) // 20, 2, MAX_CLUSTERS))
+    num_held_out = round(effective_number(held_out_weights, len(held_out)))
+    count = int(np.clip(num_held_out // 20, 2, MAX_CLUSTERS))
     clustered, held_out, draws = (
         with_indicators(rows, num_levels)
         for rows in (evidence.rows[:MAX_CLUSTERED_ROWS], held_out, draws)
     )
-    clusters = KMeans(count, n_init=1, random_state=0).fit(clustered)
-    held_out_share, draw_share = (
-        np.bincount(clusters.predict(x), minlength=count) / len(x) for x in (held_out, draws)
-    )
-    distance = 0.5 * float(np.abs(held_out_share - draw_share).sum())
-    pooled = np.bincount(clusters.labels_, minlength=count) / len(clustered)
-    usual, rare = distance_by_chance(pooled, len(held_out), len(draws))
+    weights = selected(evidence.row_weights, slice(MAX_CLUSTERED_ROWS))
+    clusters = KMeans(count, n_init=1, random_state=0).fit(clustered, sample_weight=weights)
+
+    def shares(x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+        masses = np.bincount(clusters.predict(x), weights, count)
+        return masses / masses.sum()
+
+    held_out_share, pooled = shares(held_out, held_out_weights), shares(clustered, weights)
+    distance = 0.5 * float(np.abs(held_out_share - shares(draws, None)).sum())
+    usual, rare = distance_by_chance(pooled, num_held_out, len(draws))
     return make_line(
         "masses",
         distance,
@@ -237,17 +276,25 @@ def distance_by_chance(shares: np.ndarray, *num_rows: int) -> tuple[float, float
     return float(usual), float(rare)
 
 
-def levels_line(evidence: FitEvidence, held_out: np.ndarray, draws: np.ndarray) -> ReportLine:
+def levels_line(
+    evidence: FitEvidence,
+    held_out: np.ndarray,
+    draws: np.ndarray,
+    held_out_weights: np.ndarray | None = None,
+) -> ReportLine:
     """Compare the shares of the levels of discrete columns among held-out rows and draws."""
     names, worst_line = evidence.density.names, None
+    num_held_out = round(effective_number(held_out_weights, len(held_out)))
+    weighted = (evidence.rows, evidence.row_weights), (held_out, held_out_weights), (draws, None)
     for place in np.flatnonzero(evidence.coordinate_supports.discrete):
         count = evidence.coordinate_supports.num_levels[place]
         of_rows, of_held_out, of_draws = (
-            np.bincount(x[:, place].astype(int), minlength=count) / len(x)
-            for x in (evidence.rows, held_out, draws)
+            np.bincount(x[:, place].astype(int), weights, count)
+            / (len(x) if weights is None else weights.sum())
+            for x, weights in weighted
         )
         distance = 0.5 * float(np.abs(of_held_out - of_draws).sum())
-        usual, rare = distance_by_chance(of_rows, len(held_out), len(draws))
+        usual, rare = distance_by_chance(of_rows, num_held_out, len(draws))
         line = make_line(
             "levels",
             distance,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_disco._statistics import standard_error
+from numpyro_disco._statistics import selected, standard_error
 from numpyro_disco._typing import Array
 from numpyro_disco.diagnostics.verdicts import PASS, WARN, verdict_of, worst
 from numpyro_disco.energy.learned import Learned
@@ -59,14 +59,17 @@ def _gain_of_less_smoothing(
     evidence: FitEvidence, held_out: np.ndarray, sigma: float
 ) -> tuple[float, float]:
     """Held-out nats per row that the best smaller scale would add, at least 0; standard error."""
-    at_sigma = smoothed_log_density(evidence.rows, held_out, sigma)
+    rows = evidence.training_rows
+    at_sigma = smoothed_log_density(rows, held_out, sigma)
+    weights = selected(evidence.held_out_weights, slice(len(at_sigma)))
     # A scale that held-out rows have chosen is the best of these already.
     smaller = [scale for scale in TRIED_SCALES if scale < sigma and not evidence.noise_scales]
-    gains = [
-        smoothed_log_density(evidence.rows, held_out, scale) - at_sigma for scale in smaller
-    ] or [np.zeros(len(at_sigma))]
-    gain = max(gains, key=lambda gain: float(gain.mean()))
-    return max(0.0, float(gain.mean())), standard_error(gain)
+    gains = [smoothed_log_density(rows, held_out, scale) - at_sigma for scale in smaller] or [
+        np.zeros(len(at_sigma))
+    ]
+    means = [float(np.average(gain, weights=weights)) for gain in gains]
+    best = int(np.argmax(means))
+    return max(0.0, means[best]), standard_error(gains[best], weights)
 
 
 def _widening(evidence: FitEvidence, sigma: float) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +81,8 @@ def _widening(evidence: FitEvidence, sigma: float) -> tuple[np.ndarray, np.ndarr
     """
     basis = np.linalg.inv(np.asarray(evidence.model.whitener, np.float64))
     rows = np.asarray(evidence.rows, np.float64)
-    covariance = basis @ np.atleast_2d(np.cov(rows, rowvar=False)) @ basis.T
+    covariance = np.atleast_2d(np.cov(rows, rowvar=False, aweights=evidence.row_weights))
+    covariance = basis @ covariance @ basis.T
     noise = sigma * basis @ (sigma * basis).T
     deviations = [
         1 / np.sqrt(np.diagonal(np.linalg.inv(c))) for c in (covariance + noise, covariance)
@@ -122,21 +126,29 @@ def check_score(rng_key: Array, evidence: FitEvidence, held_out: np.ndarray) -> 
     sigma = evidence.objective.resolution
     noise_scales = geometric_noise_scales(sigma, evidence.objective.largest_noise, NUM_LEVELS)
     rows, points = jnp.asarray(evidence.rows), jnp.asarray(held_out)
+    weights, judges = (
+        np.ones(len(x)) if w is None else w
+        for x, w in ((rows, evidence.row_weights), (points, evidence.held_out_weights))
+    )
     posterior = jax.jit(row_posterior)
     errors = []
     own_key, *level_keys = jax.random.split(rng_key, 1 + NUM_LEVELS)
     for key, level in zip(level_keys, noise_scales, strict=True):
         noisy = points + level * jax.random.normal(key, points.shape, points.dtype)
-        exact = (posterior(key, noisy, rows, sigma).mean - noisy) / sigma**2
+        exact = (posterior(key, noisy, rows, sigma, weights).mean - noisy) / sigma**2
         wrong = _learned_scores(evidence.model, noisy) - exact
-        errors.append(float(jnp.sqrt((wrong**2).sum() / (exact**2).sum())))
-    some = rows[: len(points)]
+        wrong_square, square = (
+            judges[: len(x)] @ np.asarray((x**2).sum(1)) for x in (wrong, exact)
+        )
+        errors.append(float(np.sqrt(wrong_square / square)))
+    some, shares = rows[: len(points)], weights[: len(points)] / weights.sum()
     noise = jax.random.normal(own_key, some.shape, some.dtype)
-    log_density = posterior(own_key, some + sigma * noise, rows, sigma).log_density
+    log_density = posterior(own_key, some + sigma * noise, rows, sigma, weights).log_density
     dimension = rows.shape[1]
     own = -0.5 * (noise**2).sum(-1) - 0.5 * dimension * np.log(2 * np.pi * sigma**2)
-    own_share = jnp.exp(own - jnp.log(len(rows)) - log_density).mean()
-    return ScoreCheck(noise_scales, np.asarray(errors), float(own_share))
+    own_shares = np.asarray(jnp.exp(own + jnp.log(shares) - log_density))
+    own_share = float(np.average(own_shares, weights=shares))
+    return ScoreCheck(noise_scales, np.asarray(errors), own_share)
 
 
 def score_line(check: ScoreCheck) -> ReportLine:

@@ -160,7 +160,7 @@ class FitResult:
         report, evidence = self.report() if report is None else report, self.evidence
         return plot_report(
             evidence.density.names,
-            np.asarray(evidence.unstandardize(evidence.held_out)),
+            np.asarray(evidence.unstandardize(evidence.evenly_weighted_held_out)),
             report.draws,
             self._plotted_history(),
             report.noise_scales,

@@ -1,8 +1,9 @@
 """The posterior over training rows at the smallest noise level: the target of the DISCO loss.
 
 Given a point x, observed through noise of standard deviation sigma_0, the clean row is row r_i with
-probability proportional to N(x; r_i, sigma_0^2 I). The posterior mean m(x) gives the exact score of
-the rows smoothed by sigma_0, (m(x) - x) / sigma_0^2, and its normaliser their exact log density.
+probability proportional to w_i N(x; r_i, sigma_0^2 I), with w_i the weight of the row. The
+posterior mean m(x) gives the exact score of the rows smoothed by sigma_0, (m(x) - x) / sigma_0^2,
+and its normaliser their exact log density.
 
 `row_posterior` reads all rows, in chunks with a running maximum, so that memory does not grow with
 N. `near_row_posterior` reads all rows of the boxes near the point and one row of each other box; it
@@ -59,6 +60,7 @@ def row_posterior(
     points: Array,
     rows: Array,
     noise_scale: float | Array,
+    row_weights: Array | None = None,
     *,
     chunk_size: int = 2048,
 ) -> RowPosterior:
@@ -72,6 +74,7 @@ def row_posterior(
         points: array (B, D).
         rows: training rows, array (N, D), in the same units as `points`.
         noise_scale: sigma_0, in those units.
+        row_weights: positive weights of the rows, shape (N,); ones by default.
         chunk_size: rows that are compared with all points at a time; B * chunk_size numbers are
             held at once.
 
@@ -83,22 +86,21 @@ def row_posterior(
     """
     num_rows, dimension = rows.shape
     chunk_size = min(chunk_size, num_rows)
-    num_chunks = -(-num_rows // chunk_size)
-    padding = num_chunks * chunk_size - num_rows
+    num_chunks, padding = -(-num_rows // chunk_size), -num_rows % chunk_size
     # Distances are invariant to a shift; a centred origin keeps the expanded square accurate.
     center = rows.mean(axis=0)
     points, rows = points - center, rows - center
     chunks = jnp.pad(rows, ((0, padding), (0, 0))).reshape(num_chunks, chunk_size, dimension)
-    valid = (jnp.arange(num_chunks * chunk_size) < num_rows).reshape(num_chunks, chunk_size)
+    log_weights = jnp.pad(_log_weights(row_weights, rows), (0, padding), constant_values=-jnp.inf)
+    log_weights = log_weights.reshape(num_chunks, chunk_size)
     precision = 1 / jnp.asarray(noise_scale, points.dtype) ** 2
     num_points = points.shape[0]
 
     def read(running: _Running, chunk: tuple[Array, Array, Array]) -> tuple[_Running, None]:
-        key, block, real = chunk
+        key, block, log_weight = chunk
         # -|x - r|^2 / 2 without the term in x alone, which is the same for every row.
         inner = jnp.matmul(points, block.T, precision=jax.lax.Precision.HIGHEST)
-        logits = precision * (inner - 0.5 * (block**2).sum(-1))
-        logits = jnp.where(real, logits, -jnp.inf)
+        logits = precision * (inner - 0.5 * (block**2).sum(-1)) + log_weight
         maximum = jnp.maximum(running.maximum, logits.max(axis=1))
         shrink = jnp.exp(running.maximum - maximum)
         weights = jnp.exp(logits - maximum[:, None])
@@ -121,8 +123,8 @@ def row_posterior(
         jnp.zeros_like(points),
         jnp.zeros_like(points),
     )
-    keys = jax.random.split(rng_key, num_chunks)
-    running, _ = jax.lax.scan(read, start, (keys, chunks, valid))
+    chunked = (jax.random.split(rng_key, num_chunks), chunks, log_weights)
+    running, _ = jax.lax.scan(read, start, chunked)
     log_density = (
         running.maximum
         + jnp.log(running.total)
@@ -133,6 +135,13 @@ def row_posterior(
     mean = running.weighted / running.total[:, None]
     # The likeliest row's own term of the total is one.
     return RowPosterior(mean + center, running.draw + center, log_density, 1 / running.total)
+
+
+def _log_weights(row_weights: Array | None, rows: Array) -> Array:
+    """Logs of the weights, divided by their mean."""
+    if row_weights is None:
+        return jnp.zeros(len(rows), rows.dtype)
+    return jnp.log(row_weights / row_weights.mean()).astype(rows.dtype)
 
 
 def reads_near_rows(posterior_rows: int | str | None, num_rows: int, dimension: int) -> bool:
@@ -173,22 +182,25 @@ def near_row_posterior(
     points: Array,
     rows: Array,
     noise_scale: float | Array,
+    row_weights: Array | None = None,
     *,
     num_near: int = NUM_NEAR_BOXES,
 ) -> RowPosterior:
     """The posterior over training rows, estimated from nearby rows and a sample of the others.
 
     Consecutive rows form a box. All rows of the boxes nearest to a point are read; every other box
-    is represented by one random row with the weight of the whole box. This stratified sample makes
-    sums over rows (the density, and the density times the mean) unbiased for any order of the rows.
-    Their variance is small if boxes are smaller than `noise_scale` and the nearest rows lie in the
-    nearest boxes: rows in the order of `tree_order`, in one to three dimensions.
+    is represented by one random row, drawn by weight, with the weight of the whole box. This
+    stratified sample makes sums over rows (the density, and the density times the mean) unbiased
+    for any order of the rows. Their variance is small if boxes are smaller than `noise_scale` and
+    the nearest rows lie in the nearest boxes: rows in the order of `tree_order`, in one to three
+    dimensions.
 
     Args:
         rng_key: random key for the sample and the draws.
         points: array (B, D).
         rows: training rows, array (N, D), in the same units as `points`.
         noise_scale: sigma_0, in those units.
+        row_weights: positive weights of the rows, shape (N,); ones by default.
         num_near: number of boxes that are read completely.
 
     Returns:
@@ -200,11 +212,15 @@ def near_row_posterior(
     boxes = jnp.pad(rows, ((0, padding), (0, 0)), mode="edge")
     boxes = boxes.reshape(num_boxes, BOX_SIZE, dimension)
     lower, upper = boxes.min(axis=1), boxes.max(axis=1)
-    valid = (jnp.arange(num_boxes * BOX_SIZE) < num_rows).reshape(num_boxes, BOX_SIZE)
-    count = valid.sum(axis=1)
+    weights = jnp.pad(jnp.exp(_log_weights(row_weights, rows)), (0, padding))
+    weights = weights.reshape(num_boxes, BOX_SIZE)
+    ends, box_weights = jnp.cumsum(weights, axis=1), weights.sum(axis=1)
     sample_key, draw_key = jax.random.split(rng_key)
-    chosen = jnp.floor(jax.random.uniform(sample_key, (num_boxes,)) * count).astype(int)
-    sample = boxes[jnp.arange(num_boxes), jnp.minimum(chosen, count - 1)]
+    threshold = jax.random.uniform(sample_key, (num_boxes,)) * box_weights
+    # Rounding of the threshold must not pick a row of the padding.
+    last = (weights > 0).sum(axis=1) - 1
+    chosen = jnp.minimum((ends <= threshold[:, None]).sum(axis=1), last)
+    sample, sample_weights = (x[jnp.arange(num_boxes), chosen] for x in (boxes, weights))
     precision = 1 / jnp.asarray(noise_scale, points.dtype) ** 2
 
     def of_point(point_and_key: tuple[Array, Array]) -> RowPosterior:
@@ -212,14 +228,14 @@ def near_row_posterior(
         outside = jnp.maximum(jnp.maximum(lower - point, point - upper), 0)
         _, near = jax.lax.top_k(-(outside**2).sum(axis=1), min(num_near, num_boxes))
         candidates = jnp.concatenate([boxes[near].reshape(-1, dimension), sample])
-        log_count = jnp.log(count.astype(point.dtype)).at[near].set(-jnp.inf)
-        read = jnp.where(valid[near].reshape(-1), 0.0, -jnp.inf)
+        read = jnp.log(weights[near].reshape(-1))
+        beside = jnp.log(box_weights).at[near].set(-jnp.inf)
         square = ((candidates - point) ** 2).sum(axis=1)
-        logits = jnp.concatenate([read, log_count]) - 0.5 * precision * square
+        logits = jnp.concatenate([read, beside]) - 0.5 * precision * square
         total = jax.nn.logsumexp(logits)
         share = jnp.exp(logits - total)
         # A row that represents a box shares its probability with the other rows of the box.
-        stands_for = jnp.concatenate([jnp.ones_like(read), count.astype(point.dtype)])
+        stands_for = jnp.concatenate([jnp.ones_like(read), box_weights / sample_weights])
         draw = candidates[jax.random.categorical(key, logits)]
         largest = (share / stands_for).max()
         return RowPosterior(share @ candidates, draw, total - constant, largest)

@@ -31,6 +31,31 @@ PATIENCE, HELD_OUT_FRACTION = 500, 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Refit:
+    """Learn from rows with missing entries by imputing them from the learned density, repeatedly.
+
+    The entries are first imputed from a mixture, as with `missing="mixture"`, and a density is
+    learned from all rows. They are then imputed from that density, and everything is learned again
+    (stochastic expectation-maximisation).
+
+    Args:
+        num_refits: number of times that everything is learned again.
+
+    References:
+        Celeux & Diebolt 1985.
+
+    Example:
+        >>> Refit(num_refits=2)
+        Refit(num_refits=2)
+    """
+
+    num_refits: int = 1
+
+    def __post_init__(self) -> None:
+        check_count(self.num_refits, "num_refits")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FitSettings:
     """Settings of a fit; those of a finished fit have every default resolved.
 
@@ -41,7 +66,7 @@ class FitSettings:
         optimizer: the optimiser.
         supports: constraints of columns, as given.
         transform: "sinh_arcsinh", "auto" or None; of a finished fit never "auto".
-        num_refits: times that missing entries were imputed and everything was learned again.
+        missing: "complete", "mixture" or a `Refit`: what is done with missing entries.
         num_steps: most optimiser steps, rounded up to whole rounds of 50.
         batch_size: points in a step; None until the number of rows is known.
         held_out_fraction: share of the rows that is not trained on.
@@ -54,7 +79,7 @@ class FitSettings:
     optimizer: AdamW | optax.GradientTransformation
     supports: Mapping[str, constraints.Constraint]
     transform: str | None
-    num_refits: int
+    missing: str | Refit
     num_steps: int
     batch_size: int | None
     held_out_fraction: float
@@ -70,8 +95,12 @@ class FitSettings:
                 "Expected 'mixture' or 'gaussian' for `reference` with `transform`: yours cannot "
                 "know the coordinates that columns are mapped to. Leave one of the two out."
             )
+        if not isinstance(self.missing, Refit) and self.missing not in ("complete", "mixture"):
+            raise ValueError(
+                "Expected 'mixture', 'complete' or `disco.Refit(num_refits=...)` for `missing`; "
+                f"got {self.missing!r}."
+            )
         check = {
-            "num_refits": check_count(self.num_refits, "num_refits", minimum=0),
             "num_steps": check_count(self.num_steps, "num_steps"),
             "patience": check_count(self.patience, "patience"),
             "held_out_fraction": check_fraction(self.held_out_fraction, "held_out_fraction"),
@@ -156,7 +185,7 @@ def requested_settings(
         optimizer=AdamW(),
         supports={},
         transform=None,
-        num_refits=0,
+        missing="mixture",
         num_steps=STRICT_STEPS if chosen.strict else NUM_STEPS,
         batch_size=None,
         held_out_fraction=HELD_OUT_FRACTION,

@@ -15,7 +15,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_names
-from numpyro_disco._levels import MAX_LEVELS
+from numpyro_disco._statistics import selected
 from numpyro_disco.supports.coordinates import check_supports, num_levels
 from numpyro_disco.tables.columns import Column, Dates, Real, Whole
 from numpyro_disco.tables.kinds import default_support
@@ -27,11 +27,10 @@ from numpyro_disco.training.dependence import (
     precision,
     standardized,
 )
+from numpyro_disco.training.row_weights import aligned, separate_weights, with_mean_one
 
 MAX_TIED_SHARE = 0.1
 """Share of rows that may have one and the same value in a continuous column."""
-SPIKE = 20
-"""`fit` warns of a value with so many rows, and so many times the rows of the next value."""
 MARGIN = 1e4
 """Factor by which the spread of a column keeps clear of the ends of the range of numbers."""
 COARSE = 0.1
@@ -50,6 +49,8 @@ class Table(NamedTuple):
     mass; more whole numbers are spread over unit intervals."""
     columns: tuple[Column, ...] = ()
     """What the numbers of each column stand for."""
+    weights: np.ndarray | None = None
+    """Positive weights of the rows with mean one, shape (N,); None if all are equal."""
 
     @property
     def incomplete(self) -> np.ndarray:
@@ -71,23 +72,30 @@ def read_table(
     data: Any,
     names: Sequence[str] | None,
     supports: Mapping[str, constraints.Constraint] | None,
+    weights: Any = None,
     *,
     smoothed: bool = False,
+    fills: bool = False,
 ) -> Table:
-    """Parse training data.
+    """Parse training data; rows of weight zero are left out.
 
     Args:
         data: anything with rows, see `tables.reading`.
         names: names of the columns, in the order wanted; by default those that `data` carries.
         supports: from names to constraints; for other columns see `tables.kinds.default_support`.
+        weights: weights of the rows, or the name of the column that holds them.
         smoothed: True if the objective smooths every column, so that many rows may share a value.
+        fills: True if missing entries will be filled, so that rows need not be complete. Rows that
+            miss all entries are left out.
 
     Raises:
-        ValueError: wrong shapes or names, columns that cannot be learned as they are, infinite
-            values, too few complete rows, constant columns, or columns that are linear functions of
-            each other.
+        ValueError: wrong shapes, names or weights, columns that cannot be learned as they are,
+            infinite values, too few complete rows, constant columns, or columns that are linear
+            functions of each other.
     """
-    rows = read_rows(data)
+    rows, row_weights = separate_weights(read_rows(data), aligned(weights, data), names)
+    if fills:
+        rows, row_weights = _without_empty_rows(rows, row_weights)
     dimension = len(rows.columns)
     if names is not None and rows.names is not None:
         rows = _reordered(rows, check_names(names, dimension))
@@ -96,10 +104,11 @@ def read_table(
     values = rows.values
     check_finite(values, checked_names)
     complete = values[~np.isnan(values).any(axis=1)]
-    _check_number_of_rows(values, complete)
+    _check_seen(values, checked_names)
+    _check_number_of_rows(values, values if fills else complete)
     check_columns(rows, checked_names, supports or {}, smoothed)
     columns = tuple(column for column in rows.columns if isinstance(column, Column))
-    constant = constant_columns(complete)
+    constant = constant_columns(values if fills else complete)
     if constant.any():
         raise ValueError(
             "Expected columns that vary in `data`; "
@@ -114,7 +123,8 @@ def read_table(
         _as_declared(column, support) if name in (supports or {}) else column
         for name, support, column in zip(checked_names, given, columns, strict=True)
     ]
-    table = Table(values, checked_names, tuple(found), tuple(declared))
+    row_weights = with_mean_one(row_weights)
+    table = Table(values, checked_names, tuple(found), tuple(declared), row_weights)
     check_dependence(complete, table)
     return table
 
@@ -153,6 +163,30 @@ def check_finite(values: np.ndarray, names: tuple[str, ...]) -> None:
         )
 
 
+def _without_empty_rows(
+    rows: Rows, row_weights: np.ndarray | None
+) -> tuple[Rows, np.ndarray | None]:
+    """Leave out rows that miss all entries, and say so."""
+    empty = np.isnan(rows.values).all(axis=1)
+    if not empty.any():
+        return rows, row_weights
+    warnings.warn(
+        f"{int(empty.sum())} of {len(empty)} rows of `data` miss all entries and are left out.",
+        stacklevel=5,
+    )
+    return rows._replace(values=rows.values[~empty]), selected(row_weights, ~empty)
+
+
+def _check_seen(values: np.ndarray, names: tuple[str, ...]) -> None:
+    """Refuse columns that are never observed."""
+    never = np.isnan(values).all(axis=0)
+    if never.any():
+        raise ValueError(
+            f"Expected columns of `data` with some entries; "
+            f"{[names[i] for i in np.flatnonzero(never)]} have none. Drop them."
+        )
+
+
 def _check_number_of_rows(values: np.ndarray, complete: np.ndarray) -> None:
     dimension = values.shape[1]
     minimum = max(10, dimension + 2)
@@ -166,9 +200,12 @@ def _check_number_of_rows(values: np.ndarray, complete: np.ndarray) -> None:
 
 
 def constant_columns(rows: np.ndarray) -> np.ndarray:
-    """True for columns that vary by no more than rounding in double precision, shape (D,)."""
-    size = np.maximum(np.abs(rows).max(axis=0), np.finfo(np.float64).tiny)
-    return (rows / size).std(axis=0) <= 1e-12
+    """True for columns that vary by no more than rounding in double precision, shape (D,).
+
+    Missing entries, NaN, do not count; every column has others.
+    """
+    size = np.maximum(np.nanmax(np.abs(rows), axis=0), np.finfo(np.float64).tiny)
+    return np.nanstd(rows / size, axis=0) <= 1e-12
 
 
 def check_dependence(rows: np.ndarray, table: Table) -> None:
@@ -184,6 +221,8 @@ def check_dependence(rows: np.ndarray, table: Table) -> None:
         ValueError: Two columns are nearly copies of each other, or a column is a linear function of
             several others up to rounding.
     """
+    if len(rows) <= rows.shape[1]:
+        return
     rows, names = rows[:, table.real], tuple(table.names[i] for i in table.real)
     rounding = precision(table.values[~table.incomplete][:, table.real])
     if not names:
@@ -274,46 +313,6 @@ def _tie(column: Column, values: np.ndarray) -> str | None:
         f"has the value {distinct[counts.argmax()]:g} in {share:.0%} of the rows, and "
         f"{len(distinct)} distinct values"
     )
-
-
-def warn_of_spikes(table: Table) -> None:
-    """Warn of continuous columns in which one value is far more common than any other."""
-    for name, support, column in zip(table.names, table.supports, table.values.T, strict=True):
-        if support.is_discrete:
-            continue
-        values, counts = np.unique(column[~np.isnan(column)], return_counts=True)
-        *_, second, most = np.sort(np.append(0, counts))
-        if most >= SPIKE and most > SPIKE * second:
-            warnings.warn(
-                f"{most} rows of `data` have the value {values[counts.argmax()]:g} in {name!r}, "
-                f"more than {SPIKE} times as many as any other value: the prior will have a very "
-                "narrow mode there, in which samplers move slowly. If the value is a code (below "
-                "the limit of detection, not applicable), drop these rows or set it to NaN.",
-                stacklevel=4,
-            )
-
-
-def warn_of_wide(table: Table, smoothed: bool) -> None:
-    """Warn of whole numbers that get a density instead of a mass.
-
-    Args:
-        table: the rows.
-        smoothed: as for `read_table`; whole numbers are then taken as real ones on purpose.
-    """
-    columns = zip(table.names, table.columns, table.num_levels, table.supports, strict=True)
-    wide = [
-        name
-        for name, column, count, support in columns
-        if isinstance(column, Whole) and not count and (support.is_discrete or not smoothed)
-    ]
-    if wide:
-        warnings.warn(
-            f"The whole numbers of {wide} in `data` have more than {MAX_LEVELS} levels, or no "
-            "bounds, so they have a density, not a mass: those from near zero on are spread evenly "
-            "over the unit interval around each, others are taken as real numbers. Round draws to "
-            "get whole numbers back.",
-            stacklevel=3,
-        )
 
 
 def rounding(rows: np.ndarray) -> np.ndarray:

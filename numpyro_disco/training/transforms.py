@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_disco._statistics import standard_error
+from numpyro_disco._statistics import selected, standard_error
 from numpyro_disco._typing import Array
 from numpyro_disco.references.fitting import MixtureFit, fit_reference, mixture_reference
 from numpyro_disco.training.table import Table
@@ -37,27 +37,32 @@ def choose_transform(
     """
     complete = table.values[~table.incomplete]
     order = np.asarray(jax.random.permutation(rng_key, len(complete)))
-    some = table._replace(values=complete[order[:TRIED_ROWS]])
+    weights = selected(selected(table.weights, ~table.incomplete), order[:TRIED_ROWS])
+    some = table._replace(values=complete[order[:TRIED_ROWS]], weights=weights)
     if round((1 - TRIED_HELD_OUT) * len(some.values)) < len(table.names) + 2:
         return None
-    plain, mapped = (
+    (plain, weights), (mapped, _) = (
         _held_out_log_density(rng_key, some, transform, resolution=resolution, whiten=whiten)
         for transform in (None, "sinh_arcsinh")
     )
     gain = mapped - plain
-    return "sinh_arcsinh" if gain.mean() > 2 * standard_error(gain) else None
+    mean = np.average(gain, weights=weights)
+    return "sinh_arcsinh" if mean > 2 * standard_error(gain, weights) else None
 
 
 def _held_out_log_density(
     rng_key: Array, table: Table, transform: str | None, *, resolution: float, whiten: bool
-) -> np.ndarray:
-    """Log density of each held-out row in the user's units, by a mixture fitted to the others."""
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Log density of each held-out row in the user's units, by a mixture fitted to the others.
+
+    The weights of the held-out rows come with it.
+    """
     values, supports = unconstrained_rows(rng_key, table, transform)
     units = standard_units(
         rng_key,
         values,
-        values[:0],
         table.names,
+        row_weights=table.weights,
         held_out_fraction=TRIED_HELD_OUT,
         resolution=resolution,
         whiten=whiten,
@@ -69,6 +74,8 @@ def _held_out_log_density(
         held_out,
         settings=MixtureFit(max_components=TRIED_COMPONENTS),
         basis=units.basis,
+        row_weights=units.row_weights,
+        held_out_weights=units.held_out_weights,
         num_levels=supports.num_levels,
     )
     with jax.enable_x64(True):
@@ -76,4 +83,4 @@ def _held_out_log_density(
         log_dets = np.asarray(supports.log_dets(y, supports.constrain(y))).sum(-1)
     reference = mixture_reference(mixture, supports.num_levels)
     found = np.asarray(reference.log_prob(jnp.asarray(held_out)), np.float64)
-    return found + np.linalg.slogdet(units.whitener)[1] - log_dets
+    return found + np.linalg.slogdet(units.whitener)[1] - log_dets, units.held_out_weights

@@ -10,6 +10,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from numpyro_disco._random import host_generator
+from numpyro_disco._statistics import selected
 from numpyro_disco._typing import Array
 from numpyro_disco.supports.clamped import StandardizedReal
 from numpyro_disco.supports.coordinates import CoordinateSupports, num_levels
@@ -58,11 +59,11 @@ def unconstrained_rows(
             found[place] = _interval_around(support)
         elif isinstance(support, type(constraints.real)):
             column = table.values[:, place]
-            column = column[~np.isnan(column)]
+            seen = ~np.isnan(column)
             if transform == "sinh_arcsinh":
-                found[place] = fit_sinh_arcsinh(column)
+                found[place] = fit_sinh_arcsinh(column[seen], selected(table.weights, seen))
             elif rescale:
-                found[place] = _in_ordinary_units(column)
+                found[place] = _in_ordinary_units(column[seen])
     supports = CoordinateSupports(tuple(found))
     return UnconstrainedRows(map_rows(rng_key, table, supports), supports)
 
@@ -141,7 +142,10 @@ def _interval_around(support: constraints.Constraint) -> constraints.Constraint:
 
 
 class Units(NamedTuple):
-    """Rows in unconstrained space and the units that standardise them; double precision."""
+    """Rows in unconstrained space and the units that standardise them; double precision.
+
+    Means, deviations and correlations are weighted like the rows.
+    """
 
     held_out: np.ndarray
     """Held-out rows, shape (M, D)."""
@@ -155,6 +159,10 @@ class Units(NamedTuple):
     """Matrix (D, D) of z = whitener @ (x - loc), the identity on discrete columns."""
     basis: np.ndarray
     """Inverse of the whitener."""
+    held_out_weights: np.ndarray | None = None
+    """Positive weights of `held_out`, shape (M,); None if all are equal."""
+    row_weights: np.ndarray | None = None
+    """Positive weights of `rows`, shape (N,); None if all are equal."""
 
     def standardize(self, x: np.ndarray) -> np.ndarray:
         """Rows (n, D) in standardised units, in the precision that JAX computes in."""
@@ -178,10 +186,10 @@ def split_rows(
 
 def standard_units(
     rng_key: Array,
-    complete: np.ndarray,
-    filled: np.ndarray,
+    rows: np.ndarray,
     names: tuple[str, ...],
     *,
+    row_weights: np.ndarray | None = None,
     held_out_fraction: float,
     resolution: float,
     whiten: bool,
@@ -191,10 +199,10 @@ def standard_units(
 
     Args:
         rng_key: random key for the split.
-        complete: complete rows, shape (N, D).
-        filled: rows whose missing entries were imputed; all are trained on.
+        rows: complete rows, shape (N, D).
         names: names of the columns, for messages.
-        held_out_fraction: share of `complete` that is held out.
+        row_weights: positive weights of the rows, shape (N,); None if all are equal.
+        held_out_fraction: share of the rows that is held out.
         resolution: the finest scale that matters, in standardised units.
         whiten: True decorrelates the columns; False standardises each by itself.
         num_levels: number of levels of each column, 0 for real ones; discrete columns stay as they
@@ -203,26 +211,36 @@ def standard_units(
     Raises:
         ValueError: too few rows to train on, or columns that are constant among these.
     """
-    judging, training = split_rows(rng_key, len(complete), held_out_fraction)
-    held_out = complete[judging]
-    train = np.concatenate([complete[training], filled])
+    judging, training = split_rows(rng_key, len(rows), held_out_fraction)
+    held_out, train = rows[judging], rows[training]
     _check_training_rows(train, held_out, names)
+    held_out_weights, weights = (selected(row_weights, part) for part in (judging, training))
     dimension = train.shape[1]
     real = np.arange(dimension) if num_levels is None else np.flatnonzero(np.equal(num_levels, 0))
     loc, scale = np.zeros(dimension), np.ones(dimension)
-    loc[real], scale[real] = train[:, real].mean(axis=0), train[:, real].std(axis=0)
+    loc[real], scale[real] = _moments(train[:, real], weights)
     whitener, basis = np.diag(1 / scale), np.diag(scale)
     if whiten and len(real):
         block = np.ix_(real, real)
-        whitener[block], basis[block] = _decorrelation(train[:, real], scale[real], resolution)
-    return Units(held_out, train, loc, scale, whitener, basis)
+        whitener[block], basis[block] = _decorrelation(
+            train[:, real], weights, scale[real], resolution
+        )
+    return Units(held_out, train, loc, scale, whitener, basis, held_out_weights, weights)
+
+
+def _moments(rows: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted mean and standard deviation of each column of rows (N, D), shape (D,) each."""
+    loc = np.average(rows, axis=0, weights=weights)
+    return loc, np.sqrt(np.average((rows - loc) ** 2, axis=0, weights=weights))
 
 
 def _decorrelation(
-    rows: np.ndarray, scale: np.ndarray, resolution: float
+    rows: np.ndarray, weights: np.ndarray | None, scale: np.ndarray, resolution: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The matrix that decorrelates and standardises rows (N, D), and its inverse."""
-    values, vectors = np.linalg.eigh(np.atleast_2d(np.corrcoef(rows, rowvar=False)))
+    covariance = np.atleast_2d(np.cov(rows, rowvar=False, aweights=weights))
+    deviations = np.sqrt(np.diagonal(covariance))
+    values, vectors = np.linalg.eigh(covariance / deviations[:, None] / deviations)
     # Directions filled by rounding, or with next to no variance, are not scaled up to one.
     spacing = float(rounding(rows).max())
     smallest = max(MIN_VARIANCE, (10 * spacing / resolution) ** 2)

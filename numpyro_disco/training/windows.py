@@ -19,10 +19,17 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from numpyro_disco._random import host_generator
+from numpyro_disco._statistics import selected
 from numpyro_disco._typing import Array
 from numpyro_disco.supports.coordinates import CoordinateSupports
-from numpyro_disco.training.batches import STEPS_PER_ROUND
+from numpyro_disco.training.batches import (
+    STEPS_PER_ROUND,
+    TrainingRows,
+    on_device,
+    training_rows,
+)
 from numpyro_disco.training.row_posterior import tree_order
+from numpyro_disco.training.row_weights import check_weights, weights_beside
 from numpyro_disco.training.sources import BATCH_ROWS, RowSource, row_source, spread_places
 from numpyro_disco.training.table import Table, check_finite, read_table
 from numpyro_disco.training.units import Units, map_rows
@@ -50,6 +57,14 @@ class Stream:
     """Indices of the columns in the order wanted, shape (D,)."""
     table: Table
     """The sample in the user's units."""
+    weights: int | np.ndarray | None = None
+    """Index of the column of weights, or the weights of all rows; None if all are equal."""
+
+    def weights_at(self, places: np.ndarray, values: np.ndarray) -> np.ndarray | None:
+        """Weights of the rows at places (n,), which hold these values; zeros included."""
+        if isinstance(self.weights, int):
+            return check_weights(values[:, self.weights], len(places))
+        return selected(self.weights, places)
 
 
 def read_sample(
@@ -57,8 +72,10 @@ def read_sample(
     data: Any,
     names: Sequence[str] | None,
     supports: Mapping[str, constraints.Constraint] | None,
+    weights: Any = None,
     *,
     smoothed: bool = False,
+    fills: bool = False,
 ) -> tuple[Table, Stream | None]:
     """Parse data in memory, or a sample of the rows of a source.
 
@@ -67,7 +84,9 @@ def read_sample(
         data: as for `fit`.
         names: as for `fit`.
         supports: as for `fit`.
+        weights: as for `fit`.
         smoothed: as for `read_table`.
+        fills: as for `read_table`; rows that stay on disk have to be complete.
 
     Returns:
         All rows and None, or `SAMPLE_ROWS` rows and the stream of all rows.
@@ -75,25 +94,34 @@ def read_sample(
     Raises:
         ValueError: as for `read_table`.
     """
-    source = row_source(data, names)
+    by_name = isinstance(weights, str)
+    source = row_source(data, (*names, weights) if names is not None and by_name else names)
     if source is None:
-        return read_table(data, names, supports, smoothed=smoothed), None
+        return read_table(data, names, supports, weights, smoothed=smoothed, fills=fills), None
     if source.num_rows <= SAMPLE_ROWS:
-        return read_table(source.read(), names, supports, smoothed=smoothed), None
+        every = source.read()
+        return read_table(every, names, supports, weights, smoothed=smoothed, fills=fills), None
+    if weights is not None and not by_name:
+        weights = check_weights(weights, source.num_rows)
     sample_key, window_key = jax.random.split(rng_key)
     rng = host_generator(sample_key)
     places = np.unique(spread_places(rng, source.num_rows, SAMPLE_ROWS))
-    values, found = source.take(places), source.names
-    carried = values if found is None else dict(zip(found, values.T, strict=True))
-    table = read_table(carried, names, supports, smoothed=smoothed)
-    reordered = found is not None and set(found) == set(table.names)
-    columns = (
-        [found.index(name) for name in table.names]
-        if reordered and found
-        else [*range(len(table.names))]
+    values, read = source.take(places), source.names
+    others, row_weights = weights_beside(
+        values, read, weights if by_name else selected(weights, places), names
     )
+    if row_weights is not None:
+        used = row_weights > 0
+        places, values, row_weights = places[used], values[used], row_weights[used]
+    found = None if read is None else tuple(read[place] for place in others)
+    carried = values if found is None else dict(zip(found, values[:, others].T, strict=True))
+    table = read_table(carried, names, supports, row_weights, smoothed=smoothed)
+    if read is not None and by_name:
+        weights = read.index(weights)
+    reordered = found is not None and set(found) == set(table.names)
+    columns = others[[found.index(name) for name in table.names]] if reordered and found else others
     complete = places[~table.incomplete]
-    return table, Stream(window_key, source, complete, np.asarray(columns), table)
+    return table, Stream(window_key, source, complete, columns, table, weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,18 +154,18 @@ class WindowedRows:
         """Rounds for which a window is used."""
         return max(1, self.shape[0] // (STEPS_PER_ROUND * self.batch_size))
 
-    def read(self, index: int) -> np.ndarray:
+    def read(self, index: int) -> TrainingRows:
         """Read one window.
 
         Args:
             index: number of the window; the same one has the same rows.
 
         Returns:
-            Complete rows in standardised units. If some rows have missing entries, others are there
-            twice in their place.
+            Complete rows in standardised units. If some rows have missing entries or weight zero,
+            others are there twice in their place.
 
         Raises:
-            ValueError: infinite values, or values outside of their support.
+            ValueError: infinite values or weights, or values outside of their support.
         """
         key = jax.random.fold_in(self.stream.rng_key, index)
         rng = host_generator(key)
@@ -146,26 +174,31 @@ class WindowedRows:
         # Skip the held-out rows: the i-th of the others comes after so many of them.
         before = self.held_out - np.arange(len(self.held_out))
         places += np.searchsorted(before, places, side="right")
-        values = self.stream.source.take(places)[:, self.stream.columns]
+        values = self.stream.source.take(places)
+        weights = self.stream.weights_at(places, values)
+        values = values[:, self.stream.columns]
         rows = np.empty((num_rows, dimension), jnp.result_type(float))
         for start in range(0, num_rows, BATCH_ROWS):
             part = self.stream.table._replace(values=values[start : start + BATCH_ROWS])
             check_finite(part.values, part.names)
             mapped = map_rows(jax.random.fold_in(key, start), part, self.supports)
             rows[start : start + BATCH_ROWS] = self.units.standardize(mapped)
-        missing = np.flatnonzero(np.isnan(rows).any(axis=1))
-        complete = np.delete(np.arange(num_rows), missing)
-        rows[missing] = rows[rng.choice(complete, len(missing))]
-        return rows
+        unusable = np.isnan(rows).any(axis=1)
+        if weights is not None:
+            unusable |= weights == 0
+        left_out = np.flatnonzero(unusable)
+        kept = np.arange(num_rows)
+        kept[left_out] = rng.choice(np.flatnonzero(~unusable), len(left_out))
+        return training_rows(rows[kept], selected(weights, kept))
 
 
 @contextmanager
 def rows_by_round(
-    rows: np.ndarray | WindowedRows,
+    rows: TrainingRows | WindowedRows,
     *,
     in_tree_order: bool,
     num_rounds: int,
-    place: Callable[[np.ndarray], Any] = jnp.asarray,
+    place: Callable[[TrainingRows], Any] = on_device,
 ) -> Iterator[RoundRows]:
     """The rows on which each round is trained.
 
@@ -176,8 +209,11 @@ def rows_by_round(
         place: puts rows where they are used, by default on the device.
     """
 
-    def sorted_rows(rows: np.ndarray) -> np.ndarray:
-        return rows[tree_order(rows)] if in_tree_order else rows
+    def sorted_rows(rows: TrainingRows) -> TrainingRows:
+        if not in_tree_order:
+            return rows
+        order = tree_order(rows.values)
+        return training_rows(rows.values[order], selected(rows.weights, order))
 
     if not isinstance(rows, WindowedRows):
         in_memory = place(sorted_rows(rows))
@@ -185,14 +221,14 @@ def rows_by_round(
         return
     windows = rows
     reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rows")
-    reads: dict[int, Future[np.ndarray]] = {}
+    reads: dict[int, Future[TrainingRows]] = {}
     current: dict[int, Any] = {}
 
     def start_reading(window: int) -> None:
         if window not in reads and window * windows.num_rounds < num_rounds:
             reads[window] = reader.submit(lambda: sorted_rows(windows.read(window)))
 
-    def rows_of(index: int) -> Array:
+    def rows_of(index: int) -> Any:
         # The data of one more round than is trained are made.
         window = min(index, num_rounds - 1) // windows.num_rounds
         if window not in current:

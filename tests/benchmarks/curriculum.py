@@ -21,6 +21,7 @@ from quadrature import by_quadrature, wasserstein
 from tasks import paper_mixture
 
 import numpyro_disco as disco
+from numpyro_disco.training.batches import TrainingRows
 from numpyro_disco.training.loop import Plan, train
 
 WAYS = {"throughout": (0.025,), "from larger ones": (0.2, 0.1, 0.05, 0.025)}
@@ -49,8 +50,8 @@ def learn(rows: np.ndarray, scales: tuple[float, ...], num_steps: int) -> disco.
         run, _ = train(
             key,
             model,
-            train_rows,
-            held_out,
+            TrainingRows(train_rows),
+            TrainingRows(held_out),
             plan,
             patience=fit.settings.patience,
             progress_bar=False,

@@ -33,7 +33,7 @@ WITH_MIXTURE = ("contrastive", "joint")
 REFERENCES = ("mixture", "gaussian")
 PLAIN = (
     "transform",
-    "num_refits",
+    "missing",
     "num_steps",
     "batch_size",
     "held_out_fraction",

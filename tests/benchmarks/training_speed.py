@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import numpyro_disco as disco
-from numpyro_disco.training.batches import STEPS_PER_ROUND
+from numpyro_disco.training.batches import STEPS_PER_ROUND, TrainingRows
 from numpyro_disco.training.loop import Plan, train
 from numpyro_disco.training.noise import geometric_noise_scales
 from numpyro_disco.training.objectives import Objective
@@ -126,8 +126,8 @@ def step_seconds(rows: np.ndarray, repeats: int) -> tuple[float, float]:
             run, _ = train(
                 jax.random.key(repeat),
                 fit.evidence.model,
-                rows,
-                fit.evidence.held_out[:2],
+                TrainingRows(rows),
+                TrainingRows(fit.evidence.held_out[:2]),
                 plan,
                 patience=STEPS_PER_ROUND,
                 progress_bar=False,

@@ -118,7 +118,7 @@ def test_missing_levels_are_imputed_as_levels_and_redraws_run():
     fit = learn(
         pd.DataFrame(rows, columns=list(NAMES)),
         num_steps=50,
-        num_refits=1,
+        missing=disco.Refit(),
         objective=disco.Contrastive(num_redraws=2),
     )
     learned = np.asarray(fit.evidence.unstandardize(fit.evidence.rows))

@@ -109,7 +109,7 @@ def fit_of_a_table():
         table,
         supports=supports,
         transform="sinh_arcsinh",
-        num_refits=1,
+        missing=disco.Refit(num_refits=1),
         objective=disco.Disco(noise_scale=0.2),
     )
     points = np.array([[2.0, 0.5, -1.0], [5.0, 3.0, 4.0]])

@@ -63,6 +63,31 @@ def test_an_iteration_is_that_of_a_loop_whatever_the_parts(monkeypatch, most):
     np.testing.assert_allclose(found.covariances, expected.covariances + added, atol=1e-9)
 
 
+@pytest.mark.parametrize("most", [em.MAX_PRODUCTS, 70])
+def test_whole_weights_count_like_repeated_rows(monkeypatch, most):
+    monkeypatch.setattr(em, "MAX_PRODUCTS", most)
+    counts = np.random.default_rng(1).integers(1, 4, len(ROWS))
+    repeated = np.repeat(ROWS, counts, axis=0)
+    sums, log_density = em.expectations(MIXTURE, ROWS, counts)
+    expected, mean = em.expectations(MIXTURE, repeated)
+    np.testing.assert_allclose(sums, expected, atol=1e-9)
+    assert log_density == pytest.approx(mean)
+    for found, other in zip(
+        em.split(MIXTURE, ROWS, row_weights=counts), em.split(MIXTURE, repeated), strict=True
+    ):
+        np.testing.assert_allclose(found, other, atol=1e-9)
+    # The broken twin: without weights the sums are others.
+    assert np.abs(em.expectations(MIXTURE, ROWS)[0] - expected).max() > 1
+
+
+def test_weights_move_a_mixture_to_the_density_they_stand_for():
+    """N(0, 1) with the weights exp(x) is N(1, 1)."""
+    rows = np.random.default_rng(0).normal(size=(20_000, 1))
+    (mixture,) = em.growing_mixtures(rows, [1], row_weights=np.exp(rows[:, 0] - 0.5))
+    assert mixture.means[0, 0] == pytest.approx(1, abs=0.05)
+    assert mixture.covariances[0, 0, 0] == pytest.approx(1, abs=0.1)
+
+
 def test_halves_have_the_moments_of_their_component():
     halves = em.split(MIXTURE, ROWS)
     assert halves.means.shape == (4, 3)

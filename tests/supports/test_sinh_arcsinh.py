@@ -80,3 +80,18 @@ def test_columns_of_other_shapes_get_a_finite_map(shape):
     with jax.enable_x64(True):
         y = biject_to(SinhArcsinhReal(*numbers)).inv(jnp.asarray(column))
     assert np.isfinite(y).all() and np.abs(y).max() < 20
+
+
+def test_whole_weights_are_repeated_rows():
+    rng = np.random.default_rng(0)
+    column, counts = np.exp(rng.normal(size=400)), rng.integers(1, 5, 400)
+    parameters = [
+        jax.tree.leaves(fitted)
+        for fitted in (
+            fit_sinh_arcsinh(column, counts.astype(float)),
+            fit_sinh_arcsinh(np.repeat(column, counts)),
+            fit_sinh_arcsinh(column),
+        )
+    ]
+    np.testing.assert_allclose(parameters[0], parameters[1], rtol=0.02, atol=0.02)
+    assert np.abs(np.subtract(parameters[2], parameters[1])).max() > 0.02

@@ -7,9 +7,11 @@ import pytest
 
 from numpyro_disco.training.batches import (
     STEPS_PER_ROUND,
+    TrainingRows,
     random_rows,
     spread_draws,
     spread_picks,
+    training_rows,
 )
 from numpyro_disco.training.row_posterior import tree_order
 
@@ -48,6 +50,34 @@ def test_every_row_of_a_large_table_is_reached():
     assert (np.diff(picked) >= 0).all()
 
 
+def weighted_counts(rows, num_batches=2000, size=64):
+    """How often each row is drawn in batches on the host, and on the device."""
+    num_rows = len(rows.values)
+    picked = spread_picks(np.random.default_rng(0), num_rows, (num_batches, size), rows.ends)
+    assert (np.diff(picked, axis=1) >= 0).all()
+    drawn = random_rows(jax.random.key(0), rows, num_batches * size)[:, 0].astype(int)
+    return [np.bincount(places.ravel(), minlength=num_rows) for places in (picked, drawn)]
+
+
+def test_rows_are_drawn_in_proportion_to_their_weights():
+    weights = np.random.default_rng(1).exponential(size=90) ** 2 + 0.01
+    expected = 2000 * 64 * weights / weights.sum()
+    numbers = np.arange(90.0)[:, None]
+    for counts in weighted_counts(training_rows(numbers, weights)):
+        assert (np.abs(counts - expected) / np.sqrt(expected)).max() < 5
+    for counts in weighted_counts(training_rows(numbers, weights[::-1])):
+        assert (np.abs(counts - expected) / np.sqrt(expected)).max() > 10
+
+
+def test_the_shares_of_many_rows_are_told_apart():
+    """Single precision has no numbers between the ends of the last shares of a million rows."""
+    weights = np.ones(1_000_000)
+    weights[-2:] = [3.0, 1.0]
+    ends = training_rows(np.zeros((len(weights), 1)), weights).ends
+    shares = np.diff(ends.astype(np.int64)[-3:])
+    assert shares[1] / shares[0] == pytest.approx(3, rel=1e-3)
+
+
 def test_means_over_a_spread_batch_vary_less():
     rows = np.random.default_rng(0).normal(size=(5000, 2)).astype(np.float32)
     picks = spread_picks(np.random.default_rng(0), 5000, (500, 256))
@@ -56,7 +86,7 @@ def test_means_over_a_spread_batch_vary_less():
         return np.cos(batches).mean(1).var(0).mean()
 
     keys = jax.random.split(jax.random.key(0), 500)
-    independent = jax.vmap(lambda key: random_rows(key, jnp.asarray(rows), 256))(keys)
+    independent = jax.vmap(lambda key: random_rows(key, TrainingRows(jnp.asarray(rows)), 256))(keys)
     independent = variance(np.asarray(independent))
     assert variance(rows[tree_order(rows)][picks]) < 0.1 * independent
     # Without that order a share is not a neighbourhood, and the variance is not reduced.

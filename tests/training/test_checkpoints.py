@@ -203,13 +203,13 @@ def test_states_are_saved_when_they_are_due(few, whole, monkeypatch):
 def test_imputed_rows_are_kept(few, tmp_path, monkeypatch):
     rows = few[:200].copy()
     rows[:20, 0] = np.nan
-    settings = SETTINGS | {"num_refits": 1, "num_steps": 50}
+    settings = SETTINGS | {"missing": disco.Refit(num_refits=1), "num_steps": 50}
     monkeypatch.setattr(
-        "numpyro_disco.training.fit.impute",
+        "numpyro_disco.training.incomplete_rows.impute",
         lambda key, prior, table, num_imputations: np.nan_to_num(table)[None],
     )
     first = disco.fit(jax.random.key(0), rows, checkpoint=tmp_path, **settings)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fit", "refit_1"]
     shutil.rmtree(tmp_path / "refit_1" / "rounds")
-    monkeypatch.setattr("numpyro_disco.training.fit.impute", forbid)
+    monkeypatch.setattr("numpyro_disco.training.incomplete_rows.impute", forbid)
     assert_same(disco.fit(jax.random.key(0), rows, checkpoint=tmp_path, **settings), first)

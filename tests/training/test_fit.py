@@ -136,24 +136,64 @@ def learned_mean(**settings):
 
 
 @pytest.mark.training
-def test_refits_learn_from_rows_with_missing_entries():
-    """Refits recover the means of all rows; complete rows alone do not."""
+def test_rows_with_missing_entries_are_learned_from():
+    """Imputed rows recover the means of all rows; complete rows alone do not."""
     rows, _ = rows_missing_at_random()
     # Errors of the mean of all rows, of the draws, and of the imputed half of the rows.
     error = np.sqrt(2 / len(rows) + 1 / 2000)
-    found = learned_mean(num_refits=3)
-    assert_within(found, rows.mean(axis=0), error, sigmas=5, resolution=0.3, label="mean")
+    for missing in ("mixture", disco.Refit(num_refits=1)):
+        found = learned_mean(missing=missing)
+        assert_within(found, rows.mean(axis=0), error, sigmas=5, resolution=0.3, label="mean")
     with pytest.warns(
-        UserWarning, match=r"\d+ of 1200 rows of `data` have missing entries.*`num_refits`"
+        UserWarning, match=r"\d+ of 1200 rows of `data` have missing entries.*'complete'"
     ):
-        alone = learned_mean()
+        alone = learned_mean(missing="complete")
     with pytest.raises(AssertionError, match="is off"):
         assert_within(alone, rows.mean(axis=0), error, sigmas=5, resolution=0.3, label="twin")
 
 
-def test_invalid_refits_are_refused():
-    rows, incomplete = rows_missing_at_random(100)
-    with pytest.raises(ValueError, match="no entry is missing"):
-        disco.fit(jax.random.key(0), rows, num_refits=1, progress_bar=False)
-    with pytest.raises(ValueError, match="at least 0 for `num_refits`"):
-        disco.fit(jax.random.key(0), incomplete, num_refits=-1, progress_bar=False)
+def fitted_quickly(data, **settings):
+    return quick_fit(data, objective="contrastive", num_steps=1, **settings)
+
+
+def test_no_row_has_to_be_complete():
+    rng = np.random.default_rng(0)
+    rows = rng.multivariate_normal(np.zeros(3), 0.2 * np.eye(3) + 0.8, size=600)
+    gaps = rows.copy()
+    gaps[np.arange(600), rng.integers(3, size=600)] = np.nan
+    gaps[:5] = np.nan
+    with pytest.warns(UserWarning, match="5 of 600 rows of `data` miss all entries"):
+        fit = fitted_quickly(gaps)
+    assert len(fit.evidence.rows) + len(fit.evidence.held_out) == 595
+    draws = np.asarray(fit.distribution.sample(jax.random.key(1), (2000,)))
+    np.testing.assert_allclose(np.corrcoef(draws.T), np.corrcoef(rows.T), atol=0.12)
+    with pytest.raises(ValueError, match="complete rows in `data`"):
+        fitted_quickly(gaps, missing="complete")
+
+
+def test_columns_without_entries_are_refused_by_name():
+    gaps = np.random.default_rng(0).normal(size=(50, 2))
+    gaps[:, 1] = np.nan
+    with pytest.raises(ValueError, match=r"\['b'\] have none"):
+        fitted_quickly(gaps, names=("a", "b"))
+
+
+def test_weights_of_incomplete_rows_count():
+    """Rows above zero, half of them incomplete, have nearly all of the weight."""
+    rows, incomplete = rows_missing_at_random(600)
+    weights = np.where(rows[:, 0] > 0, 1.0, 1e-3)
+    fit = fitted_quickly(incomplete, weights=weights)
+    mean = np.asarray(fit.distribution.sample(jax.random.key(1), (2000,))).mean(0)
+    expected = np.average(rows, axis=0, weights=weights)
+    np.testing.assert_allclose(mean, expected, atol=0.2)
+
+
+def test_refits_are_not_resumed():
+    _, incomplete = rows_missing_at_random(100)
+    fit = fitted_quickly(incomplete)
+    again = disco.fit(jax.random.key(0), incomplete, resume=fit, num_steps=100, progress_bar=False)
+    assert again.history.step[-1] == 100
+    with pytest.raises(ValueError, match="Expected `resume` without"):
+        disco.fit(jax.random.key(0), incomplete, resume=fit, missing=disco.Refit())
+    with pytest.raises(ValueError, match="`num_refits`; got 0"):
+        disco.Refit(num_refits=0)

@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import multivariate_normal
 
 import numpyro_disco as disco
+from numpyro_disco.training.batches import TrainingRows
 from numpyro_disco.training.network import MLP, gaussian_start
 
 GAUSSIAN = disco.GaussianReference(np.zeros(2), np.eye(2))
@@ -15,7 +16,7 @@ MIXTURE = disco.MixtureReference(np.ones(2), np.zeros((2, 2)), np.stack([np.eye(
 def test_the_network_starts_from_the_gaussian_of_the_smoothed_rows(resolution):
     """Reference times exp(-|A z|^2 / 2) has the shape of N(0, covariance + resolution^2 I)."""
     rows = np.random.default_rng(0).multivariate_normal([0, 0], [[1.0, 0.6], [0.6, 1.0]], 500)
-    reference, linear = gaussian_start(rows, resolution)
+    reference, linear = gaussian_start(TrainingRows(rows), resolution)
     z = np.random.default_rng(1).normal(size=(50, 2))
     found = reference.log_prob(z) - 0.5 * ((z @ np.asarray(linear).T) ** 2).sum(1)
     covariance = np.cov(rows, rowvar=False) + resolution**2 * np.eye(2)

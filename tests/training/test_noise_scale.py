@@ -6,6 +6,7 @@ import pytest
 from helpers.fits import quick_fit, weights_of
 
 import numpyro_disco as disco
+from numpyro_disco.training.batches import TrainingRows
 from numpyro_disco.training.noise_scale import MAX_JUDGES, TRIED_SCALES, choose_noise_scale
 from numpyro_disco.training.report_smoothing import smoothing_line
 
@@ -30,7 +31,8 @@ def test_the_chosen_noise_scale_is_the_bandwidth_of_a_kernel_density():
     rng = np.random.default_rng(0)
     for dimension, num_rows in ((1, 4000), (4, 4000)):
         rows, held_out = (
-            np.float32(rng.normal(size=(n, dimension))) for n in (num_rows, 4 * MAX_JUDGES)
+            TrainingRows(np.float32(rng.normal(size=(n, dimension))))
+            for n in (num_rows, 4 * MAX_JUDGES)
         )
         chosen, tried = choose_noise_scale(rows, held_out)
         best = (4 / (dimension + 2) / num_rows) ** (1 / (dimension + 4))
@@ -43,7 +45,10 @@ def test_the_chosen_noise_scale_is_the_bandwidth_of_a_kernel_density():
 def test_log_density_of_the_chosen_scale_is_exact():
     rng = np.random.default_rng(1)
     rows, held_out = (np.float32(rng.normal(size=(n, 2))) for n in (300, 50))
-    chosen, tried = choose_noise_scale(rows, held_out)
+    judges = TrainingRows(held_out, rng.integers(1, 4, 50))
+    chosen, tried = choose_noise_scale(TrainingRows(rows), judges)
     squares = ((held_out[:, None] - rows.astype(np.float64)) ** 2).sum(-1) / chosen**2
     terms = np.exp(-0.5 * squares) / (2 * np.pi * chosen**2)
-    np.testing.assert_allclose(tried[chosen], np.log(terms.mean(1)).mean(), rtol=1e-4)
+    np.testing.assert_allclose(
+        tried[chosen], np.average(np.log(terms.mean(1)), weights=judges.weights), rtol=1e-4
+    )

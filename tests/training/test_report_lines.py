@@ -19,6 +19,7 @@ from numpyro_disco.training.report_lines import (
     memorisation_line,
     network_line,
     no_draws_line,
+    weights_line,
 )
 
 RNG = np.random.default_rng(0)
@@ -48,7 +49,9 @@ REAL = CoordinateSupports((constraints.real,) * 2)
 MIXED = CoordinateSupports((constraints.real, constraints.integer_interval(0, 2)))
 
 
-def evidence(losses=(1.0,) * 3, best_step=0, num_held_out=500, rows=ROWS, supports=REAL):
+def evidence(
+    losses=(1.0,) * 3, best_step=0, num_held_out=500, rows=ROWS, supports=REAL, row_weights=None
+):
     steps = np.array([0, 50, 100])
     history = History(steps, np.ones(3), np.array(losses), np.array([0.0, 0.1, 0.1]))
     return types.SimpleNamespace(
@@ -56,6 +59,8 @@ def evidence(losses=(1.0,) * 3, best_step=0, num_held_out=500, rows=ROWS, suppor
         best_step=best_step,
         held_out=HELD_OUT[:num_held_out],
         rows=rows,
+        row_weights=row_weights,
+        num_held_out=num_held_out,
         coordinate_supports=supports,
         density=types.SimpleNamespace(names=("a", "b")),
     )
@@ -114,6 +119,36 @@ def test_masses_compare_shares_of_clusters():
     assert line.verdict == "fail" and 0.35 < line.value < 0.65
     few = masses_line(evidence(), HELD_OUT[:5], DRAWS)
     assert few.verdict != "pass" and "too few held-out rows" in few.reason
+
+
+def test_masses_of_weighted_rows_are_their_weights():
+    """N(0, 1) with weights exp(x) is N(1, 1) in the first column."""
+    moved = DRAWS + [1.0, 0.0]
+    weights = np.exp(ROWS[:, 0]), np.exp(HELD_OUT[:, 0])
+    found = evidence(row_weights=weights[0])
+    assert masses_line(found, HELD_OUT, moved, weights[1]).verdict == "pass"
+    assert masses_line(found, HELD_OUT, DRAWS, weights[1]).verdict == "fail"
+
+
+def test_held_out_log_densities_are_weighted():
+    weights = np.exp(HELD_OUT[:, 0])
+    weighted = densities()._replace(held_out_weights=weights)
+    line = log_density_line(evidence([1.0] * 3, 0), HELD_OUT, weighted)
+    assert line.value == pytest.approx(np.average(weighted.held_out, weights=weights))
+    gap = np.average(weighted.rows) - line.value
+    assert memorisation_line(weighted, 2).value == pytest.approx(gap)
+
+
+def test_weights_on_a_few_rows_are_reported():
+    found = evidence([1.0] * 3, 0)
+    found.row_weights = np.ones(len(ROWS))
+    assert weights_line(found).value == pytest.approx(len(ROWS))
+    assert weights_line(found).verdict == "pass"
+    found.row_weights[:3] = 1e6
+    line = weights_line(found)
+    assert line.value == pytest.approx(3, rel=1e-2)
+    assert line.verdict == "warn" and "limit the largest weights" in line.reason
+    assert "500 held-out rows 500" in line.reason
 
 
 def test_failed_draws_give_the_reason_and_a_remedy():

@@ -163,6 +163,39 @@ def test_draws_depend_on_the_key_only():
         assert_within((one == same).mean(1), exact, error, resolution=0.02, label="agreement")
 
 
+def test_whole_weights_count_like_repeated_rows():
+    counts = np.random.default_rng(2).integers(1, 5, NUM_ROWS)
+    repeated, points = np.repeat(ROWS, counts, axis=0), make_points(0.5)
+    _, mean, log_density = brute_force(points, repeated, 0.5)
+    for weights in (counts, counts / 7):
+        for found in (
+            posterior(jax.random.key(0), points, ROWS, 0.5, jnp.float32(weights), chunk_size=128),
+            # All boxes are near, so that the answer is exact.
+            near_row_posterior(jax.random.key(0), points, ROWS, 0.5, jnp.float32(weights)),
+        ):
+            np.testing.assert_allclose(found.mean, mean, atol=1e-3)
+            np.testing.assert_allclose(found.log_density, log_density, atol=2e-3)
+    # The broken twin leaves the weights out.
+    twin = posterior(jax.random.key(0), points, ROWS, 0.5, chunk_size=128)
+    assert np.abs(twin.mean - mean).max() > 0.01
+
+
+def test_the_density_of_weighted_near_rows_is_unbiased():
+    rng = np.random.default_rng(3)
+    rows, weights = np.float32(rng.normal(size=(1000, 2))), rng.integers(1, 9, 1000)
+    points = np.float32([[0.0, 0.0], [1.5, 1.0]])
+    exact = np.exp(brute_force(points, np.repeat(rows, weights, axis=0), 0.3)[2])
+
+    def check(given):
+        found = near_densities(rows, points, jnp.float32(given))
+        error = found.std(0) / np.sqrt(len(found))
+        assert_within(found.mean(0), exact, error, resolution=0.05 * exact, label="density")
+
+    check(weights)
+    with pytest.raises(AssertionError, match="is off"):
+        check(np.where(rows[:, 0] > 0, 5, 4))
+
+
 MANY, SIGMA = 50_000, 0.05
 near_posterior = jax.jit(near_row_posterior, static_argnames="num_near")
 
@@ -212,10 +245,13 @@ def test_near_rows_are_inaccurate_without_tree_order():
     assert error_of_near_means(rows, points).min() > 0.02
 
 
-def near_densities(rows, points):
+def near_densities(rows, points, weights=None):
     """Densities at each point from 16,000 samples of the boxes that are not near, (16000, B)."""
     keys = jax.random.split(jax.random.key(2), 16_000)
-    density = lambda key: near_posterior(key, points, rows, 0.3, num_near=2).log_density  # noqa: E731
+
+    def density(key):
+        return near_posterior(key, points, rows, 0.3, weights, num_near=2).log_density
+
     return np.exp(np.asarray(jax.lax.map(density, keys), np.float64))
 
 

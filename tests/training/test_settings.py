@@ -13,7 +13,7 @@ from numpyro_disco.training.settings import LARGE_ROWS, SMALL_ROWS, requested_se
 
 NOTHING = dict.fromkeys(
     (
-        *("network", "optimizer", "supports", "transform", "num_refits"),
+        *("network", "optimizer", "supports", "transform", "missing"),
         *("num_steps", "batch_size", "held_out_fraction", "patience"),
     )
 )
@@ -63,7 +63,7 @@ def test_noise_scale_is_short_for_disco():
         ({"num_steps": 0}, "`num_steps`; got 0"),
         ({"batch_size": 0}, "`batch_size`; got 0"),
         ({"held_out_fraction": 1.0}, "`held_out_fraction`; got 1.0"),
-        ({"num_refits": -1}, "`num_refits`; got -1"),
+        ({"missing": "drop"}, "for `missing`; got 'drop'"),
         ({"patience": True}, "`patience`; got True"),
     ],
 )

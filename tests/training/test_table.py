@@ -8,7 +8,8 @@ import pytest
 from helpers.fits import quick_fit
 from numpyro.distributions import constraints
 
-from numpyro_disco.training.table import read_table, warn_of_spikes
+from numpyro_disco.training.table import read_table
+from numpyro_disco.training.table_warnings import warn_of_spikes
 
 NAMES = ("z", "u", "g")
 

@@ -17,12 +17,31 @@ def standardized(whiten, rows):
     return standard_units(
         KEY,
         rows,
-        rows[:0],
         ("a", "b", "c"),
         held_out_fraction=0.2,
         resolution=0.05,
         whiten=whiten,
     )
+
+
+def test_units_are_those_of_the_weighted_rows():
+    """N(0, 1) with weights exp(x) is N(1, 1)."""
+    rows = np.random.default_rng(0).normal(size=(20_000, 2)) * [1.0, 3.0]
+    rows[:, 1] += rows[:, 0]
+    units = standard_units(
+        KEY,
+        rows,
+        ("a", "b"),
+        row_weights=np.exp(rows[:, 0]),
+        held_out_fraction=0.2,
+        resolution=0.05,
+        whiten=True,
+    )
+    assert units.loc == pytest.approx([1, 1], abs=0.15)
+    assert units.scale == pytest.approx([1, 10**0.5], rel=0.1)
+    np.testing.assert_array_equal(units.row_weights, np.exp(units.rows[:, 0]))
+    z = units.standardize(units.rows)
+    np.testing.assert_allclose(np.cov(z.T, aweights=units.row_weights), np.eye(2), atol=1e-2)
 
 
 @pytest.mark.parametrize("whiten", [True, False])
@@ -91,7 +110,6 @@ def test_levels_are_neither_spread_nor_standardised():
     units = standard_units(
         KEY,
         y,
-        y[:0],
         ("k", "x", "b"),
         held_out_fraction=0.2,
         resolution=0.05,

@@ -1,5 +1,7 @@
 """Training on rows that are read in windows."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -65,13 +67,13 @@ class TestWindows:
         held_out = [0, 3, 4, 599]
         reader = numbered(600, held_out, 100)
         assert reader.shape == (100, 1) and reader.num_rounds == 1
-        read = [reader.read(index)[:, 0] for index in range(60)]
+        read = [reader.read(index).values[:, 0] for index in range(60)]
         assert sorted(set(range(600)) - set(np.concatenate(read))) == held_out
-        np.testing.assert_array_equal(reader.read(7)[:, 0], read[7])
+        np.testing.assert_array_equal(reader.read(7).values[:, 0], read[7])
         assert not np.array_equal(read[0], read[1])
 
     def test_rows_with_missing_entries_are_replaced(self):
-        read = numbered(100, [5], 100, r7=np.nan, r8=np.nan).read(0)
+        read = numbered(100, [5], 100, r7=np.nan, r8=np.nan).read(0).values
         assert read.shape == (99, 1) and np.isfinite(read).all()
         assert not {5, 7, 8} & set(read[:, 0])
 
@@ -87,10 +89,24 @@ class TestWindows:
             WindowedRows, "read", lambda self, index: read.append(index) or original(self, index)
         )
         with rows_by_round(reader, in_tree_order=False, num_rounds=7) as rows_of:
-            found = [np.asarray(rows_of(index)) for index in range(3, 7)]
+            found = [np.asarray(rows_of(index).values) for index in range(3, 7)]
         assert read == [1, 2, 3]
         for index, rows in zip(range(3, 7), found, strict=True):
-            np.testing.assert_array_equal(rows, original(reader, index // 2))
+            np.testing.assert_array_equal(rows, original(reader, index // 2).values)
+
+    def test_rows_keep_their_weights_and_those_of_weight_zero_are_replaced(self):
+        reader = numbered(100, [5], 100)
+        weights = np.arange(100.0) % 3
+        stream = dataclasses.replace(reader.stream, weights=weights)
+        read = dataclasses.replace(reader, stream=stream).read(0)
+        places = read.values[:, 0].astype(int)
+        assert len(places) == 99 and (weights[places] > 0).all()
+        np.testing.assert_array_equal(read.weights, weights[places])
+        assert read.ends is not None
+        refused = dataclasses.replace(reader.stream, weights=0)
+        refused.source.array[:] = -1
+        with pytest.raises(ValueError, match="are negative"):
+            dataclasses.replace(reader, stream=refused).read(0)
 
 
 class TestFits:
@@ -113,6 +129,21 @@ class TestFits:
                 np.testing.assert_array_equal(a, b)
         assert one.history.held_out_loss[-1] < one.history.held_out_loss[0] - 0.1
 
+    def test_weights_are_a_column_or_an_array(self, path, few_fit, tmp_path):
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        table = mapped(path)
+        weights = np.where(table[:, 0] > 0, 1.0, 0.0)
+        columns = {"w": weights, "b": table[:, 1], "a": table[:, 0]}
+        parquet.write_table(pyarrow.table(columns), tmp_path / "rows.parquet")
+        by_column = disco.fit(jax.random.key(0), tmp_path / "rows.parquet", weights="w", **SETTINGS)
+        by_array = disco.fit(jax.random.key(0), table, weights=weights, **SETTINGS)
+        for a, b in zip(weights_of(by_column), weights_of(by_array), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert by_column.distribution.names == ("a", "b")
+        draws = np.asarray(by_column.distribution.sample(jax.random.key(1), (500,)))
+        assert (draws[:, 0] > -0.5).mean() > 0.99
+
     def test_checkpoints_of_rows_on_disk(self, path, few_fit, tmp_path):
         whole = disco.fit(jax.random.key(0), mapped(path), **SETTINGS)
         kwargs = SETTINGS | {"checkpoint": tmp_path}
@@ -133,7 +164,7 @@ class TestFits:
         [
             ({"objective": "disco", "reference": "gaussian"}, "got Disco, .* `disco.Contrastive"),
             ({"objective": "joint"}, "got Joint"),
-            ({"num_refits": 1}, "Expected no `num_refits`"),
+            ({"missing": disco.Refit()}, "Expected no `missing=disco.Refit"),
         ],
     )
     def test_what_needs_all_rows_is_refused(self, path, few_fit, settings, message):

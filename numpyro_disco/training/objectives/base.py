@@ -9,14 +9,20 @@ from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from numpyro_disco._checks import check_positive
 from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energy.learned import Learned
 from numpyro_disco.references.base import Reference
-from numpyro_disco.training.batches import Source, each_step, noise_levels, random_rows
+from numpyro_disco.training.batches import (
+    Source,
+    TrainingRows,
+    each_step,
+    noise_levels,
+    on_device,
+    random_rows,
+)
 from numpyro_disco.training.losses import held_out_loss
 from numpyro_disco.training.noise import check_noise_range
 from numpyro_disco.training.noise_scale import TRIED_SCALES, choose_noise_scale
@@ -66,13 +72,13 @@ class Objective(abc.ABC):
         return self.resolution
 
     def with_noise_scale(
-        self, rows: np.ndarray, held_out: np.ndarray
+        self, rows: TrainingRows, held_out: TrainingRows
     ) -> tuple[Self, dict[float, float]]:
         """Choose the noise scale if it is "auto".
 
         Args:
-            rows: standardised rows to train on, shape (N, D).
-            held_out: standardised held-out rows, shape (M, D).
+            rows: standardised rows to train on.
+            held_out: standardised held-out rows.
 
         Returns:
             The objective, and the mean held-out log density by scale tried, if any was.
@@ -110,9 +116,9 @@ class Objective(abc.ABC):
         """True if rows have to be in the order of a k-d tree."""
         return False
 
-    def placed(self, rows: np.ndarray) -> Any:
+    def placed(self, rows: TrainingRows) -> Any:
         """The rows where `round_data` reads them: on the device by default."""
-        return jnp.asarray(rows)
+        return on_device(rows)
 
     def round_data(self, rng_key: Array, rows: Any, model: Learned, batch_size: int) -> Any:
         """Data of one round of steps, from the value of `placed`; called outside of `jit`."""
@@ -175,7 +181,7 @@ class SmoothingObjective(Objective):
         return TRIED_SCALES[0] if isinstance(self.noise_scale, str) else self.noise_scale
 
     def with_noise_scale(
-        self, rows: np.ndarray, held_out: np.ndarray
+        self, rows: TrainingRows, held_out: TrainingRows
     ) -> tuple[Self, dict[float, float]]:
         """Choose the noise scale by held-out likelihood if it is "auto"."""
         if not isinstance(self.noise_scale, str):
@@ -246,13 +252,16 @@ def no_noise(rows: Array, repeats: int) -> Array:
     return jnp.zeros((len(rows), repeats))
 
 
-def plain_batches(rng_key: Array, rows: Array, batch_size: int) -> Source:
+def plain_batches(rng_key: Array, rows: TrainingRows, batch_size: int) -> Source:
     """Batches of random rows."""
     return each_step(lambda key: (random_rows(key, rows, batch_size),), rng_key)
 
 
 def batches_with(
-    draw_beside: Callable[[Array, Array, int], Any], rng_key: Array, rows: Array, batch_size: int
+    draw_beside: Callable[[Array, Array, int], Any],
+    rng_key: Array,
+    rows: TrainingRows,
+    batch_size: int,
 ) -> Source:
     """Batches of random rows, each with the random numbers that `draw_beside` draws for it."""
 

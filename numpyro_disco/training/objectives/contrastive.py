@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from numpyro_disco._checks import check_count, check_share
 from numpyro_disco._random import host_generator
@@ -26,6 +25,7 @@ from numpyro_disco.training.batches import (
     STEPS_PER_ROUND,
     RowsAndDraws,
     Source,
+    TrainingRows,
     rows_and_draws,
 )
 from numpyro_disco.training.levels import at_other_levels, level_loss, random_level_sets
@@ -102,7 +102,7 @@ class Contrastive(Objective):
         """True: batches are spread over the rows in that order."""
         return True
 
-    def placed(self, rows: np.ndarray) -> np.ndarray:
+    def placed(self, rows: TrainingRows) -> TrainingRows:
         """The rows on the host, where batches are made."""
         return rows
 

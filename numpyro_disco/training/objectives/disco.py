@@ -23,7 +23,12 @@ from numpyro_disco._devices import spread
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.learned import Learned
 from numpyro_disco.references.base import Reference
-from numpyro_disco.training.batches import STEPS_PER_ROUND, Source, random_rows
+from numpyro_disco.training.batches import (
+    STEPS_PER_ROUND,
+    Source,
+    TrainingRows,
+    random_rows,
+)
 from numpyro_disco.training.losses import density_loss, disco_loss
 from numpyro_disco.training.objectives.base import (
     MultilevelObjective,
@@ -95,25 +100,26 @@ class NoisyPointsObjective(MultilevelObjective):
         """True if nearby rows are read, which are found in the order of a k-d tree."""
         return reads_near_rows(self.posterior_rows, num_rows, dimension)
 
-    def noisy_batch(self, rng_key: Array, rows: Array, batch_size: int) -> NoisyBatch:
+    def noisy_batch(self, rng_key: Array, rows: TrainingRows, batch_size: int) -> NoisyBatch:
         """One batch of noisy points with their targets."""
         level_key, row_key, noise_key, posterior_key, some_key = jax.random.split(rng_key, 5)
-        near = reads_near_rows(self.posterior_rows, *rows.shape)
+        near = reads_near_rows(self.posterior_rows, *rows.values.shape)
         if isinstance(self.posterior_rows, int):
-            rows = random_rows(some_key, rows, self.posterior_rows)
+            # Drawn by weight, so that their weights are equal.
+            rows = TrainingRows(random_rows(some_key, rows, self.posterior_rows))
         proposal_scale = self.levels(level_key, (batch_size,))
         chosen = random_rows(row_key, rows, batch_size)
-        noise = jax.random.normal(noise_key, chosen.shape, rows.dtype)
+        noise = jax.random.normal(noise_key, chosen.shape, chosen.dtype)
         points = spread(chosen + proposal_scale[:, None] * noise)
         posterior_of = near_row_posterior if near else row_posterior
-        posterior = posterior_of(posterior_key, points, rows, self.resolution)
+        posterior = posterior_of(posterior_key, points, rows.values, self.resolution, rows.weights)
         target = posterior.mean if self.target == "mean" else posterior.draw
         depth = posterior.log_density.max() - posterior.log_density
         return NoisyBatch(
             points, target, proposal_scale, posterior.log_density, depth, posterior.largest
         )
 
-    def noisy_batches(self, rng_key: Array, rows: Array, batch_size: int) -> Source:
+    def noisy_batches(self, rng_key: Array, rows: TrainingRows, batch_size: int) -> Source:
         """Batches from a pool of noisy points, passed over several times in different orders."""
         pool_key, order_key = jax.random.split(rng_key)
         num_batches = -(-STEPS_PER_ROUND // REUSE)

@@ -7,14 +7,12 @@ from functools import partial
 from typing import Any, ClassVar, Self
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from numpyro_disco._checks import check_count, check_share
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.learned import Learned
 from numpyro_disco.references.base import Reference
-from numpyro_disco.training.batches import Source, rows_and_draws
+from numpyro_disco.training.batches import Source, TrainingRows, on_device, rows_and_draws
 from numpyro_disco.training.objectives.base import or_none, store_checked
 from numpyro_disco.training.objectives.contrastive import (
     contrastive_batches,
@@ -82,14 +80,14 @@ class Joint(NoisyPointsObjective):
         """True: batches are spread over the rows in that order."""
         return True
 
-    def placed(self, rows: np.ndarray) -> tuple[np.ndarray, Array]:
+    def placed(self, rows: TrainingRows) -> tuple[TrainingRows, TrainingRows]:
         """The rows on the host, for batches, and on the device, for the posterior over rows."""
-        return rows, jnp.asarray(rows)
+        return rows, on_device(rows)
 
     def round_data(self, rng_key: Array, rows: Any, model: Learned, batch_size: int) -> Any:
         """Batches of rows and of draws of the reference, and all rows."""
-        on_host, on_device = rows
-        return rows_and_draws(rng_key, on_host, model, batch_size), on_device
+        host_rows, device_rows = rows
+        return rows_and_draws(rng_key, host_rows, model, batch_size), device_rows
 
     def batches(self, rng_key: Array, data: Any, model: Learned, batch_size: int) -> Source:
         """Rows with draws and redraws, and noisy points with their targets."""

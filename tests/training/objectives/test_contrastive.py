@@ -47,7 +47,7 @@ def test_held_out_rows_are_judged_on_many_sets_of_columns(few_steps):
 @pytest.mark.training
 def test_every_step_redraws_its_own_rows_in_its_own_columns(few_steps):
     model = few_steps.evidence.model
-    data = rows_and_draws(jax.random.key(1), few_steps.evidence.rows, model, 32)
+    data = rows_and_draws(jax.random.key(1), few_steps.evidence.training_rows, model, 32)
     directions = data.directions
     batch_of, entries = contrastive_batches(jax.random.key(0), data, model, 4)
     rows, _, redraws = jax.vmap(batch_of)(entries)

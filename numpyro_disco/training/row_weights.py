@@ -1,0 +1,124 @@
+"""Weights of rows: parsed, checked, and taken apart from the columns that are learned.
+
+A row of weight w counts like w equal rows. Survey weights, importance weights, and the weights of
+draws of nested sampling are examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from numpyro_disco.tables.reading import Rows
+
+
+def separate_weights(
+    rows: Rows, weights: Any, names: Sequence[str] | None = None
+) -> tuple[Rows, np.ndarray | None]:
+    """Take weights apart from the rows, and leave out rows of weight zero.
+
+    Args:
+        rows: rows of N.
+        weights: as for `weights_beside`.
+        names: as for `weights_beside`.
+
+    Returns:
+        The rows of positive weight without the column of weights, and these weights, or None.
+    """
+    if weights is None:
+        return rows, None
+    others, checked = weights_beside(rows.values, rows.names, weights, names)
+    assert checked is not None
+    used = checked > 0
+    found = None if rows.names is None else tuple(rows.names[place] for place in others)
+    columns = tuple(rows.columns[place] for place in others)
+    return Rows(rows.values[used][:, others], found, columns), checked[used]
+
+
+def weights_beside(
+    values: np.ndarray,
+    found: tuple[str, ...] | None,
+    weights: Any,
+    names: Sequence[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Find the weights of rows, and the columns that are learned.
+
+    Args:
+        values: rows, shape (N, D).
+        found: names of the columns, if they have any.
+        weights: weights (N,), the name of one of the columns, or None.
+        names: names of the columns that are learned, if the user gave any.
+
+    Returns:
+        Indices of the other columns, and the weights in double precision, or None.
+
+    Raises:
+        ValueError: weights that are negative, not finite, all zero or of another length, or a name
+            that is not that of a column, or that of a column to learn.
+    """
+    others = np.arange(values.shape[1])
+    if weights is None:
+        return others, None
+    if not isinstance(weights, str):
+        return others, check_weights(weights, len(values))
+    if found is None or weights not in found:
+        raise ValueError(
+            f"Expected an array (N,), or the name of a column of `data`, for `weights`; got "
+            f"{weights!r}, and `data` has "
+            + ("no names." if found is None else f"the columns {tuple(found)}.")
+        )
+    if names is not None and weights in names:
+        raise ValueError(
+            f"Expected `names` without the column of `weights`, which is not learned; got {names}. "
+            f"Leave {weights!r} out of `names`."
+        )
+    place = found.index(weights)
+    return np.delete(others, place), check_weights(values[:, place], len(values))
+
+
+def check_weights(weights: Any, num_rows: int) -> np.ndarray:
+    """Return weights in double precision, shape (N,): finite, not negative, not all zero."""
+    try:
+        checked = np.asarray(weights, np.float64)
+    except (TypeError, ValueError):
+        checked = np.full(0, np.nan)
+    wrong = None
+    if checked.shape != (num_rows,):
+        wrong = f"got shape {np.shape(weights)}"
+    elif not np.isfinite(checked).all():
+        wrong = f"{int((~np.isfinite(checked)).sum())} are not finite"
+    elif (checked < 0).any():
+        wrong = f"{int((checked < 0).sum())} are negative"
+    elif not checked.any():
+        wrong = "all are zero"
+    if wrong:
+        raise ValueError(
+            f"Expected one finite, non-negative number for each of {num_rows} rows, not all zero, "
+            f"for `weights`; {wrong}. Give 0 to leave a row out."
+        )
+    return checked
+
+
+def with_mean_one(weights: np.ndarray | None) -> np.ndarray | None:
+    """Weights divided by their mean; None if all are equal."""
+    if weights is None or not len(weights):
+        return None
+    # The largest is divided out first: the sum of large weights could overflow.
+    weights = weights / weights.max()
+    return None if (weights == 1).all() else weights / weights.mean()
+
+
+def aligned(weights: Any, data: Any) -> Any:
+    """Weights with an index, such as a pandas Series, in the order of the index of `data`."""
+    index: Any = getattr(weights, "index", None)
+    rows: Any = getattr(data, "index", None)
+    if not hasattr(index, "equals") or not hasattr(rows, "equals") or index.equals(rows):
+        return weights
+    if not index.is_unique or len(index) != len(rows) or not index.isin(rows).all():
+        raise ValueError(
+            "Expected `weights` with the index of `data`; theirs are different. Give an array, "
+            "`weights.to_numpy()`, if the order of both is the same."
+        )
+    return weights.reindex(rows)

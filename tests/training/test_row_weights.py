@@ -1,0 +1,78 @@
+"""Weights of rows at the door of `fit`."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from numpyro_disco.training.row_weights import aligned, weights_beside, with_mean_one
+from numpyro_disco.training.table import read_table
+
+ROWS = np.random.default_rng(0).normal(size=(20, 3))
+NAMES = ("a", "w", "b")
+WEIGHTS = np.arange(20.0)
+
+
+def test_a_named_column_is_taken_out():
+    values = ROWS.copy()
+    values[:, 1] = WEIGHTS
+    others, weights = weights_beside(values, NAMES, "w")
+    np.testing.assert_array_equal(others, [0, 2])
+    np.testing.assert_array_equal(weights, WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.ones(19), r"for each of 20 rows.*got shape \(19,\)"),
+        (-WEIGHTS, "19 are negative"),
+        (np.where(WEIGHTS == 3, np.nan, 1), "1 are not finite"),
+        (np.where(WEIGHTS == 3, np.inf, 1), "1 are not finite"),
+        (np.zeros(20), "all are zero"),
+        (["heavy"] * 20, "got shape"),
+        ("c", r"got 'c', and `data` has the columns \('a', 'w', 'b'\)"),
+    ],
+)
+def test_what_are_no_weights_is_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        weights_beside(ROWS, NAMES, weights)
+
+
+def test_names_of_weights_without_a_column_are_refused():
+    with pytest.raises(ValueError, match="`data` has no names"):
+        weights_beside(ROWS, None, "w")
+    with pytest.raises(ValueError, match="Leave 'w' out of `names`"):
+        weights_beside(ROWS, NAMES, "w", ("a", "w"))
+
+
+def test_weights_have_mean_one_in_any_unit():
+    np.testing.assert_allclose(with_mean_one(WEIGHTS).mean(), 1)
+    huge = with_mean_one(WEIGHTS * 1e306)
+    np.testing.assert_allclose(huge, with_mean_one(WEIGHTS))
+    assert with_mean_one(np.full(20, 7.0)) is None and with_mean_one(None) is None
+
+
+def test_rows_of_weight_zero_are_not_in_the_table():
+    weights = WEIGHTS * (WEIGHTS > 4)
+    data = ROWS.copy()
+    data[0, 0], data[1, 1] = np.inf, np.nan
+    table = read_table(data, None, None, weights)
+    np.testing.assert_array_equal(table.values, ROWS[5:])
+    np.testing.assert_allclose(table.weights / table.weights[0], WEIGHTS[5:] / 5)
+
+
+def test_columns_keep_their_order_and_names_beside_the_weights():
+    frame = pd.DataFrame(dict(zip(NAMES, ROWS.T, strict=True))).assign(w=WEIGHTS)
+    table = read_table(frame, ("b", "a"), None, "w")
+    assert table.names == ("b", "a")
+    np.testing.assert_array_equal(table.values, ROWS[1:, [2, 0]])
+    renamed = read_table(frame, ("x", "y"), None, "w")
+    assert renamed.names == ("x", "y") and renamed.values.shape == (19, 2)
+
+
+def test_weights_with_an_index_go_by_it():
+    frame = pd.DataFrame(ROWS, index=range(20, 40))
+    weights = pd.Series(WEIGHTS, index=range(20, 40))
+    np.testing.assert_array_equal(aligned(weights[::-1], frame), WEIGHTS)
+    assert aligned(weights, frame) is weights and aligned(weights, ROWS) is weights
+    with pytest.raises(ValueError, match="with the index of `data`"):
+        aligned(pd.Series(WEIGHTS), frame)
