@@ -218,9 +218,10 @@ class EnergyDensity(StableDistribution):
         Raises:
             ValueError: missing entries in a concrete `value`.
         """
-        x = self.read(value, "value")
         if self.variables is None or not isinstance(value, Mapping):
-            return self._log_prob(x)
+            return self._log_prob(self.read(value, "value"))
+        # Clamped coordinates have their values to the last bit, as the support asks for.
+        x = self.points(value)
         log_prob = self._log_prob(x) - self.variables.log_det(x, ~np.asarray(self.observed))
         return jnp.where(self.variables.inside(value), log_prob, -jnp.inf)
 

@@ -95,6 +95,7 @@ def test_clamped_elements_have_no_site():
     trace = trace_of(lambda: model(clamped))
     values = values_of(trace)
     assert set(values) == {"theta.b[1]", "theta.s2", "theta.L", "theta.log_prob"}
+    assert np.isfinite(trace["theta.log_prob"]["fn"].log_factor)
     sites = disco.site_values("theta", clamped, DRAWS)
     assert {name: value.shape for name, value in sites.items()} == {
         "theta.b[1]": (4,),
