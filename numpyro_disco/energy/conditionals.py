@@ -52,8 +52,8 @@ def sample_conditional(
         prior: the `EnergyDistribution`.
         observed: mapping from names to numbers (or to arrays of one length, one entry a row); or an
             array (D,) or (rows, D), or a DataFrame, with NaN for what is free. For a prior over
-            variables, a mapping from names of variables to arrays (*shape) or (rows, *shape), or
-            from names of elements, "b[0]", to numbers.
+            variables, a mapping from names of variables to arrays of their shape, or (rows,) +
+            shape, or from names of elements, "b[0]", to numbers.
         num_samples: draws for each row.
         num_particles: particles of each tempered run, and the scale of the number of points, of
             which there are at most 64 times as many; by default `num_samples`, rounded up to
@@ -64,7 +64,7 @@ def sample_conditional(
     Returns:
         Array (num_samples, D), or (num_samples, rows, D), of whole vectors, with observed
         coordinates at their values; for a prior over variables a dict of arrays
-        (num_samples, *shape), or (num_samples, rows, *shape). With `return_info`, a pair of these
+        (num_samples,) + shape, or (num_samples, rows) + shape. With `return_info`, a pair of these
         draws and a `DrawInfo`: how each row was drawn, and how many of its draws are distinct.
         Inside a compiled function every row is tempered, and the second is None.
 

@@ -245,7 +245,7 @@ class EnergyDensity(StableDistribution):
         Args:
             x: array (..., D), which is returned as it is; or anything with names: a DataFrame, a
                 mapping, a series as one point, an xarray object. For a prior over variables, a
-                dict of arrays (..., *shape).
+                dict of arrays (...) + shape.
             argument: name of the argument for error messages.
 
         Raises:

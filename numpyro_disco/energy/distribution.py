@@ -101,7 +101,7 @@ class EnergyDistribution(EnergyDensity):
         Args:
             observed: mapping from names to values or to arrays of one batch shape; a DataFrame, a
                 series or an xarray object; or an array (..., D). What is missing is free. For a
-                prior over variables, names are those of variables, with arrays (..., *shape), or of
+                prior over variables, names are those of variables, with arrays (...) + shape, or of
                 elements, "b[0]".
             argument: name of the argument for error messages.
 

@@ -57,7 +57,7 @@ def impute(
         A list of `num_imputations` DataFrames of the same library with the index, the dtypes and
         the columns of `data`, in which only missing entries have changed; or an array
         (num_imputations, rows, D) in the prior's precision, for a prior over variables a dict of
-        arrays (num_imputations, rows, *shape); or an ArviZ object.
+        arrays (num_imputations, rows) + shape; or an ArviZ object.
 
     Raises:
         ValueError: unknown names, shapes that do not fit, or values outside their supports.

@@ -164,8 +164,7 @@ class Block(NamedTuple):
             (name,) = self.rows
             values = {name: default_base(sites[name]["fn"]).sample(rng_key)}
         else:
-            x = self.group.reference(sites).sample(rng_key)
-            values = {name: x[..., index] for name, index in self.group.free.items()}
+            values = self.group.draw(rng_key, sites)
         return {
             name: unconstrained_value({**sites[name], "value": value})
             for name, value in values.items()
@@ -182,7 +181,7 @@ class Block(NamedTuple):
             if self.group is None:
                 log_prob += default_base(sites[name]["fn"]).log_prob(value).sum()
         if self.group is not None:
-            log_prob += self.group.reference(at).log_prob(self.group.point(at)).sum()
+            log_prob += self.group.log_base(at).sum()
         return log_prob
 
 
@@ -198,8 +197,13 @@ def read_blocks(sites: dict[str, dict]) -> list[Block]:
             shape = np.shape(site["value"])[:-1]
             blocks.append(Block({name: _number(shape)[..., None]}, int(np.prod(shape)), None))
     for group in coordinate_groups(sites, ()):
-        shape = np.shape(sites[next(iter(group.free))]["value"])
-        rows = {name: _number(shape) for name in group.free}
+        first, part = next(iter(group.free.items()))
+        value = np.shape(sites[first]["value"])
+        shape = value[: len(value) - part.event_dim]
+        rows = {
+            name: _number(shape).reshape(shape + (1,) * _unconstrained_axes(sites[name]))
+            for name in group.free
+        }
         blocks.append(Block(rows, int(np.prod(shape)), group))
     return blocks
 
@@ -255,6 +259,11 @@ def refresh_rows(
     entries = orders.ravel()[:num_proposals], sweep, log_uniform
     (z, _), _ = jax.lax.scan(propose, (z, log_weight(z)), entries)
     return z
+
+
+def _unconstrained_axes(site: dict) -> int:
+    """Number of axes that one unconstrained value of a site has."""
+    return biject_to(site["fn"].support).domain.event_dim
 
 
 def _number(shape: tuple[int, ...]) -> np.ndarray:

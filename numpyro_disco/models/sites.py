@@ -55,7 +55,7 @@ def sample(
     The sites are called "name.coordinate", where coordinates are called "0", "1", ... by default.
     NumPyro's `condition`, `substitute`, `block`, `do` and `Predictive` work on them, and so do
     plates, which have one vector for each member. A clamped coordinate has no site. The joint log
-    density is the factor "name.log_prob" ("name.log_prob_" beside a coordinate called "log_prob").
+    density is the factor "name.log_prob", or `"name.log_prob_"` beside a coordinate "log_prob".
     An energy has no direction, so `do` on a coordinate does what `condition` does.
 
     A prior learned from draws of variables (`fit` on an `MCMC`, `TemperedSMC`, ArviZ object or dict
@@ -88,7 +88,7 @@ def sample(
 
     Returns:
         The vector, shape (..., D), plate axes first; for a prior over variables a dict of arrays
-        (..., *shape). With `obs`, the completed table.
+        (...) + shape. With `obs`, the completed table.
 
     Raises:
         ValueError: A handler names a site that does not exist, or `obs` does not fit the plates

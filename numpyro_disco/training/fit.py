@@ -98,7 +98,7 @@ def fit(
             `report` compares with; batches are drawn from all other rows. Or draws of another run,
             whose sites become variables of their own shape, so that `disco.sample` returns a dict:
             an `MCMC` or `TemperedSMC` that has run, an ArviZ object with a posterior, an xarray
-            dataset with chain and draw, or a dict of arrays (N, *shape), some with more axes.
+            dataset with chain and draw, or a dict of arrays (N,) + shape, some with more axes.
             Deterministic sites are taken only if `names` asks for them.
         objective: an objective such as `disco.Contrastive(num_redraws=2)` or
             `disco.Disco(noise_scale=0.05)`, or its name if it needs no settings. By default
