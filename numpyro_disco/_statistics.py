@@ -34,6 +34,11 @@ def standard_error(values: np.ndarray, weights: np.ndarray | None = None) -> flo
     return float(np.sqrt(few * (away**2).sum()) / weights.sum())
 
 
+def column_means(rows: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Weighted mean of each column of rows (N, D), of which there may be none, shape (D,)."""
+    return rows.mean(axis=0) if weights is None else weights @ rows / weights.sum()
+
+
 def selected(weights: np.ndarray | None, places: np.ndarray | slice) -> np.ndarray | None:
     """The weights at some places; None, for equal weights, stays None."""
     return None if weights is None else weights[places]

@@ -17,7 +17,7 @@ import numpy as np
 
 from numpyro_disco._checks import check_count
 from numpyro_disco._progress import progress
-from numpyro_disco._statistics import effective_number, standard_error
+from numpyro_disco._statistics import column_means, effective_number, standard_error
 from numpyro_disco.references.em import (
     NO_LEVELS,
     MixtureParameters,
@@ -213,7 +213,7 @@ def _whitened(
 
     The directions in which nearly collinear columns differ are then as long as all others.
     """
-    loc = np.average(rows, axis=0, weights=row_weights)
+    loc = column_means(rows, row_weights)
     factor = np.linalg.cholesky(_covariance(rows, row_weights))
     return np.linalg.solve(factor, (rows - loc).T).T, loc, factor
 
@@ -237,7 +237,7 @@ def _level_shares(
         return NO_LEVELS
     levels = np.arange(max(counts)) < np.asarray(counts)[:, None]
     shares = np.zeros(levels.shape)
-    found = np.average(indicators, axis=0, weights=row_weights)
+    found = column_means(indicators, row_weights)
     shares[levels] = found * len(indicators) + ADDED_COUNT
     return shares / shares.sum(1, keepdims=True)
 
@@ -285,8 +285,8 @@ def _regularized(
     basis: np.ndarray,
 ) -> MixtureParameters:
     """Add `RIDGE` to the variances of the rows, and `ROUNDING_VARIANCE` to those of basis @ x."""
-    away = rows - np.average(rows, axis=0, weights=row_weights)
-    variances = np.average(away**2, axis=0, weights=row_weights)
+    away = rows - column_means(rows, row_weights)
+    variances = column_means(away**2, row_weights)
     covariances = mixture.covariances + RIDGE * np.diag(variances)
     inverse = np.linalg.inv(basis)
     in_basis = np.einsum("ij,kjl,il->ki", basis, covariances, basis)
@@ -308,7 +308,7 @@ def _with_wide_component(
     """
     return MixtureParameters(
         np.append((1 - WIDE_SHARE) * mixture.weights, WIDE_SHARE),
-        np.concatenate([mixture.means, np.average(rows, axis=0, weights=row_weights)[None]]),
+        np.concatenate([mixture.means, column_means(rows, row_weights)[None]]),
         np.concatenate([mixture.covariances, (WIDE * _covariance(rows, row_weights))[None]]),
         np.concatenate([mixture.probabilities, shares[None]]),
     )

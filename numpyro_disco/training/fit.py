@@ -271,7 +271,7 @@ def _warn_of_few_effective_rows(table: Table) -> None:
             f"`weights` make {num_rows} rows of `data` worth {effective:.3g} equally weighted "
             f"ones, which are few for {dimension} columns: most of the weight is on a few rows. "
             "Bring more rows, or limit the largest weights.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

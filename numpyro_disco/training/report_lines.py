@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import multivariate_normal
 
-from numpyro_disco._statistics import effective_number, selected, standard_error
+from numpyro_disco._statistics import column_means, effective_number, selected, standard_error
 from numpyro_disco._typing import Array
 from numpyro_disco.diagnostics.verdicts import FAIL, PASS, WARN, verdict_of, worst
 from numpyro_disco.energy.learned import LearnedEnergy
@@ -163,7 +163,7 @@ def log_density_line(
         rows = np.asarray(evidence.rows[:, real], np.float64)
         covariance = np.cov(rows, rowvar=False, aweights=row_weights)
         covariance = covariance.reshape(2 * rows.shape[1:])
-        center = np.average(rows, axis=0, weights=row_weights)
+        center = column_means(rows, row_weights)
         gaussian = multivariate_normal.logpdf(held_out[:, real], center, covariance)
         simple = simple + np.asarray(gaussian, np.float64)
         name = "Gaussian" if real.all() else "Gaussian and the shares of levels"

@@ -50,5 +50,5 @@ def warn_of_wide(table: Table, smoothed: bool) -> None:
             "bounds, so they have a density, not a mass: those from near zero on are spread evenly "
             "over the unit interval around each, others are taken as real numbers. Round draws to "
             "get whole numbers back.",
-            stacklevel=3,
+            stacklevel=4,
         )

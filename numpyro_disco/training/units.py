@@ -10,7 +10,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from numpyro_disco._random import host_generator
-from numpyro_disco._statistics import selected
+from numpyro_disco._statistics import column_means, selected
 from numpyro_disco._typing import Array
 from numpyro_disco.supports.clamped import StandardizedReal
 from numpyro_disco.supports.coordinates import CoordinateSupports, num_levels
@@ -230,8 +230,8 @@ def standard_units(
 
 def _moments(rows: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Weighted mean and standard deviation of each column of rows (N, D), shape (D,) each."""
-    loc = np.average(rows, axis=0, weights=weights)
-    return loc, np.sqrt(np.average((rows - loc) ** 2, axis=0, weights=weights))
+    loc = column_means(rows, weights)
+    return loc, np.sqrt(column_means((rows - loc) ** 2, weights))
 
 
 def _decorrelation(
