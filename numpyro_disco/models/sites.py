@@ -184,11 +184,11 @@ def _sample_part(site: str, part: PriorPart) -> Any:
     # `do` keeps the site itself as a latent on which nothing depends. That is harmless for a site
     # with a density, but a coordinate has none: the latent would be flat and cannot be sampled.
     done = [h.data[scoped] for h, scoped in given if isinstance(h, numpyro.handlers.do)]
-    if given:
-        _check_given_shape(site, part, done[0] if done else given[0][0].data[given[0][1]])
     value = numpyro.sample(site, part, obs=done[0] if done else None)
     if not given:
         return value
+    # Not the handler's own value: along a `scan`, each step has a part of it.
+    _check_given_shape(site, part, value)
     if not isinstance(value, jax.core.Tracer):
         with jax.ensure_compile_time_eval():
             inside = part.support(jnp.asarray(value)).all()
@@ -280,7 +280,8 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
         )
     if any(prior.observed):
         raise ValueError("Expected an unclamped prior with `obs`: put the values into the table.")
-    _check_handlers(name, ["missing", "levels"], prior.names)
+    own = ["missing", "levels"] if prior.coordinate_supports.discrete.any() else ["missing"]
+    _check_handlers(name, own, prior.names)
     # Under `jit` a conversion by JAX would trace concrete values.
     convert = jnp.asarray if isinstance(pattern.values, jax.core.Tracer) else np.asarray
     values: Any = convert(pattern.values, prior.loc.dtype)

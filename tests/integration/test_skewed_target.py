@@ -251,6 +251,7 @@ def test_results_have_the_shapes_of_mcmc(skewed):
     assert {name: field.shape for name, field in fields.items()} == {
         "potential_energy": (RUNS, 1024),
         "accept_prob": (RUNS, 1024),
+        "log_normalizer": (RUNS, 1024),
     }
     x = np.stack([grouped["x.u"], grouped["x.v"]], axis=-1)
     difference = fields["potential_energy"] + skewed_prior().log_prob(x)

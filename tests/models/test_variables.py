@@ -77,7 +77,6 @@ def test_whole_variables_are_given():
     ("given", "message"),
     [
         ({"theta.p[0]": 0.2}, "coupled by its support \\(simplex\\)"),
-        ({"theta.c": 0.2}, "neither a variable"),
         ({"theta.b": 0.2}, r"array of shape \(2,\) for 'theta.b'"),
         ({"theta.b": jnp.ones((5, 2))}, "one array of shape .* into a plate"),
         ({"theta.b": jnp.array([0.2, jnp.nan])}, "finite numbers inside the support of 'theta.b'"),
@@ -88,6 +87,11 @@ def test_whole_variables_are_given():
 def test_what_cannot_be_given_is_refused(given, message):
     with pytest.raises(ValueError, match=message):
         trace_of(handlers.condition(model, given))
+
+
+def test_an_unknown_name_may_be_a_site_of_the_users_own():
+    with pytest.warns(UserWarning, match="'theta.c', which is not a site of 'theta'"):
+        trace_of(handlers.condition(model, {"theta.c": 0.2}))
 
 
 def test_clamped_elements_have_no_site():
