@@ -41,7 +41,7 @@ def test_the_file_is_arrays_and_a_readable_description(path):
     contents = members(path)
     description = json.loads(contents.pop("description.json"))
     assert description["format"] == "numpyro_disco.prior"
-    assert description["format_version"] == 6
+    assert description["format_version"] == 7
     assert description["names"] == list(NAMES)
     assert description["observed"] == [True, True, False]
     assert description["network"]["width"] == 16
