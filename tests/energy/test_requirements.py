@@ -56,7 +56,6 @@ def test_invalid_references():
         (("a", "b"), "Expected 3 `names`"),
         ("abc", "single string"),
         (("a", "b", ""), "non-empty"),
-        (("a", "b", "c/d"), "without '/'"),
         (("a", "b", 3), "non-empty strings"),
     ],
 )
