@@ -2,7 +2,7 @@
 
 A latent discrete coordinate is a discrete site with log density 0 at each of its levels; the joint
 log density of all coordinates is a factor beside it, as for continuous ones. NumPyro sums such
-sites out (NUTS, HMC, SVI; `TemperedSMC` does so as well) or moves them (`DiscreteHMCGibbs`).
+sites out (NUTS, HMC; `TemperedSMC` does so as well) or moves them (`DiscreteHMCGibbs`).
 
 - `DiscreteCoordinate`: one coordinate of a vector.
 - `RowLevels`: the missing discrete entries of each row of a table, together. A row with entries
@@ -18,10 +18,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 from numpyro.distributions import constraints
 
 from numpyro_disco._checks import is_traced
-from numpyro_disco._numpyro import StableDistribution, chooses_start, validate_sample
+from numpyro_disco._numpyro import (
+    StableDistribution,
+    active_handlers,
+    chooses_start,
+    validate_sample,
+)
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.models.coordinate import Coordinate
@@ -182,6 +188,15 @@ class RowLevels(StableDistribution):
     def _rows(self) -> tuple[np.ndarray, ...]:
         """Indices of the rows, which broadcast with a number for each."""
         return tuple(np.ogrid[tuple(slice(size) for size in self.batch_shape)])
+
+
+def refuse_scales(name: str) -> None:
+    """Refuse `scale` around latent discrete sites, whose sum NumPyro would scale term by term."""
+    if any(isinstance(handler, numpyro.handlers.scale) for handler in active_handlers()):
+        raise ValueError(
+            f"Expected no `scale` around {name!r}, which is discrete: NumPyro scales each level "
+            "before it sums them out, which is another density. Scale other sites instead."
+        )
 
 
 def level_bounds(supports: CoordinateSupports, index: int) -> tuple[int, int]:

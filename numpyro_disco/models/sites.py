@@ -31,7 +31,7 @@ from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.guard import not_latent
 from numpyro_disco.energy.pattern import Pattern
 from numpyro_disco.models.coordinate import PriorPart
-from numpyro_disco.models.discrete import RowLevels
+from numpyro_disco.models.discrete import DiscreteCoordinate, RowLevels, refuse_scales
 from numpyro_disco.models.missing import MissingEntries, PaddedEntries
 from numpyro_disco.models.variables import (
     join,
@@ -161,9 +161,10 @@ def _sample_vector(name: str, prior: EnergyDistribution) -> Any:
     if prior.variables is None:
         numpyro.factor(factor, prior.log_prob(x))
         return x
-    variables = whole_variables(prior, x, values)
-    numpyro.factor(factor, prior.log_prob(variables))
-    return variables
+    # Sites that hold variables have their Jacobians, those that hold coordinates have none.
+    log_det: Any = sum(part.log_det(x[..., part.indices]) for part, _ in values if part.event_dim)
+    numpyro.factor(factor, prior.log_prob(x) - log_det)
+    return whole_variables(prior, x, values)
 
 
 def _given(name: str) -> set[str]:
@@ -184,6 +185,8 @@ def _sample_part(site: str, part: PriorPart) -> Any:
     # `do` keeps the site itself as a latent on which nothing depends. That is harmless for a site
     # with a density, but a coordinate has none: the latent would be flat and cannot be sampled.
     done = [h.data[scoped] for h, scoped in given if isinstance(h, numpyro.handlers.do)]
+    if isinstance(part, DiscreteCoordinate) and not given:
+        refuse_scales(site)
     value = numpyro.sample(site, part, obs=done[0] if done else None)
     if not given:
         return value
@@ -352,8 +355,12 @@ def _sample_levels(
             "or may have some: these are summed out row by row. Put `sample` and all that depends "
             f"on its rows inside of `with numpyro.plate('rows', {len(values)}):`."
         )
+    refuse_scales(name)
     levels = RowLevels(prior, values, observed)
-    combination = numpyro.sample(f"{name}.levels", levels)
+    # A mask would hide which combinations are impossible, and count these as well.
+    unmasked = [h for h in active_handlers() if not isinstance(h, numpyro.handlers.mask)]
+    with only_handlers(unmasked):
+        combination = numpyro.sample(f"{name}.levels", levels)
     rows = levels.complete(combination, complete())
     numpyro.factor(f"{name}.log_prob", prior.log_prob(rows))
     return rows

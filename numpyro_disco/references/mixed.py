@@ -241,7 +241,7 @@ class MixedReference(Reference):
         )
         joint = self.log_weights + log_densities
         joint += categorical_log_probs(value, self.log_probabilities, self.num_levels, self.free)
-        log_prob = logsumexp(joint, axis=-1)
+        log_prob = _log_sum(joint)
         # A point of density zero belongs to no component.
         finite = jnp.where(log_prob > -jnp.inf, log_prob, 0.0)
         probabilities = jnp.exp(joint - finite[..., None])
@@ -275,7 +275,7 @@ class MixedReference(Reference):
         conditional = MixedReference.from_log_weights(
             joint, means, covariances, self.log_probabilities, self.num_levels, held
         )
-        return conditional, logsumexp(joint, axis=-1)
+        return conditional, _log_sum(joint)
 
     def affine(self, matrix: ArrayLike, shift: ArrayLike) -> MixedReference:
         """The mixture of the mapped components; discrete coordinates are left as they are.
@@ -320,6 +320,13 @@ class MixedReference(Reference):
             self.num_levels,
             self.observed,
         )
+
+
+def _log_sum(log_terms: Array) -> Array:
+    """Log of the sum along the last axis, with gradient 0 where all terms are 0."""
+    possible = (log_terms > -jnp.inf).any(-1)
+    safe = jnp.where(possible[..., None], log_terms, 0.0)
+    return jnp.where(possible, logsumexp(safe, axis=-1), -jnp.inf)
 
 
 def _check_levels(

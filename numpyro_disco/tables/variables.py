@@ -254,15 +254,16 @@ class Variables:
 
     def check_element(self, name: str, argument: str) -> None:
         """Require the name of a coordinate; refuse elements that a joint support couples."""
-        if name in self.names:
-            return
         for variable in self:
-            if name in variable.elements:
+            coupled = variable.coordinates if variable.joint_support else ()
+            if name in variable.elements and name not in self.names or name in coupled:
                 raise ValueError(
                     f"`{argument}` names {name!r}, but the elements of {variable.name!r} are "
                     f"coupled by its support ({variable.joint_support}), so one of them cannot be "
                     f"held while the others move freely. Give all of {variable.name!r}, or none."
                 )
+        if name in self.names:
+            return
         raise ValueError(
             f"`{argument}` names {name!r}, which is neither a variable of this distribution nor an "
             f"element of one; its variables and their shapes are {self.shapes}."

@@ -76,7 +76,10 @@ def draw_levels(
     order = jnp.argsort(held, stable=True)
     visits = [jnp.asarray(column)[order] for column in (coordinates, codes, ends)]
     shape = (len(codes), len(chains.log_target))
-    uniform = 0.5 * (1 - signed_uniforms(rng_key, shape, chains.position.dtype))
+    dtype = chains.position.dtype
+    # At 1, to which the sum may round, the noise would be infinite.
+    below_one = 1 - jnp.finfo(dtype).epsneg
+    uniform = jnp.minimum(0.5 * (1 - signed_uniforms(rng_key, shape, dtype)), below_one)
     noise = -jnp.log(-jnp.log(uniform))
 
     def visit(index: Array, carry: tuple[Chains, Candidate]) -> tuple[Chains, Candidate]:

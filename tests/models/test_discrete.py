@@ -277,3 +277,31 @@ def test_levels_below_zero_cannot_be_enumerated():
     low = PRIOR.replace(coordinate_supports=supports).clamp({"a": 0.1})
     with pytest.raises(ValueError, match="origin"):
         disco.sample("x", low)
+
+
+def test_scales_around_latent_levels_are_refused():
+    """NumPyro would scale each level before the sum."""
+    with pytest.raises(ValueError, match="no `scale` around 'x.b'"):
+        latents(handlers.scale(model, scale=2.0))
+    with pytest.raises(ValueError, match="no `scale` around 'x'"):
+        latents(handlers.scale(table_model, scale=2.0))
+
+
+def test_a_masked_row_adds_nothing():
+    """A mask must not let combinations count that a row cannot have."""
+
+    def masked(mask):
+        with numpyro.plate("rows", 4), handlers.mask(mask=np.asarray(mask)):
+            disco.sample("x", PRIOR, obs=TABLE)
+
+    values = {"x.missing": jnp.array([0.1, -0.3])}
+
+    def joint(mask):
+        from numpyro.contrib.funsor import enum
+        from numpyro.contrib.funsor.infer_util import log_density as summed
+
+        return summed(enum(config_enumerate(lambda: masked(mask)), -2), (), {}, values)[0]
+
+    whole = PRIOR.log_prob(jnp.asarray(TABLE[3], jnp.float32))
+    difference = joint([True, True, True, True]) - joint([True, True, True, False])
+    np.testing.assert_allclose(difference, whole, rtol=1e-4)
