@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -141,10 +143,16 @@ class Categories(Column):
         return all(isinstance(level, int | float) for level in self.levels)
 
     def encode(self, values: Any, what: str = "the column") -> Any:
-        """The indices of levels: see `Column`. A number is an index unless levels are numbers."""
+        """The indices of levels: see `Column`.
+
+        A number is a level if levels are numbers, and an index otherwise. Only a JAX array may hold
+        indices of levels that are text such as "10".
+        """
         if is_traced(values) and self.numeric:
             same = jnp.asarray(values)[..., None] == jnp.asarray(self.levels, float)
             return jnp.where(same.any(-1), jnp.argmax(same, -1), jnp.nan)
+        if isinstance(values, jax.Array) and not (is_traced(values) or self.numeric):
+            return self._checked_codes(raw_column(values), what)
         return super().encode(values, what)
 
     def from_raw(self, raw: Raw, what: str) -> np.ndarray | None:
@@ -154,7 +162,7 @@ class Categories(Column):
             index = raw.values
         elif raw.kind in ("real", "whole", "boolean"):
             if not self.numeric:
-                return self._checked_codes(raw, what)
+                return self._unambiguous_codes(raw, what)
             given, index = np.unique(raw.values[~np.isnan(raw.values)], return_inverse=True)
             places = np.full(raw.values.shape, np.nan)
             places[~np.isnan(raw.values)] = index
@@ -173,6 +181,16 @@ class Categories(Column):
                 f"{[plain for plain in np.asarray(given, object)[unknown][:5].tolist()]}."
             )
         return codes
+
+    def _unambiguous_codes(self, raw: Raw, what: str) -> np.ndarray | None:
+        if raw.kind == "boolean":
+            return None
+        if any(_reads_as_number(level) for level in self.levels):
+            raise ValueError(
+                f"Expected text for {what}, whose levels {self.levels} read as numbers; got "
+                "numbers, which may be levels or indices of levels. Give levels: .astype(str)."
+            )
+        return self._checked_codes(raw, what)
 
     def _checked_codes(self, raw: Raw, what: str) -> np.ndarray:
         codes = raw.values
@@ -249,6 +267,13 @@ class Dates(Column):
             rounded = size * np.round(rounded / size).astype(np.int64)
         dates = np.datetime64(self.origin, "us") + rounded.astype("timedelta64[us]")
         return np.where(np.isnan(days), np.datetime64("NaT"), dates)
+
+
+def _reads_as_number(level: Any) -> bool:
+    try:
+        return math.isfinite(float(level))
+    except ValueError:
+        return False
 
 
 KINDS: dict[str, type[Column]] = {

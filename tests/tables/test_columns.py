@@ -15,6 +15,7 @@ from numpyro_disco.tables.columns import column_from_json
 
 SIZES = disco.Categories(("small", "medium", "large"), ordered=True)
 CYLINDERS = disco.Categories((4, 6, 8))
+MONTHS = disco.Categories(("1", "10", "2"))
 DATES = disco.Dates("2020-01-01")
 
 
@@ -28,6 +29,8 @@ DATES = disco.Dates("2020-01-01")
         (SIZES, ["large", None, "small"], [2, np.nan, 0]),
         (SIZES, pd.Series(pd.Categorical(["large"], ["tiny", "large"])), [2]),
         (SIZES, [2.0, 0.0], [2, 0]),
+        (MONTHS, ["2", None, "10"], [2, np.nan, 1]),
+        (MONTHS, jnp.array([2.0, 1.0]), [2, 1]),
         (CYLINDERS, [8, None, 4.0], [2, np.nan, 0]),
         (CYLINDERS, pd.Series(pd.Categorical([8, 4])), [2, 0]),
         (DATES, [datetime.datetime(2020, 1, 2, 12), pd.NaT], [1.5, np.nan]),
@@ -60,6 +63,8 @@ def test_decoding():
         (SIZES, ["huge", "large"], "among ('small', 'medium', 'large'); got ['huge']"),
         (SIZES, [3.0], "or their numbers 0 to 2; got 3"),
         (SIZES, [datetime.date(2020, 1, 1)], "Expected levels for 'a'"),
+        (MONTHS, [1, 2], "Expected text for 'a', whose levels ('1', '10', '2') read as numbers"),
+        (disco.Categories(("False", "True")), [True], "Expected levels for 'a'; got 1"),
         (CYLINDERS, [5], "among (4, 6, 8); got [5.0]"),
         (DATES, ["yesterday"], "Expected dates, or days from the origin, for 'a'; got 'yesterday'"),
         (DATES, [datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)], "without a time zone"),
