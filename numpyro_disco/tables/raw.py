@@ -63,6 +63,8 @@ def raw_column(values: Any) -> Raw:
     if isinstance(series, nw.Series):
         return _from_series(series)
     masked = np.ma.isMaskedArray(values)
+    if masked and values.dtype.kind in "UOST":
+        return _from_objects(unmasked_objects(values))
     try:
         array = np.asarray(values.data if masked else values)
     except ValueError:  # a ragged sequence
@@ -130,6 +132,11 @@ def _objects(values: Sequence[Any]) -> np.ndarray:
     array = np.empty(len(values), object)
     array[:] = values
     return array
+
+
+def unmasked_objects(masked: np.ma.MaskedArray) -> np.ndarray:
+    """Entries of a masked array, None where masked: what is under a mask is no entry."""
+    return np.where(np.ma.getmaskarray(masked), None, masked.data.astype(object))
 
 
 def is_missing(value: Any) -> bool:

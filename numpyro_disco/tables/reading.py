@@ -8,6 +8,7 @@ order of the coordinates.
 
 from __future__ import annotations
 
+import numbers
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,9 +19,9 @@ import narwhals as nw
 import numpy as np
 
 from numpyro_disco._checks import is_traced, name_index
-from numpyro_disco.tables.columns import Column
+from numpyro_disco.tables.columns import Categories, Column
 from numpyro_disco.tables.kinds import column_of
-from numpyro_disco.tables.raw import raw_column
+from numpyro_disco.tables.raw import raw_column, unmasked_objects
 
 
 class Named(NamedTuple):
@@ -187,6 +188,8 @@ def _from_array(
     values: Any
     if is_traced(data):
         values = jnp.asarray(data)
+    elif np.ma.isMaskedArray(data) and data.dtype.kind in "UOST":
+        values = unmasked_objects(data)
     elif np.ma.isMaskedArray(data):
         values = np.ma.filled(data.astype(np.float64), np.nan)
     else:
@@ -198,8 +201,11 @@ def _from_array(
         )
     if is_traced(values):
         return values
+    if values.dtype.kind == "O":
+        _check_levels(values, names, columns, argument)
     # Dates would become numbers without a word, and "1" is text.
-    if values.dtype.kind not in "mMUST":
+    text = values.dtype.kind == "O" and any(isinstance(v, str | bytes) for v in values.flat)
+    if values.dtype.kind not in "mMUST" and not text:
         try:
             return values.astype(np.float64)
         except (TypeError, ValueError):
@@ -210,6 +216,24 @@ def _from_array(
         for place, (name, column) in enumerate(zip(names, columns, strict=True))
     ]
     return np.stack(encoded, axis=-1)
+
+
+def _check_levels(
+    values: np.ndarray, names: Sequence[str], columns: Sequence[Column], argument: str
+) -> None:
+    """Refuse objects (..., D) without names where a number may be a level or an index of one."""
+    for place, (name, column) in enumerate(zip(names, columns, strict=True)):
+        if not isinstance(column, Categories) or not column.numeric:
+            continue
+        if any(
+            isinstance(entry, numbers.Number) and entry == entry
+            for entry in values[..., place].flat
+        ):
+            raise ValueError(
+                f"Expected names beside the entries of `{argument}`; got an array of objects with "
+                f"numbers for {name!r}, which may be its levels {column.levels} or indices of "
+                "them. Give a DataFrame or a mapping."
+            )
 
 
 # -- names -------------------------------------------------------------------------------------
