@@ -152,6 +152,9 @@ def read_rows(data: Any, argument: str = "data") -> Rows:
     named = by_name(data, argument)
     if named is None:
         array = data if np.ma.isMaskedArray(data) else np.asarray(data)
+        if array.dtype.kind in "UST" and not isinstance(data, np.ndarray):
+            # NumPy has made text of numbers and of what is missing.
+            array = np.asarray(data, object)
         if array.ndim != 2 or not array.shape[1]:
             raise ValueError(
                 f"Expected rows of shape (N, D) for `{argument}`; got shape {array.shape}. For a "

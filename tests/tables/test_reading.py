@@ -151,6 +151,12 @@ def test_objects_without_names():
         read_observations(np.array([[0.5, 1]], object), ("a", "m"), cylinders, "given")
 
 
+def test_lists_with_text_keep_their_numbers():
+    rows = read_rows([[1.5, "low"], [float("nan"), "high"], [2.5, "low"]])
+    assert [column.kind for column in rows.columns] == ["real", "categories"]
+    np.testing.assert_array_equal(rows.values, [[1.5, 1], [np.nan, 0], [2.5, 1]])
+
+
 def test_what_is_under_a_mask_is_no_entry():
     masked = np.ma.array(["low", "N/A", "high"], mask=[0, 1, 0])
     for data in (masked, masked.astype(object)):
