@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import datetime
 import math
 from typing import Any, ClassVar
 
@@ -232,29 +233,22 @@ class Dates(Column):
         """Days from the origin. Numbers are days already; text is read as ISO 8601."""
         if raw.kind in ("real", "whole"):
             return raw.values
-        if raw.kind == "level" and not all(isinstance(level, str) for level in raw.levels):
-            return None
         if raw.kind == "level":
-            try:
-                dates = np.array([np.datetime64(level, "us") for level in raw.levels])
-            except ValueError:
+            dates = _dates_of_text(raw)
+            if dates is None:
                 return None
-            numbers = np.append((dates - EPOCH).astype(np.float64), np.nan)
-            there = ~np.isnan(raw.values)
-            micro = numbers[np.where(there, raw.values, len(dates)).astype(int)]
-        elif raw.kind != "date":
+            raw = dates
+        if raw.kind != "date":
             return None
-        else:
-            micro = raw.values
-            if (raw.time_zone is None) != (self.time_zone is None):
-                have = "without" if raw.time_zone is None else "with"
-                want = "without" if self.time_zone is None else "with"
-                raise ValueError(
-                    f"Expected dates {want} a time zone for {what}; got dates {have} one. "
-                    "Localize them, or convert them to UTC and drop the zone."
-                )
+        if (raw.time_zone is None) != (self.time_zone is None) and not np.isnan(raw.values).all():
+            have = "without" if raw.time_zone is None else "with"
+            want = "without" if self.time_zone is None else "with"
+            raise ValueError(
+                f"Expected dates {want} a time zone for {what}; got dates {have} one. "
+                "Localize them, or convert them to UTC and drop the zone."
+            )
         origin = (np.datetime64(self.origin, "us") - EPOCH).astype(np.float64)
-        return (micro - origin) / MICROSECONDS
+        return (raw.values - origin) / MICROSECONDS
 
     def decode(self, numbers: Any) -> np.ndarray:
         """The dates, UTC, as datetime64 rounded to `unit`, microseconds at the finest."""
@@ -267,6 +261,17 @@ class Dates(Column):
             rounded = size * np.round(rounded / size).astype(np.int64)
         dates = np.datetime64(self.origin, "us") + rounded.astype("timedelta64[us]")
         return np.where(np.isnan(days), np.datetime64("NaT"), dates)
+
+
+def _dates_of_text(raw: Raw) -> Raw | None:
+    """Levels that are dates or times in ISO 8601 as dates; None if some are anything else."""
+    try:
+        dates = [datetime.datetime.fromisoformat(level) for level in raw.levels]
+    except (TypeError, ValueError):
+        return None
+    levels = raw_column([*dates, None])
+    places = np.where(np.isnan(raw.values), len(dates), raw.values).astype(int)
+    return levels._replace(values=levels.values[places])
 
 
 def _reads_as_number(level: Any) -> bool:

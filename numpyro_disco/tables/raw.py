@@ -168,6 +168,9 @@ def _from_objects(array: np.ndarray) -> Raw:
     if _all(present, str):
         return _from_text(array)
     if _all(present, datetime.date | np.datetime64):
+        if len({getattr(value, "tzinfo", None) is None for value in present}) > 1:
+            held = "dates with and without a time zone"
+            return Raw("other", np.zeros(array.shape), held)
         return _from_dates(present, filled)
     if not any(isinstance(value, str | bytes) for value in present):
         try:
@@ -195,7 +198,7 @@ def _from_text(array: np.ndarray, levels: tuple | None = None) -> Raw:
 def _from_dates(present: np.ndarray, filled: Callable) -> Raw:
     zones = {str(getattr(v, "tzinfo", None)) for v in present} - {"None"}
     whole = not any(isinstance(value, datetime.datetime | np.datetime64) for value in present)
-    zone = next(iter(zones), None)
+    zone = "UTC" if len(zones) > 1 else next(iter(zones), None)
     return Raw(
         "date",
         filled(_microseconds_of),

@@ -17,6 +17,7 @@ SIZES = disco.Categories(("small", "medium", "large"), ordered=True)
 CYLINDERS = disco.Categories((4, 6, 8))
 MONTHS = disco.Categories(("1", "10", "2"))
 DATES = disco.Dates("2020-01-01")
+ZONED = disco.Dates("2020-01-01", time_zone="Europe/Berlin")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,8 @@ DATES = disco.Dates("2020-01-01")
         (CYLINDERS, pd.Series(pd.Categorical([8, 4])), [2, 0]),
         (DATES, [datetime.datetime(2020, 1, 2, 12), pd.NaT], [1.5, np.nan]),
         (DATES, ["2020-01-02", None], [1, np.nan]),
+        (DATES, ["20200103"], [2]),
+        (ZONED, ["2020-01-02T02:00+02:00", "2020-01-02T00:00Z", None], [1, 1, np.nan]),
         (DATES, [0.25], [0.25]),
     ],
 )
@@ -67,6 +70,9 @@ def test_decoding():
         (disco.Categories(("False", "True")), [True], "Expected levels for 'a'; got 1"),
         (CYLINDERS, [5], "among (4, 6, 8); got [5.0]"),
         (DATES, ["yesterday"], "Expected dates, or days from the origin, for 'a'; got 'yesterday'"),
+        (DATES, ["today"], "Expected dates, or days from the origin, for 'a'; got 'today'"),
+        (DATES, ["2020-01-02T02:00+02:00"], "dates without a time zone for 'a'; got dates with"),
+        (ZONED, ["2020-01-02"], "dates with a time zone for 'a'; got dates without"),
         (DATES, [datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)], "without a time zone"),
     ],
 )

@@ -88,6 +88,16 @@ def test_dates():
     np.testing.assert_array_equal(raw.values, [86400e6, np.nan])
 
 
+def test_dates_of_several_time_zones_are_times_in_utc():
+    east = datetime.timezone(datetime.timedelta(hours=2))
+    first = datetime.datetime(1970, 1, 2, tzinfo=datetime.UTC)
+    raw = raw_column([first.astimezone(east), first])
+    assert (raw.kind, raw.time_zone) == ("date", "UTC")
+    np.testing.assert_array_equal(raw.values, [86400e6, 86400e6])
+    raw = raw_column([first, first.replace(tzinfo=None)])
+    assert raw.kind == "other" and raw.example == "dates with and without a time zone"
+
+
 def test_single_values_and_other_arrays_keep_their_shape():
     assert raw_column("low").values.shape == () and raw_column(None).values.shape == ()
     assert raw_column(jnp.ones((2, 3), jnp.bfloat16)).values.tolist() == np.ones((2, 3)).tolist()
