@@ -329,6 +329,32 @@ def _from_mapping(data: Mapping, argument: str) -> Named:
     return Named(entries, _labels(index))
 
 
+def aligned(entries: Mapping[str, Any], argument: str) -> dict[str, Any]:
+    """The entries, of which pandas series and frames are matched by their index.
+
+    Raises:
+        ValueError: series of several indices beside arrays, whose rows have no labels.
+    """
+    labelled = {
+        name: value
+        for name, value in entries.items()
+        if nw.dependencies.is_pandas_series(value) or nw.dependencies.is_pandas_dataframe(value)
+    }
+    indices = [value.index for value in labelled.values()]
+    if all(index.equals(indices[0]) for index in indices):
+        return dict(entries)
+    arrays = [n for n, value in entries.items() if n not in labelled and np.ndim(value) > 0]
+    if arrays:
+        raise ValueError(
+            f"Expected pandas series of one index in `{argument}` beside the arrays {arrays}, "
+            "whose rows have no labels; got several. Align the series first."
+        )
+    rows = indices[0]
+    for index in indices[1:]:
+        rows = rows.union(index, sort=False)
+    return {n: v.reindex(rows) if n in labelled else v for n, v in entries.items()}
+
+
 def _from_records(data: Sequence[Mapping], argument: str) -> Named:
     found = {str(name): None for record in data for name in _distinct(record, argument)}
     plain = [{str(name): value for name, value in record.items()} for record in data]
