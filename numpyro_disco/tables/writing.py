@@ -157,7 +157,9 @@ def new_frame(
 
 
 def _new_series(name: str, column: Column, numbers: np.ndarray, library: Any) -> nw.Series:
-    dtype: Any = getattr(nw, column.dtype, nw.Float64)
+    # A decimal without digits behind the point would be a whole number.
+    name_of_dtype = "Float64" if column.dtype == "Decimal" else column.dtype
+    dtype: Any = getattr(nw, name_of_dtype, nw.Float64)
     if isinstance(column, Categories):
         return _new_categories(name, column, numbers, library)
     if isinstance(column, Dates):

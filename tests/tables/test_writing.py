@@ -139,3 +139,8 @@ def test_new_frames_have_the_columns_learned_from(library):
     if library == "polars":
         assert frame.schema["enum"] == POLARS.schema["enum"]
         assert frame["days"].to_list() == [DAYS[0], DAYS[2]]
+
+
+def test_decimals_become_numbers_that_are_not_rounded():
+    frame = new_frame(("a",), (disco.Real("Decimal"),), np.array([[1.25]]), "polars")
+    assert frame["a"].to_list() == [1.25]
