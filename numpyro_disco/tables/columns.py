@@ -55,6 +55,8 @@ class Column(abc.ABC):
         if is_traced(values):
             return jnp.asarray(values)
         raw = raw_column(values)
+        if raw.kind != "other" and np.isnan(raw.values).all():
+            return raw.values  # what is missing throughout is of every kind
         found = self.from_raw(raw, what)
         if found is None:
             raise ValueError(f"Expected {self.takes} for {what}; got {raw.example}.")
@@ -240,7 +242,7 @@ class Dates(Column):
             raw = dates
         if raw.kind != "date":
             return None
-        if (raw.time_zone is None) != (self.time_zone is None) and not np.isnan(raw.values).all():
+        if (raw.time_zone is None) != (self.time_zone is None):
             have = "without" if raw.time_zone is None else "with"
             want = "without" if self.time_zone is None else "with"
             raise ValueError(

@@ -125,6 +125,8 @@ def _from_series(series: nw.Series) -> Raw:
         return _from_text(_objects(series.to_list()))._replace(dtype=name)
     if dtype == nw.Object:
         return _from_objects(_objects(series.to_list()))
+    if series.is_null().all():
+        return Raw("real", np.full(len(series), np.nan), "Float64")
     return Raw("other", np.zeros(len(series)), f"entries of {dtype}")
 
 

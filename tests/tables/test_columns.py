@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
 import numpyro_disco as disco
@@ -43,6 +45,19 @@ ZONED = disco.Dates("2020-01-01", time_zone="Europe/Berlin")
 )
 def test_encoding(column, entries, numbers):
     np.testing.assert_array_equal(column.encode(entries), numbers)
+
+
+@pytest.mark.parametrize("column", [disco.Real(), disco.Boolean(), SIZES, MONTHS, DATES, ZONED])
+def test_a_column_may_be_missing_throughout(column):
+    for nothing in (
+        pd.Series([None, None]),
+        pd.Series([pd.NA] * 2),
+        pd.Series([pd.NaT] * 2),
+        pl.Series([None, None]),
+        pa.chunked_array([pa.nulls(2)]),
+        [None, None],
+    ):
+        np.testing.assert_array_equal(column.encode(nothing), [np.nan] * 2)
 
 
 def test_decoding():
