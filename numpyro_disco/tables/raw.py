@@ -119,7 +119,8 @@ def _from_series(series: nw.Series) -> Raw:
         return raw._replace(dtype=name, ordered=True)
     if dtype == nw.Categorical and nw.dependencies.is_pyarrow_chunked_array(native):
         whole = native.combine_chunks()
-        raw = _from_text(_objects(whole.to_pylist()), tuple(whole.dictionary.to_pylist()))
+        levels = tuple(plain_level(level) for level in whole.dictionary.to_pylist())
+        raw = _from_text(_objects(whole.to_pylist()), levels)
         return raw._replace(dtype=name, ordered=whole.type.ordered)
     if dtype == nw.String or dtype == nw.Categorical:
         return _from_text(_objects(series.to_list()))._replace(dtype=name)
@@ -192,7 +193,7 @@ def _from_text(array: np.ndarray, levels: tuple | None = None) -> Raw:
     """Text, whose levels are sorted unless they are given."""
     if levels is None:
         levels = tuple(sorted({str(value) for value in array.flat if not is_missing(value)}))
-    places = {level: float(place) for place, level in enumerate(levels)}
+    places = {str(level): float(place) for place, level in enumerate(levels)}
     codes = [np.nan if is_missing(value) else places[str(value)] for value in array.flat]
     return Raw("level", np.reshape(np.array(codes, float), array.shape), "String", levels)
 

@@ -72,6 +72,12 @@ def test_levels():
     assert numbers.levels == (4, 6) and not numbers.ordered
 
 
+def test_levels_of_a_dictionary_may_be_numbers():
+    raw = raw_column(pa.chunked_array([pa.array([8, 4, None, 8]).dictionary_encode()]))
+    assert raw.kind == "level" and raw.levels == (8, 4)
+    np.testing.assert_array_equal(raw.values, [0, 1, np.nan, 0])
+
+
 def test_dates():
     days = [datetime.date(1970, 1, 2), None]
     times = [datetime.datetime(1970, 1, 2, tzinfo=datetime.UTC), None]
