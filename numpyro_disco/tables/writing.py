@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import zoneinfo
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -134,8 +136,17 @@ def _entries(dtype: Any, column: Column, numbers: np.ndarray) -> Any:
     if isinstance(dtype, nw.Datetime):
         return decoded
     if isinstance(column, Dates):
-        return decoded.astype(f"datetime64[{'D' if column.unit == 'D' else 'us'}]").tolist()
+        return _objects_of_dates(dtype, column, decoded)
     return (decoded.astype(np.int64) if isinstance(column, Whole) else decoded).tolist()
+
+
+def _objects_of_dates(dtype: Any, column: Dates, dates: np.ndarray) -> list:
+    """Dates (n,), UTC, as Python's dates and times, or as text in ISO 8601."""
+    unit = "D" if column.unit == "D" or dtype == nw.Date else "us"
+    made: list = dates.astype(f"datetime64[{unit}]").tolist()
+    if column.time_zone is not None and unit == "us":
+        made = [date.replace(tzinfo=datetime.UTC) for date in made]
+    return [date.isoformat() for date in made] if dtype == nw.String else made
 
 
 def new_frame(
@@ -165,12 +176,16 @@ def _new_series(name: str, column: Column, numbers: np.ndarray, library: Any) ->
     if isinstance(column, Dates):
         entries = _entries(nw.Datetime(), column, numbers)
         unit: Any = "us" if column.unit == "D" else column.unit
+        zone = column.time_zone
+        if library == "polars":  # has neither seconds nor zones of a fixed offset
+            unit = "ms" if unit == "s" else unit
+            zone = zone if zone is None or zone in zoneinfo.available_timezones() else "UTC"
         made = nw.new_series(name, entries, nw.Datetime("us"), backend=library)
         if column.dtype == "Date" and library != "pandas":
             return made.cast(nw.Date)
-        if column.time_zone is not None:
-            made = made.dt.replace_time_zone("UTC").dt.convert_time_zone(column.time_zone)
-        return made.cast(nw.Datetime(unit, column.time_zone))
+        if zone is not None:
+            made = made.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
+        return made.cast(nw.Datetime(unit, zone))
     dtype = dtype()
     return nw.new_series(name, _entries(dtype, column, numbers), dtype, backend=library)
 
