@@ -60,7 +60,11 @@ def _filled_pandas(frame: Any, fillings: Mapping[str, Filling]) -> Any:
             known = {plain_level(level): level for level in native.dtype.categories}
             entries = [known.get(entry, entry) for entry in entries]
             new = [entry for entry in dict.fromkeys(entries) if entry not in known.values()]
-            native = native.cat.add_categories(new) if new else native
+            if new:
+                learned = [known.get(level, level) for level in _levels(filling.column)]
+                ordered = bool(native.dtype.ordered)
+                levels = _with_levels(list(known.values()), new, learned if ordered else [])
+                native = native.cat.set_categories(levels)
         elif isinstance(series.dtype, nw.Datetime):
             entries = _pandas_dates(entries, native.dtype, series.dtype)
         array = native.array.copy()
@@ -68,6 +72,18 @@ def _filled_pandas(frame: Any, fillings: Mapping[str, Filling]) -> Any:
         # Given an array alone, pandas would infer a dtype.
         completed.isetitem(place, type(native)(array, frame.index, native.dtype))
     return completed
+
+
+def _levels(column: Column) -> tuple:
+    """The levels of a column whose order has a meaning."""
+    return column.levels if isinstance(column, Categories) and column.ordered else ()
+
+
+def _with_levels(known: list, new: list, learned: Sequence[Any]) -> list:
+    """Known levels with new ones: in the order learned if it has all of them and agrees."""
+    wanted = [level for level in learned if level in known or level in new]
+    agrees = [level for level in wanted if level in known] == known
+    return wanted if agrees and set(new) <= set(wanted) else [*known, *new]
 
 
 def _pandas_dates(dates: np.ndarray, dtype: Any, known: nw.Datetime) -> Any:
@@ -85,7 +101,8 @@ def _filled_series(series: nw.Series, filling: Filling) -> nw.Series:
     if isinstance(series.dtype, nw.Enum):
         levels = list(series.dtype.categories)
         new = [level for level in dict.fromkeys(drawn) if level not in levels]
-        series = series.cast(nw.Enum([*levels, *new])) if new else series
+        levels = _with_levels(levels, new, _levels(filling.column))
+        series = series.cast(nw.Enum(levels)) if new else series
     entries = np.empty(len(series), object)
     entries[filling.missing] = drawn if isinstance(drawn, list) else drawn.tolist()
     entries[~filling.missing] = None

@@ -117,6 +117,23 @@ def test_a_level_that_the_dtype_lacks_is_added():
     assert filled_frame(enum, {"c": filling})["c"].to_list() == ["hi", "new"]
 
 
+def test_a_level_of_an_order_is_added_in_its_place():
+    column = disco.Categories(("lo", "mid", "hi"), ordered=True)
+    filling = Filling(column, np.array([False, True]), np.ones(2))
+    for levels, expected in (
+        (["lo", "hi"], ["lo", "mid", "hi"]),
+        (["hi", "lo"], ["hi", "lo", "mid"]),
+    ):
+        ordered = pd.Categorical(["hi", None], levels, ordered=True)
+        filled = filled_frame(pd.DataFrame({"c": ordered}), {"c": filling})["c"]
+        assert filled.tolist() == ["hi", "mid"] and filled.cat.ordered
+        assert filled.cat.categories.tolist() == expected
+        enum = pl.DataFrame({"c": pl.Series(["hi", None], dtype=pl.Enum(levels))})
+        filled = filled_frame(enum, {"c": filling})["c"]
+        assert filled.to_list() == ["hi", "mid"]
+        assert filled.dtype.categories.to_list() == expected
+
+
 @pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
 def test_new_frames_have_the_columns_learned_from(library):
     rows = read_rows(POLARS if library == "polars" else PANDAS)
