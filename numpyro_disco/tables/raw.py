@@ -139,7 +139,9 @@ def _objects(values: Sequence[Any]) -> np.ndarray:
 
 def unmasked_objects(masked: np.ma.MaskedArray) -> np.ndarray:
     """Entries of a masked array, None where masked: what is under a mask is no entry."""
-    return np.where(np.ma.getmaskarray(masked), None, masked.data.astype(object))
+    objects = masked.data.astype(object)
+    objects[np.ma.getmaskarray(masked)] = None
+    return objects
 
 
 def is_missing(value: Any) -> bool:
