@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import datetime
+import math
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -52,6 +55,8 @@ class Column(abc.ABC):
         if is_traced(values):
             return jnp.asarray(values)
         raw = raw_column(values)
+        if raw.kind != "other" and np.isnan(raw.values).all():
+            return raw.values  # what is missing throughout is of every kind
         found = self.from_raw(raw, what)
         if found is None:
             raise ValueError(f"Expected {self.takes} for {what}; got {raw.example}.")
@@ -141,10 +146,16 @@ class Categories(Column):
         return all(isinstance(level, int | float) for level in self.levels)
 
     def encode(self, values: Any, what: str = "the column") -> Any:
-        """The indices of levels: see `Column`. A number is an index unless levels are numbers."""
+        """The indices of levels: see `Column`.
+
+        A number is a level if levels are numbers, and an index otherwise. Only a JAX array may hold
+        indices of levels that are text such as "10".
+        """
         if is_traced(values) and self.numeric:
             same = jnp.asarray(values)[..., None] == jnp.asarray(self.levels, float)
             return jnp.where(same.any(-1), jnp.argmax(same, -1), jnp.nan)
+        if isinstance(values, jax.Array) and not (is_traced(values) or self.numeric):
+            return self._checked_codes(raw_column(values), what)
         return super().encode(values, what)
 
     def from_raw(self, raw: Raw, what: str) -> np.ndarray | None:
@@ -154,7 +165,7 @@ class Categories(Column):
             index = raw.values
         elif raw.kind in ("real", "whole", "boolean"):
             if not self.numeric:
-                return self._checked_codes(raw, what)
+                return self._unambiguous_codes(raw, what)
             given, index = np.unique(raw.values[~np.isnan(raw.values)], return_inverse=True)
             places = np.full(raw.values.shape, np.nan)
             places[~np.isnan(raw.values)] = index
@@ -173,6 +184,16 @@ class Categories(Column):
                 f"{[plain for plain in np.asarray(given, object)[unknown][:5].tolist()]}."
             )
         return codes
+
+    def _unambiguous_codes(self, raw: Raw, what: str) -> np.ndarray | None:
+        if raw.kind == "boolean":
+            return None
+        if any(_reads_as_number(level) for level in self.levels):
+            raise ValueError(
+                f"Expected text for {what}, whose levels {self.levels} read as numbers; got "
+                "numbers, which may be levels or indices of levels. Give levels: .astype(str)."
+            )
+        return self._checked_codes(raw, what)
 
     def _checked_codes(self, raw: Raw, what: str) -> np.ndarray:
         codes = raw.values
@@ -214,29 +235,22 @@ class Dates(Column):
         """Days from the origin. Numbers are days already; text is read as ISO 8601."""
         if raw.kind in ("real", "whole"):
             return raw.values
-        if raw.kind == "level" and not all(isinstance(level, str) for level in raw.levels):
-            return None
         if raw.kind == "level":
-            try:
-                dates = np.array([np.datetime64(level, "us") for level in raw.levels])
-            except ValueError:
+            dates = _dates_of_text(raw)
+            if dates is None:
                 return None
-            numbers = np.append((dates - EPOCH).astype(np.float64), np.nan)
-            there = ~np.isnan(raw.values)
-            micro = numbers[np.where(there, raw.values, len(dates)).astype(int)]
-        elif raw.kind != "date":
+            raw = dates
+        if raw.kind != "date":
             return None
-        else:
-            micro = raw.values
-            if (raw.time_zone is None) != (self.time_zone is None):
-                have = "without" if raw.time_zone is None else "with"
-                want = "without" if self.time_zone is None else "with"
-                raise ValueError(
-                    f"Expected dates {want} a time zone for {what}; got dates {have} one. "
-                    "Localize them, or convert them to UTC and drop the zone."
-                )
+        if (raw.time_zone is None) != (self.time_zone is None):
+            have = "without" if raw.time_zone is None else "with"
+            want = "without" if self.time_zone is None else "with"
+            raise ValueError(
+                f"Expected dates {want} a time zone for {what}; got dates {have} one. "
+                "Localize them, or convert them to UTC and drop the zone."
+            )
         origin = (np.datetime64(self.origin, "us") - EPOCH).astype(np.float64)
-        return (micro - origin) / MICROSECONDS
+        return (raw.values - origin) / MICROSECONDS
 
     def decode(self, numbers: Any) -> np.ndarray:
         """The dates, UTC, as datetime64 rounded to `unit`, microseconds at the finest."""
@@ -249,6 +263,24 @@ class Dates(Column):
             rounded = size * np.round(rounded / size).astype(np.int64)
         dates = np.datetime64(self.origin, "us") + rounded.astype("timedelta64[us]")
         return np.where(np.isnan(days), np.datetime64("NaT"), dates)
+
+
+def _dates_of_text(raw: Raw) -> Raw | None:
+    """Levels that are dates or times in ISO 8601 as dates; None if some are anything else."""
+    try:
+        dates = [datetime.datetime.fromisoformat(level) for level in raw.levels]
+    except (TypeError, ValueError):
+        return None
+    levels = raw_column([*dates, None])
+    places = np.where(np.isnan(raw.values), len(dates), raw.values).astype(int)
+    return levels._replace(values=levels.values[places])
+
+
+def _reads_as_number(level: Any) -> bool:
+    try:
+        return math.isfinite(float(level))
+    except ValueError:
+        return False
 
 
 KINDS: dict[str, type[Column]] = {

@@ -20,6 +20,7 @@ from numpyro_disco._numpyro import event_constraint, model_and_arguments
 from numpyro_disco._tracing import is_latent, trace_sites
 from numpyro_disco.tables.columns import Boolean, Whole
 from numpyro_disco.tables.kinds import default_support
+from numpyro_disco.tables.reading import aligned
 from numpyro_disco.tables.variables import (
     Variable,
     Variables,
@@ -122,7 +123,7 @@ def _sites(data: Any) -> _Sites | None:
     if type(data).__module__.startswith("xarray") or not isinstance(data, Mapping):
         return None
     if any(_num_axes(value) > 1 for value in data.values()):
-        draws = {str(name): value for name, value in data.items()}
+        draws = aligned({str(name): value for name, value in data.items()}, "data")
         return _Sites(draws, tuple(draws), {})
     return None
 

@@ -63,6 +63,8 @@ def raw_column(values: Any) -> Raw:
     if isinstance(series, nw.Series):
         return _from_series(series)
     masked = np.ma.isMaskedArray(values)
+    if masked and values.dtype.kind in "UOST":
+        return _from_objects(unmasked_objects(values))
     try:
         array = np.asarray(values.data if masked else values)
     except ValueError:  # a ragged sequence
@@ -117,12 +119,15 @@ def _from_series(series: nw.Series) -> Raw:
         return raw._replace(dtype=name, ordered=True)
     if dtype == nw.Categorical and nw.dependencies.is_pyarrow_chunked_array(native):
         whole = native.combine_chunks()
-        raw = _from_text(_objects(whole.to_pylist()), tuple(whole.dictionary.to_pylist()))
+        levels = tuple(plain_level(level) for level in whole.dictionary.to_pylist())
+        raw = _from_text(_objects(whole.to_pylist()), levels)
         return raw._replace(dtype=name, ordered=whole.type.ordered)
     if dtype == nw.String or dtype == nw.Categorical:
         return _from_text(_objects(series.to_list()))._replace(dtype=name)
     if dtype == nw.Object:
         return _from_objects(_objects(series.to_list()))
+    if series.is_null().all():
+        return Raw("real", np.full(len(series), np.nan), "Float64")
     return Raw("other", np.zeros(len(series)), f"entries of {dtype}")
 
 
@@ -130,6 +135,13 @@ def _objects(values: Sequence[Any]) -> np.ndarray:
     array = np.empty(len(values), object)
     array[:] = values
     return array
+
+
+def unmasked_objects(masked: np.ma.MaskedArray) -> np.ndarray:
+    """Entries of a masked array, None where masked: what is under a mask is no entry."""
+    objects = masked.data.astype(object)
+    objects[np.ma.getmaskarray(masked)] = None
+    return objects
 
 
 def is_missing(value: Any) -> bool:
@@ -161,6 +173,9 @@ def _from_objects(array: np.ndarray) -> Raw:
     if _all(present, str):
         return _from_text(array)
     if _all(present, datetime.date | np.datetime64):
+        if len({getattr(value, "tzinfo", None) is None for value in present}) > 1:
+            held = "dates with and without a time zone"
+            return Raw("other", np.zeros(array.shape), held)
         return _from_dates(present, filled)
     if not any(isinstance(value, str | bytes) for value in present):
         try:
@@ -180,7 +195,7 @@ def _from_text(array: np.ndarray, levels: tuple | None = None) -> Raw:
     """Text, whose levels are sorted unless they are given."""
     if levels is None:
         levels = tuple(sorted({str(value) for value in array.flat if not is_missing(value)}))
-    places = {level: float(place) for place, level in enumerate(levels)}
+    places = {str(level): float(place) for place, level in enumerate(levels)}
     codes = [np.nan if is_missing(value) else places[str(value)] for value in array.flat]
     return Raw("level", np.reshape(np.array(codes, float), array.shape), "String", levels)
 
@@ -188,7 +203,7 @@ def _from_text(array: np.ndarray, levels: tuple | None = None) -> Raw:
 def _from_dates(present: np.ndarray, filled: Callable) -> Raw:
     zones = {str(getattr(v, "tzinfo", None)) for v in present} - {"None"}
     whole = not any(isinstance(value, datetime.datetime | np.datetime64) for value in present)
-    zone = next(iter(zones), None)
+    zone = "UTC" if len(zones) > 1 else next(iter(zones), None)
     return Raw(
         "date",
         filled(_microseconds_of),

@@ -8,6 +8,7 @@ order of the coordinates.
 
 from __future__ import annotations
 
+import numbers
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,9 +19,9 @@ import narwhals as nw
 import numpy as np
 
 from numpyro_disco._checks import is_traced, name_index
-from numpyro_disco.tables.columns import Column
+from numpyro_disco.tables.columns import Categories, Column
 from numpyro_disco.tables.kinds import column_of
-from numpyro_disco.tables.raw import raw_column
+from numpyro_disco.tables.raw import raw_column, unmasked_objects
 
 
 class Named(NamedTuple):
@@ -151,6 +152,9 @@ def read_rows(data: Any, argument: str = "data") -> Rows:
     named = by_name(data, argument)
     if named is None:
         array = data if np.ma.isMaskedArray(data) else np.asarray(data)
+        if array.dtype.kind in "UST" and not isinstance(data, np.ndarray):
+            # NumPy has made text of numbers and of what is missing.
+            array = np.asarray(data, object)
         if array.ndim != 2 or not array.shape[1]:
             raise ValueError(
                 f"Expected rows of shape (N, D) for `{argument}`; got shape {array.shape}. For a "
@@ -187,6 +191,8 @@ def _from_array(
     values: Any
     if is_traced(data):
         values = jnp.asarray(data)
+    elif np.ma.isMaskedArray(data) and data.dtype.kind in "UOST":
+        values = unmasked_objects(data)
     elif np.ma.isMaskedArray(data):
         values = np.ma.filled(data.astype(np.float64), np.nan)
     else:
@@ -198,8 +204,11 @@ def _from_array(
         )
     if is_traced(values):
         return values
+    if values.dtype.kind == "O":
+        _check_levels(values, names, columns, argument)
     # Dates would become numbers without a word, and "1" is text.
-    if values.dtype.kind not in "mMUST":
+    text = values.dtype.kind == "O" and any(isinstance(v, str | bytes) for v in values.flat)
+    if values.dtype.kind not in "mMUST" and not text:
         try:
             return values.astype(np.float64)
         except (TypeError, ValueError):
@@ -210,6 +219,24 @@ def _from_array(
         for place, (name, column) in enumerate(zip(names, columns, strict=True))
     ]
     return np.stack(encoded, axis=-1)
+
+
+def _check_levels(
+    values: np.ndarray, names: Sequence[str], columns: Sequence[Column], argument: str
+) -> None:
+    """Refuse objects (..., D) without names where a number may be a level or an index of one."""
+    for place, (name, column) in enumerate(zip(names, columns, strict=True)):
+        if not isinstance(column, Categories) or not column.numeric:
+            continue
+        if any(
+            isinstance(entry, numbers.Number) and entry == entry
+            for entry in values[..., place].flat
+        ):
+            raise ValueError(
+                f"Expected names beside the entries of `{argument}`; got an array of objects with "
+                f"numbers for {name!r}, which may be its levels {column.levels} or indices of "
+                "them. Give a DataFrame or a mapping."
+            )
 
 
 # -- names -------------------------------------------------------------------------------------
@@ -300,6 +327,32 @@ def _from_mapping(data: Mapping, argument: str) -> Named:
         frame = type(series[0].to_frame())(entries)
         return _from_frame(frame, argument)
     return Named(entries, _labels(index))
+
+
+def aligned(entries: Mapping[str, Any], argument: str) -> dict[str, Any]:
+    """The entries, of which pandas series and frames are matched by their index.
+
+    Raises:
+        ValueError: series of several indices beside arrays, whose rows have no labels.
+    """
+    labelled = {
+        name: value
+        for name, value in entries.items()
+        if nw.dependencies.is_pandas_series(value) or nw.dependencies.is_pandas_dataframe(value)
+    }
+    indices = [value.index for value in labelled.values()]
+    if all(index.equals(indices[0]) for index in indices):
+        return dict(entries)
+    arrays = [n for n, value in entries.items() if n not in labelled and np.ndim(value) > 0]
+    if arrays:
+        raise ValueError(
+            f"Expected pandas series of one index in `{argument}` beside the arrays {arrays}, "
+            "whose rows have no labels; got several. Align the series first."
+        )
+    rows = indices[0]
+    for index in indices[1:]:
+        rows = rows.union(index, sort=False)
+    return {n: v.reindex(rows) if n in labelled else v for n, v in entries.items()}
 
 
 def _from_records(data: Sequence[Mapping], argument: str) -> Named:

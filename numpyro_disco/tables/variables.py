@@ -20,6 +20,7 @@ from numpyro.distributions import biject_to, constraints
 
 from numpyro_disco._checks import is_traced
 from numpyro_disco._typing import Array, ArrayLike
+from numpyro_disco.tables.reading import aligned
 
 JOINT_SUPPORTS: dict[str, constraints.Constraint] = {
     "simplex": constraints.simplex,
@@ -176,7 +177,7 @@ class Variables:
                 f"Expected a value for each of the variables {list(self.shapes)}; {missing} are "
                 "missing."
             )
-        given = {name: jnp.asarray(value) for name, value in values.items()}
+        given = {n: jnp.asarray(value) for n, value in self._aligned(values, "values").items()}
         for name, value in given.items():
             self._check_shape(name, value.shape, "values")
         parts = [variable.unconstrain(given[variable.name]) for variable in self]
@@ -236,7 +237,7 @@ class Variables:
                 them.
         """
         found: dict[str, Any] = {}
-        for name, value in observed.items():
+        for name, value in self._aligned(observed, argument).items():
             if name in self.shapes:
                 value = value if is_traced(value) else _numbers(value, name, argument)
                 self._check_shape(name, value.shape, argument)
@@ -268,6 +269,11 @@ class Variables:
             f"`{argument}` names {name!r}, which is neither a variable of this distribution nor an "
             f"element of one; its variables and their shapes are {self.shapes}."
         )
+
+    def _aligned(self, values: Mapping[str, Any], argument: str) -> dict[str, Any]:
+        """Values by name; series with one number in each row are matched by their index."""
+        rows = {n: v for n, v in values.items() if not self.shapes.get(n) or np.ndim(v) > 1}
+        return {**values, **aligned(rows, argument)}
 
     def _check_shape(self, name: str, shape: tuple[int, ...], argument: str) -> None:
         if name not in self.shapes:

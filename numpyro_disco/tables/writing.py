@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import zoneinfo
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -58,7 +60,11 @@ def _filled_pandas(frame: Any, fillings: Mapping[str, Filling]) -> Any:
             known = {plain_level(level): level for level in native.dtype.categories}
             entries = [known.get(entry, entry) for entry in entries]
             new = [entry for entry in dict.fromkeys(entries) if entry not in known.values()]
-            native = native.cat.add_categories(new) if new else native
+            if new:
+                learned = [known.get(level, level) for level in _levels(filling.column)]
+                ordered = bool(native.dtype.ordered)
+                levels = _with_levels(list(known.values()), new, learned if ordered else [])
+                native = native.cat.set_categories(levels)
         elif isinstance(series.dtype, nw.Datetime):
             entries = _pandas_dates(entries, native.dtype, series.dtype)
         array = native.array.copy()
@@ -66,6 +72,18 @@ def _filled_pandas(frame: Any, fillings: Mapping[str, Filling]) -> Any:
         # Given an array alone, pandas would infer a dtype.
         completed.isetitem(place, type(native)(array, frame.index, native.dtype))
     return completed
+
+
+def _levels(column: Column) -> tuple:
+    """The levels of a column whose order has a meaning."""
+    return column.levels if isinstance(column, Categories) and column.ordered else ()
+
+
+def _with_levels(known: list, new: list, learned: Sequence[Any]) -> list:
+    """Known levels with new ones: in the order learned if it has all of them and agrees."""
+    wanted = [level for level in learned if level in known or level in new]
+    agrees = [level for level in wanted if level in known] == known
+    return wanted if agrees and set(new) <= set(wanted) else [*known, *new]
 
 
 def _pandas_dates(dates: np.ndarray, dtype: Any, known: nw.Datetime) -> Any:
@@ -83,7 +101,8 @@ def _filled_series(series: nw.Series, filling: Filling) -> nw.Series:
     if isinstance(series.dtype, nw.Enum):
         levels = list(series.dtype.categories)
         new = [level for level in dict.fromkeys(drawn) if level not in levels]
-        series = series.cast(nw.Enum([*levels, *new])) if new else series
+        levels = _with_levels(levels, new, _levels(filling.column))
+        series = series.cast(nw.Enum(levels)) if new else series
     entries = np.empty(len(series), object)
     entries[filling.missing] = drawn if isinstance(drawn, list) else drawn.tolist()
     entries[~filling.missing] = None
@@ -134,8 +153,17 @@ def _entries(dtype: Any, column: Column, numbers: np.ndarray) -> Any:
     if isinstance(dtype, nw.Datetime):
         return decoded
     if isinstance(column, Dates):
-        return decoded.astype(f"datetime64[{'D' if column.unit == 'D' else 'us'}]").tolist()
+        return _objects_of_dates(dtype, column, decoded)
     return (decoded.astype(np.int64) if isinstance(column, Whole) else decoded).tolist()
+
+
+def _objects_of_dates(dtype: Any, column: Dates, dates: np.ndarray) -> list:
+    """Dates (n,), UTC, as Python's dates and times, or as text in ISO 8601."""
+    unit = "D" if column.unit == "D" or dtype == nw.Date else "us"
+    made: list = dates.astype(f"datetime64[{unit}]").tolist()
+    if column.time_zone is not None and unit == "us":
+        made = [date.replace(tzinfo=datetime.UTC) for date in made]
+    return [date.isoformat() for date in made] if dtype == nw.String else made
 
 
 def new_frame(
@@ -157,18 +185,24 @@ def new_frame(
 
 
 def _new_series(name: str, column: Column, numbers: np.ndarray, library: Any) -> nw.Series:
-    dtype: Any = getattr(nw, column.dtype, nw.Float64)
+    # A decimal without digits behind the point would be a whole number.
+    name_of_dtype = "Float64" if column.dtype == "Decimal" else column.dtype
+    dtype: Any = getattr(nw, name_of_dtype, nw.Float64)
     if isinstance(column, Categories):
         return _new_categories(name, column, numbers, library)
     if isinstance(column, Dates):
         entries = _entries(nw.Datetime(), column, numbers)
         unit: Any = "us" if column.unit == "D" else column.unit
+        zone = column.time_zone
+        if library == "polars":  # has neither seconds nor zones of a fixed offset
+            unit = "ms" if unit == "s" else unit
+            zone = zone if zone is None or zone in zoneinfo.available_timezones() else "UTC"
         made = nw.new_series(name, entries, nw.Datetime("us"), backend=library)
         if column.dtype == "Date" and library != "pandas":
             return made.cast(nw.Date)
-        if column.time_zone is not None:
-            made = made.dt.replace_time_zone("UTC").dt.convert_time_zone(column.time_zone)
-        return made.cast(nw.Datetime(unit, column.time_zone))
+        if zone is not None:
+            made = made.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
+        return made.cast(nw.Datetime(unit, zone))
     dtype = dtype()
     return nw.new_series(name, _entries(dtype, column, numbers), dtype, backend=library)
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
 import numpyro_disco as disco
@@ -15,7 +17,9 @@ from numpyro_disco.tables.columns import column_from_json
 
 SIZES = disco.Categories(("small", "medium", "large"), ordered=True)
 CYLINDERS = disco.Categories((4, 6, 8))
+MONTHS = disco.Categories(("1", "10", "2"))
 DATES = disco.Dates("2020-01-01")
+ZONED = disco.Dates("2020-01-01", time_zone="Europe/Berlin")
 
 
 @pytest.mark.parametrize(
@@ -28,15 +32,32 @@ DATES = disco.Dates("2020-01-01")
         (SIZES, ["large", None, "small"], [2, np.nan, 0]),
         (SIZES, pd.Series(pd.Categorical(["large"], ["tiny", "large"])), [2]),
         (SIZES, [2.0, 0.0], [2, 0]),
+        (MONTHS, ["2", None, "10"], [2, np.nan, 1]),
+        (MONTHS, jnp.array([2.0, 1.0]), [2, 1]),
         (CYLINDERS, [8, None, 4.0], [2, np.nan, 0]),
         (CYLINDERS, pd.Series(pd.Categorical([8, 4])), [2, 0]),
         (DATES, [datetime.datetime(2020, 1, 2, 12), pd.NaT], [1.5, np.nan]),
         (DATES, ["2020-01-02", None], [1, np.nan]),
+        (DATES, ["20200103"], [2]),
+        (ZONED, ["2020-01-02T02:00+02:00", "2020-01-02T00:00Z", None], [1, 1, np.nan]),
         (DATES, [0.25], [0.25]),
     ],
 )
 def test_encoding(column, entries, numbers):
     np.testing.assert_array_equal(column.encode(entries), numbers)
+
+
+@pytest.mark.parametrize("column", [disco.Real(), disco.Boolean(), SIZES, MONTHS, DATES, ZONED])
+def test_a_column_may_be_missing_throughout(column):
+    for nothing in (
+        pd.Series([None, None]),
+        pd.Series([pd.NA] * 2),
+        pd.Series([pd.NaT] * 2),
+        pl.Series([None, None]),
+        pa.chunked_array([pa.nulls(2)]),
+        [None, None],
+    ):
+        np.testing.assert_array_equal(column.encode(nothing), [np.nan] * 2)
 
 
 def test_decoding():
@@ -60,8 +81,13 @@ def test_decoding():
         (SIZES, ["huge", "large"], "among ('small', 'medium', 'large'); got ['huge']"),
         (SIZES, [3.0], "or their numbers 0 to 2; got 3"),
         (SIZES, [datetime.date(2020, 1, 1)], "Expected levels for 'a'"),
+        (MONTHS, [1, 2], "Expected text for 'a', whose levels ('1', '10', '2') read as numbers"),
+        (disco.Categories(("False", "True")), [True], "Expected levels for 'a'; got 1"),
         (CYLINDERS, [5], "among (4, 6, 8); got [5.0]"),
         (DATES, ["yesterday"], "Expected dates, or days from the origin, for 'a'; got 'yesterday'"),
+        (DATES, ["today"], "Expected dates, or days from the origin, for 'a'; got 'today'"),
+        (DATES, ["2020-01-02T02:00+02:00"], "dates without a time zone for 'a'; got dates with"),
+        (ZONED, ["2020-01-02"], "dates with a time zone for 'a'; got dates without"),
         (DATES, [datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)], "without a time zone"),
     ],
 )

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import pandas as pd
 import pytest
 import xarray
 from helpers.variables import SUPPORTS, VARIABLES, draws_of_variables
@@ -55,6 +56,15 @@ def test_a_dict_of_arrays_with_given_supports():
     x = np.stack(list(found.columns.values()), axis=1)
     np.testing.assert_allclose(VARIABLES.unpack(x)["L"], DRAWS["L"], atol=1e-6)
     assert found.supports["s2"] == constraints.positive
+
+
+def test_series_of_draws_are_matched_by_their_index():
+    a = pd.Series([1.0, 2.0], ["r", "s"])
+    b = pd.DataFrame([[3.0, 4.0], [5.0, 6.0]], index=["s", "r"])
+    found = read_draws({"a": a, "b": b}, None, None)
+    assert found.columns["b[0]"].tolist() == [5, 3]
+    with pytest.raises(ValueError, match="one index in `data` beside the arrays"):
+        read_draws({"a": a, "c": a[::-1], "b": b.to_numpy()}, None, None)
 
 
 def test_tables_are_left_to_others():

@@ -72,6 +72,12 @@ def test_levels():
     assert numbers.levels == (4, 6) and not numbers.ordered
 
 
+def test_levels_of_a_dictionary_may_be_numbers():
+    raw = raw_column(pa.chunked_array([pa.array([8, 4, None, 8]).dictionary_encode()]))
+    assert raw.kind == "level" and raw.levels == (8, 4)
+    np.testing.assert_array_equal(raw.values, [0, 1, np.nan, 0])
+
+
 def test_dates():
     days = [datetime.date(1970, 1, 2), None]
     times = [datetime.datetime(1970, 1, 2, tzinfo=datetime.UTC), None]
@@ -86,6 +92,16 @@ def test_dates():
     raw = raw_column(np.array(["1970-01-02", "NaT"], "datetime64[ns]"))
     assert (raw.kind, raw.unit) == ("date", "ns")
     np.testing.assert_array_equal(raw.values, [86400e6, np.nan])
+
+
+def test_dates_of_several_time_zones_are_times_in_utc():
+    east = datetime.timezone(datetime.timedelta(hours=2))
+    first = datetime.datetime(1970, 1, 2, tzinfo=datetime.UTC)
+    raw = raw_column([first.astimezone(east), first])
+    assert (raw.kind, raw.time_zone) == ("date", "UTC")
+    np.testing.assert_array_equal(raw.values, [86400e6, 86400e6])
+    raw = raw_column([first, first.replace(tzinfo=None)])
+    assert raw.kind == "other" and raw.example == "dates with and without a time zone"
 
 
 def test_single_values_and_other_arrays_keep_their_shape():

@@ -139,6 +139,34 @@ def test_names_that_are_refused():
         read(np.array(["2020-01-01"] * 3, "datetime64[D]"))
 
 
+def test_objects_without_names():
+    """Text is text, whatever it reads as, and a number for levels that are numbers is refused."""
+    sizes = disco.Categories(("1", "10", "2"))
+    columns = (disco.Real(), sizes)
+    rows = pd.DataFrame({"a": [0.5, 1.0], "m": ["1", "2"]}).to_numpy()
+    found = read_observations(rows, ("a", "m"), columns, "given")
+    np.testing.assert_array_equal(found.values, [[0.5, 0], [1, 2]])
+    cylinders = (disco.Real(), disco.Categories((1, 2, 4)))
+    with refuses("numbers for 'm', which may be its levels (1, 2, 4) or indices"):
+        read_observations(np.array([[0.5, 1]], object), ("a", "m"), cylinders, "given")
+
+
+def test_lists_with_text_keep_their_numbers():
+    rows = read_rows([[1.5, "low"], [float("nan"), "high"], [2.5, "low"]])
+    assert [column.kind for column in rows.columns] == ["real", "categories"]
+    np.testing.assert_array_equal(rows.values, [[1.5, 1], [np.nan, 0], [2.5, 1]])
+
+
+def test_what_is_under_a_mask_is_no_entry():
+    masked = np.ma.array(["low", "N/A", "high"], mask=[0, 1, 0])
+    for data in (masked, masked.astype(object)):
+        rows = read_rows({"c": data})
+        assert rows.columns[0].levels == ("high", "low")
+        np.testing.assert_array_equal(rows.values[:, 0], [1, np.nan, 0])
+        found = read_observations(data[:, None], ("c",), COLUMNS[2:], "given")
+        np.testing.assert_array_equal(found.values[:, 0], [0, np.nan, 1])
+
+
 def test_points():
     array = jnp.ones((4, 3))
     assert read_points(array, NAMES, COLUMNS, "x") is array

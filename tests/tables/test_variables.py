@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.variables import VARIABLES, draws_of_variables
 from numpyro.distributions import biject_to
@@ -77,6 +78,17 @@ def test_observations_of_whole_variables_and_of_elements():
     found = VARIABLES.observed_coordinates({"p": rows, "b[1]": [1.0, 2.0]})
     assert np.isnan(found["p.unconstrained[0]"]).tolist() == [False, True]
     assert found["b[1]"] == [1.0, 2.0]
+
+
+def test_series_are_matched_by_their_index():
+    variables = Variables((Variable("a"), Variable("b"), Variable("c", (2,))))
+    a, b = pd.Series([1.0, 2.0], ["r", "s"]), pd.Series([4.0, 3.0], ["s", "r"])
+    packed = variables.pack({"a": a, "b": b, "c": pd.Series([5.0, 6.0])})
+    np.testing.assert_array_equal(packed, [[1, 3, 5, 6], [2, 4, 5, 6]])
+    found = variables.observed_coordinates({"a": a, "b": b[:1]})
+    np.testing.assert_array_equal(found["b"], [np.nan, 4])
+    with pytest.raises(ValueError, match="one index in `values` beside the arrays"):
+        variables.pack({"a": a, "b": b, "c": np.ones((2, 2))})
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,23 @@ def test_a_level_that_the_dtype_lacks_is_added():
     assert filled_frame(enum, {"c": filling})["c"].to_list() == ["hi", "new"]
 
 
+def test_a_level_of_an_order_is_added_in_its_place():
+    column = disco.Categories(("lo", "mid", "hi"), ordered=True)
+    filling = Filling(column, np.array([False, True]), np.ones(2))
+    for levels, expected in (
+        (["lo", "hi"], ["lo", "mid", "hi"]),
+        (["hi", "lo"], ["hi", "lo", "mid"]),
+    ):
+        ordered = pd.Categorical(["hi", None], levels, ordered=True)
+        filled = filled_frame(pd.DataFrame({"c": ordered}), {"c": filling})["c"]
+        assert filled.tolist() == ["hi", "mid"] and filled.cat.ordered
+        assert filled.cat.categories.tolist() == expected
+        enum = pl.DataFrame({"c": pl.Series(["hi", None], dtype=pl.Enum(levels))})
+        filled = filled_frame(enum, {"c": filling})["c"]
+        assert filled.to_list() == ["hi", "mid"]
+        assert filled.dtype.categories.to_list() == expected
+
+
 @pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
 def test_new_frames_have_the_columns_learned_from(library):
     rows = read_rows(POLARS if library == "polars" else PANDAS)
@@ -139,3 +156,32 @@ def test_new_frames_have_the_columns_learned_from(library):
     if library == "polars":
         assert frame.schema["enum"] == POLARS.schema["enum"]
         assert frame["days"].to_list() == [DAYS[0], DAYS[2]]
+
+
+def test_decimals_become_numbers_that_are_not_rounded():
+    frame = new_frame(("a",), (disco.Real("Decimal"),), np.array([[1.25]]), "polars")
+    assert frame["a"].to_list() == [1.25]
+
+
+def test_polars_takes_seconds_and_fixed_offsets():
+    columns = disco.Dates("2020-01-01", "s"), disco.Dates("2020-01-01", "us", "UTC+02:00")
+    frame = new_frame(("a", "b"), columns, np.full((1, 2), 1.5), "polars")
+    noon = datetime.datetime(2020, 1, 2, 12)
+    assert frame.row(0) == (noon, noon.replace(tzinfo=datetime.UTC))
+
+
+def test_dates_are_filled_in_the_form_of_the_column():
+    noon = datetime.datetime(2020, 1, 2, 12)
+    missing, numbers = np.array([False, True]), np.full(2, 1.5)
+
+    def filled(frame, column):
+        return filled_frame(frame, {"c": Filling(column, missing, numbers)})["c"]
+
+    day = filled(pl.DataFrame({"c": [DAYS[0], None]}), disco.Dates("2020-01-01"))
+    assert day.dtype == pl.Date and day[1] == noon.date()
+    for library in (pd.DataFrame, pl.DataFrame):
+        text = filled(library({"c": ["2020-01-01", None]}), disco.Dates("2020-01-01"))
+        assert text.to_list()[1] == "2020-01-02T12:00:00"
+    aware = noon.replace(tzinfo=datetime.UTC)
+    objects = pd.DataFrame({"c": pd.Series([aware, None], dtype=object)})
+    assert filled(objects, disco.Dates("2020-01-01", "us", "UTC")).tolist() == [aware, aware]
