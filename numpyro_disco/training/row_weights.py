@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from numpyro_disco.tables.draws import Draws
 from numpyro_disco.tables.reading import Rows
+from numpyro_disco.tables.variables import Variables
 
 
 def separate_weights(
@@ -76,6 +78,26 @@ def weights_beside(
         )
     place = found.index(weights)
     return np.delete(others, place), check_weights(values[:, place], len(values))
+
+
+def draws_without_weights(draws: Draws, weights: Any) -> Draws:
+    """Draws of variables without the variable that holds their weights, if `weights` names one.
+
+    Raises:
+        ValueError: `weights` is the name of an element of a larger variable.
+    """
+    if not isinstance(weights, str):
+        return draws
+    learned = Variables(tuple(v for v in draws.variables if v.name != weights or v.shape))
+    if weights in (*learned.names, *learned.shapes):
+        raise ValueError(
+            "Expected an array (N,), or the name of a variable of `data` that is one number for "
+            f"each draw, for `weights`; got {weights!r}, which is part of an array or an array. "
+            "Give the weights as an array, and leave them out of `data`."
+        )
+    columns = {name: column for name, column in draws.columns.items() if name != weights}
+    supports = {name: support for name, support in draws.supports.items() if name != weights}
+    return Draws(columns, supports, learned)
 
 
 def check_weights(weights: Any, num_rows: int) -> np.ndarray:
