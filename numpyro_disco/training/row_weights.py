@@ -6,13 +6,13 @@ draws of nested sampling are examples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from numpyro_disco.tables.draws import Draws
-from numpyro_disco.tables.reading import Rows
+from numpyro_disco.tables.reading import Rows, by_name
 from numpyro_disco.tables.variables import Variables
 
 
@@ -133,14 +133,50 @@ def with_mean_one(weights: np.ndarray | None) -> np.ndarray | None:
 
 
 def aligned(weights: Any, data: Any) -> Any:
-    """Weights with an index, such as a pandas Series, in the order of the index of `data`."""
-    index: Any = getattr(weights, "index", None)
+    """Weights with labels in the order of the labels of `data`; others as they are.
+
+    Args:
+        weights: a pandas Series or an xarray array with a coordinate has labels.
+        data: as for `fit`. A pandas DataFrame, a mapping of pandas Series, and an xarray object
+            with one dimension of rows have labels.
+
+    Raises:
+        ValueError: labels that are not those of `data`.
+    """
     rows: Any = getattr(data, "index", None)
-    if not hasattr(index, "equals") or not hasattr(rows, "equals") or index.equals(rows):
-        return weights
-    if not index.is_unique or len(index) != len(rows) or not index.isin(rows).all():
+    index: Any = getattr(weights, "index", None)
+    if hasattr(index, "equals") and hasattr(rows, "equals"):
+        if index.equals(rows):
+            return weights
+    else:
+        # Labels of what is not a frame are known as text.
+        index, rows = _text_labels(weights), _row_labels(data)
+        if index is None or rows is None:
+            return weights
+    places = {label: place for place, label in enumerate(index)}
+    if len(places) < len(index) or len(index) != len(rows) or set(places) != set(rows):
+        if list(index) == list(rows):
+            return weights
         raise ValueError(
             "Expected `weights` with the index of `data`; theirs are different. Give an array, "
             "`weights.to_numpy()`, if the order of both is the same."
         )
-    return weights.reindex(rows)
+    return np.asarray(weights)[[places[label] for label in rows]]
+
+
+def _text_labels(weights: Any) -> tuple[str, ...] | None:
+    """Labels of weights, or None."""
+    index: Any = getattr(weights, "index", None)
+    if hasattr(index, "equals"):
+        return tuple(map(str, index))
+    dims: Any = getattr(weights, "dims", ())
+    labelled = len(dims) == 1 and dims[0] in getattr(weights, "coords", ())
+    return tuple(map(str, weights[dims[0]].values)) if labelled else None
+
+
+def _row_labels(data: Any) -> tuple[str, ...] | None:
+    """Labels of the rows of `data`, or None."""
+    if not isinstance(data, Mapping) and not hasattr(data, "index") and not hasattr(data, "coords"):
+        return None
+    named = by_name(data, "data")
+    return None if named is None else named.rows
