@@ -303,7 +303,8 @@ def check_columns(
 def _tie(column: Column, values: np.ndarray) -> str | None:
     """What many rows of a continuous column share, or None."""
     seen = values[~np.isnan(values)]
-    if not isinstance(column, Real | Dates) or not len(seen):
+    continuous = isinstance(column, Real | Whole | Dates)
+    if not len(seen) or not continuous or default_support(column, values) != constraints.real:
         return None
     distinct, counts = np.unique(seen, return_counts=True)
     share = counts.max() / len(seen)

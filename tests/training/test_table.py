@@ -91,6 +91,19 @@ def test_discrete_columns_may_be_functions_of_each_other_but_not_constant():
         read_table(data, NAMES, supports)
 
 
+def test_whole_numbers_that_are_learned_as_real_must_not_share_a_value():
+    rng = np.random.default_rng(0)
+    data = {"a": rng.normal(size=200), "price": rng.choice([100, 200], 200)}
+    with refuses("'price' has the value", "2 distinct values", "integer_interval(100, 200)"):
+        read_table(data, None, None)
+    price = constraints.integer_interval(100, 200)
+    assert read_table(data, None, {"price": price}).supports[1] is price
+    # Counts, and whole numbers with few levels, have a mass at each value.
+    for whole in (rng.choice([0, 500], 200), rng.choice([3, 4], 200)):
+        assert read_table(data | {"price": whole}, None, None).supports[1].is_discrete
+    assert read_table(data, None, None, smoothed=True).supports[1] is constraints.real
+
+
 class TestBadData:
     def fit(self, data, **settings):
         quick_fit(data, **settings)
