@@ -223,10 +223,12 @@ def check_dependence(rows: np.ndarray, table: Table) -> None:
     """
     if len(rows) <= rows.shape[1]:
         return
-    rows, names = rows[:, table.real], tuple(table.names[i] for i in table.real)
-    rounding = precision(table.values[~table.incomplete][:, table.real])
-    if not names:
+    # A column may be constant among complete rows and vary among the others.
+    varying = table.real[~constant_columns(rows[:, table.real])]
+    if not len(varying):
         return
+    rows, names = rows[:, varying], tuple(table.names[i] for i in varying)
+    rounding = precision(table.values[~table.incomplete][:, varying])
     z, _, scales = standardized(rows)
     copies = np.argwhere(np.triu(np.abs(z.T @ z) / len(z) > 1 - 1e-10, k=1))
     if len(copies):

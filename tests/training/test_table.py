@@ -77,6 +77,16 @@ def test_constant_and_copied_columns_are_refused():
             read_table(data, NAMES, None, smoothed=True)
 
 
+def test_copies_are_found_beside_a_column_that_is_constant_among_complete_rows():
+    values = np.random.default_rng(0).normal(size=(60, 4))
+    values[:20, 1] = 3.0
+    values[20:, 2] = np.nan
+    assert read_table(values, None, None, smoothed=True, fills=True).values.shape == (60, 4)
+    values[:, 3] = 5.0 - 3.0 * values[:, 0]
+    with refuses("`data`", "[('0', '3')]", "copies"):
+        read_table(values, None, None, smoothed=True, fills=True)
+
+
 def test_discrete_columns_may_be_functions_of_each_other_but_not_constant():
     code = np.random.default_rng(0).integers(0, 3, 20).astype(float)
     data = np.column_stack([rows()[:, 0], code, 2 - code])
