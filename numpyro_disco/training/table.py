@@ -17,7 +17,7 @@ from numpyro.distributions import constraints
 from numpyro_disco._checks import check_names
 from numpyro_disco._statistics import selected
 from numpyro_disco.supports.coordinates import check_supports, num_levels
-from numpyro_disco.tables.columns import Column, Dates, Real, Whole
+from numpyro_disco.tables.columns import Boolean, Categories, Column, Dates, Real, Whole
 from numpyro_disco.tables.kinds import default_support
 from numpyro_disco.tables.reading import Rows, read_rows
 from numpyro_disco.training.dependence import (
@@ -119,6 +119,7 @@ def read_table(
         support if name in (supports or {}) else default_support(column, one, discrete=not smoothed)
         for name, support, column, one in zip(checked_names, given, columns, values.T, strict=True)
     ]
+    _check_levels(checked_names, columns, found)
     declared = [
         _as_declared(column, support) if name in (supports or {}) else column
         for name, support, column in zip(checked_names, given, columns, strict=True)
@@ -127,6 +128,21 @@ def read_table(
     table = Table(values, checked_names, tuple(found), tuple(declared), row_weights)
     check_dependence(complete, table)
     return table
+
+
+def _check_levels(
+    names: tuple[str, ...], columns: tuple[Column, ...], supports: list[constraints.Constraint]
+) -> None:
+    """Refuse discrete supports that do not fit the levels of categories and booleans."""
+    for name, column, support in zip(names, columns, supports, strict=True):
+        count = len(column.levels) if isinstance(column, Categories) else 2
+        known = isinstance(column, Categories | Boolean)
+        if known and support.is_discrete and num_levels(support) != count:
+            raise ValueError(
+                f"Expected a support of the {count} levels of {name!r} in `supports`; got "
+                f"{support!r}. Leave it out: the levels are read off `data`. For levels that no "
+                "row has, give the column as a `pandas.Categorical` that knows them."
+            )
 
 
 def _as_declared(column: Column, support: constraints.Constraint) -> Column:

@@ -114,6 +114,18 @@ def test_whole_numbers_that_are_learned_as_real_must_not_share_a_value():
     assert read_table(data, None, None, smoothed=True).supports[1] is constraints.real
 
 
+def test_a_declared_support_has_as_many_levels_as_the_column():
+    rng = np.random.default_rng(0)
+    data = {"a": rng.normal(size=60), "c": rng.choice(list("xyz"), 60), "d": rng.random(60) > 0.4}
+    fitting = {"c": constraints.integer_interval(0, 2), "d": constraints.boolean}
+    assert read_table(data, None, fitting).num_levels == (0, 3, 2)
+    high = constraints.integer_interval(0, 9)
+    for name, count in (("c", 3), ("d", 2)):
+        for support in (high, constraints.nonnegative_integer):
+            with refuses(f"the {count} levels of {name!r} in `supports`", "Leave it out"):
+                read_table(data, None, {name: support})
+
+
 class TestBadData:
     def fit(self, data, **settings):
         quick_fit(data, **settings)
