@@ -147,7 +147,7 @@ class TestBadData:
         data = few[:30].copy()
         data[num_complete:, 1] = np.nan
         with pytest.raises(ValueError, match=f"at least 10 complete rows.*got {num_complete}"):
-            self.fit(data)
+            self.fit(data, missing="complete")
 
     def test_wrong_shape(self, few):
         with pytest.raises(ValueError, match=r"shape \(N, D\) for `data`; got shape \(600,\)"):
