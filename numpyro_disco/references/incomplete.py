@@ -106,13 +106,15 @@ def fit_incomplete(
 
 def _check_observed(rows: np.ndarray, names: Sequence[str] | None) -> None:
     """Refuse columns without entries: nothing is known of them."""
-    never = np.flatnonzero(np.isnan(rows).all(axis=0))
-    if len(never):
+    known = names if names is not None else [str(place) for place in range(rows.shape[1])]
+    empty = np.isnan(rows).all(axis=0)
+    never = [name for name, one in zip(known, empty, strict=True) if one]
+    if never:
         raise ValueError(
             "Expected columns of `data` with entries in the rows that a mixture is fitted to, at "
             f"most {MAX_ROWS} of those that are not held out; "
-            f"{[str(place) if names is None else names[place] for place in never]} have none among "
-            f"{len(rows)} rows. Drop them, or bring more rows that have them."
+            f"{never} have none among {len(rows)} rows. Drop them, or bring more rows that have "
+            "them."
         )
 
 
