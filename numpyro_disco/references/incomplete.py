@@ -24,7 +24,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,6 +65,7 @@ def fit_incomplete(
     num_levels: tuple[int, ...],
     row_weights: np.ndarray | None = None,
     held_out_weights: np.ndarray | None = None,
+    names: Sequence[str] | None = None,
 ) -> MixtureParameters:
     """Fit a mixture to rows with missing entries.
 
@@ -72,15 +73,19 @@ def fit_incomplete(
     rows rises by more than its standard error.
 
     Args:
-        rows: shape (N, D), NaN where an entry is missing. Each column is observed in some rows and
-            varies there.
+        rows: shape (N, D), NaN where an entry is missing.
         held_out: rows to judge the number of components by, shape (M, D), NaN likewise.
         num_levels: number of levels of each column, which hold codes 0, 1, ...; 0 for real ones.
         row_weights: positive weights of `rows`, shape (N,); ones by default.
         held_out_weights: those of `held_out`, shape (M,).
+        names: names of the D columns for error messages; their positions by default.
+
+    Raises:
+        ValueError: a column is not observed in any of the rows that are fitted.
     """
     order = np.random.default_rng(0).permutation(len(rows))[:MAX_ROWS]
     rows, row_weights = rows[order], selected(row_weights, order)
+    _check_observed(rows, names)
     loc, scale = _observed_moments(rows, row_weights, num_levels)
     standard, judges = (rows - loc) / scale, (held_out - loc) / scale
     num_rows = effective_number(row_weights, len(rows))
@@ -97,6 +102,20 @@ def fit_incomplete(
     assert best is not None
     real = np.equal(num_levels, 0)
     return best.affine(np.diag(scale[real]), loc[real])
+
+
+def _check_observed(rows: np.ndarray, names: Sequence[str] | None) -> None:
+    """Refuse columns without entries: nothing is known of them."""
+    known = names if names is not None else [str(place) for place in range(rows.shape[1])]
+    empty = np.isnan(rows).all(axis=0)
+    never = [name for name, one in zip(known, empty, strict=True) if one]
+    if never:
+        raise ValueError(
+            "Expected columns of `data` with entries in the rows that a mixture is fitted to, at "
+            f"most {MAX_ROWS} of those that are not held out; "
+            f"{never} have none among {len(rows)} rows. Drop them, or bring more rows that have "
+            "them."
+        )
 
 
 def _observed_moments(

@@ -33,6 +33,7 @@ from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.optimizer import AdamW
 from numpyro_disco.training.report_lines import FEW_PER_COLUMN
 from numpyro_disco.training.result import FitResult
+from numpyro_disco.training.row_weights import draws_without_weights
 from numpyro_disco.training.settings import FitSettings, Refit, requested_settings
 from numpyro_disco.training.table import (
     Table,
@@ -235,9 +236,8 @@ def _read(
         )
     else:
         stream = None
-        table = read_table(
-            draws.columns, None, draws.supports, weights, smoothed=smoothed, fills=fills
-        )
+        columns, draws = draws.columns, draws_without_weights(draws, weights)
+        table = read_table(columns, None, draws.supports, weights, smoothed=smoothed, fills=fills)
     _warn_of_few_effective_rows(table)
     warn_of_wide(table, smoothed)
     return table, stream, None if draws is None else draws.variables

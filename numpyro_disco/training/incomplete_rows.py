@@ -73,6 +73,7 @@ def _drawn_from_mixture(rng_key: Array, task: Task) -> dict[str, np.ndarray]:
         num_levels,
         selected(weights, training),
         selected(weights, judging),
+        task.prepared.names,
     )
     return {"rows": draw_missing(host_generator(rng_key), mixture, rows, num_levels)}
 

@@ -221,6 +221,8 @@ def near_row_posterior(
     last = (weights > 0).sum(axis=1) - 1
     chosen = jnp.minimum((ends <= threshold[:, None]).sum(axis=1), last)
     sample, sample_weights = (x[jnp.arange(num_boxes), chosen] for x in (boxes, weights))
+    # Steep weights may all be zero within a box, in the precision that JAX computes in.
+    ratio = jnp.where(sample_weights > 0, box_weights / sample_weights, 1.0)
     precision = 1 / jnp.asarray(noise_scale, points.dtype) ** 2
 
     def of_point(point_and_key: tuple[Array, Array]) -> RowPosterior:
@@ -235,7 +237,7 @@ def near_row_posterior(
         total = jax.nn.logsumexp(logits)
         share = jnp.exp(logits - total)
         # A row that represents a box shares its probability with the other rows of the box.
-        stands_for = jnp.concatenate([jnp.ones_like(read), box_weights / sample_weights])
+        stands_for = jnp.concatenate([jnp.ones_like(read), ratio])
         draw = candidates[jax.random.categorical(key, logits)]
         largest = (share / stands_for).max()
         return RowPosterior(share @ candidates, draw, total - constant, largest)

@@ -6,12 +6,14 @@ draws of nested sampling are examples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from numpyro_disco.tables.reading import Rows
+from numpyro_disco.tables.draws import Draws
+from numpyro_disco.tables.reading import Rows, by_name
+from numpyro_disco.tables.variables import Variables
 
 
 def separate_weights(
@@ -78,6 +80,26 @@ def weights_beside(
     return np.delete(others, place), check_weights(values[:, place], len(values))
 
 
+def draws_without_weights(draws: Draws, weights: Any) -> Draws:
+    """Draws of variables without the variable that holds their weights, if `weights` names one.
+
+    Raises:
+        ValueError: `weights` is the name of an element of a larger variable.
+    """
+    if not isinstance(weights, str):
+        return draws
+    learned = Variables(tuple(v for v in draws.variables if v.name != weights or v.shape))
+    if weights in (*learned.names, *learned.shapes):
+        raise ValueError(
+            "Expected an array (N,), or the name of a variable of `data` that is one number for "
+            f"each draw, for `weights`; got {weights!r}, which is part of an array or an array. "
+            "Give the weights as an array, and leave them out of `data`."
+        )
+    columns = {name: column for name, column in draws.columns.items() if name != weights}
+    supports = {name: support for name, support in draws.supports.items() if name != weights}
+    return Draws(columns, supports, learned)
+
+
 def check_weights(weights: Any, num_rows: int) -> np.ndarray:
     """Return weights in double precision, shape (N,): finite, not negative, not all zero."""
     try:
@@ -111,14 +133,50 @@ def with_mean_one(weights: np.ndarray | None) -> np.ndarray | None:
 
 
 def aligned(weights: Any, data: Any) -> Any:
-    """Weights with an index, such as a pandas Series, in the order of the index of `data`."""
-    index: Any = getattr(weights, "index", None)
+    """Weights with labels in the order of the labels of `data`; others as they are.
+
+    Args:
+        weights: a pandas Series or an xarray array with a coordinate has labels.
+        data: as for `fit`. A pandas DataFrame, a mapping of pandas Series, and an xarray object
+            with one dimension of rows have labels.
+
+    Raises:
+        ValueError: labels that are not those of `data`.
+    """
     rows: Any = getattr(data, "index", None)
-    if not hasattr(index, "equals") or not hasattr(rows, "equals") or index.equals(rows):
-        return weights
-    if not index.is_unique or len(index) != len(rows) or not index.isin(rows).all():
+    index: Any = getattr(weights, "index", None)
+    if hasattr(index, "equals") and hasattr(rows, "equals"):
+        if index.equals(rows):
+            return weights
+    else:
+        # Labels of what is not a frame are known as text.
+        index, rows = _text_labels(weights), _row_labels(data)
+        if index is None or rows is None:
+            return weights
+    places = {label: place for place, label in enumerate(index)}
+    if len(places) < len(index) or len(index) != len(rows) or set(places) != set(rows):
+        if list(index) == list(rows):
+            return weights
         raise ValueError(
             "Expected `weights` with the index of `data`; theirs are different. Give an array, "
             "`weights.to_numpy()`, if the order of both is the same."
         )
-    return weights.reindex(rows)
+    return np.asarray(weights)[[places[label] for label in rows]]
+
+
+def _text_labels(weights: Any) -> tuple[str, ...] | None:
+    """Labels of weights, or None."""
+    index: Any = getattr(weights, "index", None)
+    if hasattr(index, "equals"):
+        return tuple(map(str, index))
+    dims: Any = getattr(weights, "dims", ())
+    labelled = len(dims) == 1 and dims[0] in getattr(weights, "coords", ())
+    return tuple(map(str, weights[dims[0]].values)) if labelled else None
+
+
+def _row_labels(data: Any) -> tuple[str, ...] | None:
+    """Labels of the rows of `data`, or None."""
+    if not isinstance(data, Mapping) and not hasattr(data, "index") and not hasattr(data, "coords"):
+        return None
+    named = by_name(data, "data")
+    return None if named is None else named.rows

@@ -116,8 +116,8 @@ class GrainRows:
     def __init__(self, source: Any) -> None:
         self.source, self.num_rows = source, len(source)
         first = source[0]
-        named = isinstance(first, Mapping)
-        self.names: tuple[str, ...] | None = tuple(map(str, first)) if named else None
+        self.keys = tuple(first) if isinstance(first, Mapping) else None
+        self.names: tuple[str, ...] | None = None if self.keys is None else tuple(map(str, first))
 
     def read(self) -> Any:
         """Read all rows."""
@@ -134,8 +134,9 @@ class GrainRows:
     def take(self, places: np.ndarray) -> np.ndarray:
         """Read rows: see `RowSource`."""
         records = self._records(places.tolist())
-        if self.names is not None:
-            records = [list(record.values()) for record in records]
+        if self.keys is not None:
+            # Records may hold their entries in any order, and leave out what is missing.
+            records = [[record.get(key, np.nan) for key in self.keys] for record in records]
         rows = np.asarray(records, np.float64)
         if rows.ndim != 2:
             raise ValueError(

@@ -17,7 +17,7 @@ from numpyro.distributions import constraints
 from numpyro_disco._checks import check_names
 from numpyro_disco._statistics import selected
 from numpyro_disco.supports.coordinates import check_supports, num_levels
-from numpyro_disco.tables.columns import Column, Dates, Real, Whole
+from numpyro_disco.tables.columns import Boolean, Categories, Column, Dates, Real, Whole
 from numpyro_disco.tables.kinds import default_support
 from numpyro_disco.tables.reading import Rows, read_rows
 from numpyro_disco.training.dependence import (
@@ -119,6 +119,7 @@ def read_table(
         support if name in (supports or {}) else default_support(column, one, discrete=not smoothed)
         for name, support, column, one in zip(checked_names, given, columns, values.T, strict=True)
     ]
+    _check_levels(checked_names, columns, found)
     declared = [
         _as_declared(column, support) if name in (supports or {}) else column
         for name, support, column in zip(checked_names, given, columns, strict=True)
@@ -127,6 +128,21 @@ def read_table(
     table = Table(values, checked_names, tuple(found), tuple(declared), row_weights)
     check_dependence(complete, table)
     return table
+
+
+def _check_levels(
+    names: tuple[str, ...], columns: tuple[Column, ...], supports: list[constraints.Constraint]
+) -> None:
+    """Refuse discrete supports that do not fit the levels of categories and booleans."""
+    for name, column, support in zip(names, columns, supports, strict=True):
+        count = len(column.levels) if isinstance(column, Categories) else 2
+        known = isinstance(column, Categories | Boolean)
+        if known and support.is_discrete and num_levels(support) != count:
+            raise ValueError(
+                f"Expected a support of the {count} levels of {name!r} in `supports`; got "
+                f"{support!r}. Leave it out: the levels are read off `data`. For levels that no "
+                "row has, give the column as a `pandas.Categorical` that knows them."
+            )
 
 
 def _as_declared(column: Column, support: constraints.Constraint) -> Column:
@@ -223,10 +239,12 @@ def check_dependence(rows: np.ndarray, table: Table) -> None:
     """
     if len(rows) <= rows.shape[1]:
         return
-    rows, names = rows[:, table.real], tuple(table.names[i] for i in table.real)
-    rounding = precision(table.values[~table.incomplete][:, table.real])
-    if not names:
+    # A column may be constant among complete rows and vary among the others.
+    varying = table.real[~constant_columns(rows[:, table.real])]
+    if not len(varying):
         return
+    rows, names = rows[:, varying], tuple(table.names[i] for i in varying)
+    rounding = precision(table.values[~table.incomplete][:, varying])
     z, _, scales = standardized(rows)
     copies = np.argwhere(np.triu(np.abs(z.T @ z) / len(z) > 1 - 1e-10, k=1))
     if len(copies):
@@ -303,7 +321,8 @@ def check_columns(
 def _tie(column: Column, values: np.ndarray) -> str | None:
     """What many rows of a continuous column share, or None."""
     seen = values[~np.isnan(values)]
-    if not isinstance(column, Real | Dates) or not len(seen):
+    continuous = isinstance(column, Real | Whole | Dates)
+    if not len(seen) or not continuous or default_support(column, values) != constraints.real:
         return None
     distinct, counts = np.unique(seen, return_counts=True)
     share = counts.max() / len(seen)

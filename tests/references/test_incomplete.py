@@ -159,3 +159,11 @@ def test_the_modes_are_found_without_a_complete_row():
     one = multivariate_normal(rows.mean(0), np.cov(rows.T)).logpdf(rows).mean()
     assert mixture.log_prob(rows).mean() > one + 0.5
     assert np.abs(filled.mean(0) - rows.mean(0)).max() < 0.1
+
+
+def test_columns_that_only_held_out_rows_have_are_refused_by_name():
+    rows = normal_rows(60)
+    rows[:50, 1] = np.nan
+    for names, found in ((None, "1"), (("a", "b", "c"), "b")):
+        with pytest.raises(ValueError, match=rf"\['{found}'\] have none among 50 rows"):
+            incomplete.fit_incomplete(rows[:50], rows[50:], REAL, names=names)

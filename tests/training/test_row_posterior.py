@@ -270,6 +270,17 @@ def test_the_density_of_near_rows_is_unbiased():
         assert_within(near_alone.mean(0), exact, error, resolution=0.05 * exact, label="density")
 
 
+def test_boxes_whose_weights_are_zero_up_to_rounding_do_not_count():
+    rows = np.sort(np.float32(np.random.default_rng(3).normal(size=(4 * BOX_SIZE, 1))), axis=0)
+    weights = np.where(np.arange(len(rows)) < 2 * BOX_SIZE, 1.0, 1e-60)
+    found = near_posterior(jax.random.key(0), rows[::20], rows, 0.3, weights, num_near=2)
+    exact = row_posterior(jax.random.key(0), rows[::20], rows[: 2 * BOX_SIZE], 0.3)
+    assert all(np.isfinite(part).all() for part in found)
+    assert np.isin(found.draw, rows[: 2 * BOX_SIZE]).all()
+    at = slice(0, 1)  # both boxes of positive weight are near to the first point
+    np.testing.assert_allclose(found.mean[at], exact.mean[at], rtol=1e-3)
+
+
 def test_draws_of_near_rows_are_rows_and_have_the_right_mean():
     rows, points = make_many(2)
     rows = rows[tree_order(rows)]

@@ -4,7 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from numpyro_disco.training.row_weights import aligned, weights_beside, with_mean_one
+from numpyro_disco.tables.draws import read_draws
+from numpyro_disco.training.row_weights import (
+    aligned,
+    draws_without_weights,
+    weights_beside,
+    with_mean_one,
+)
 from numpyro_disco.training.table import read_table
 
 ROWS = np.random.default_rng(0).normal(size=(20, 3))
@@ -76,3 +82,32 @@ def test_weights_with_an_index_go_by_it():
     assert aligned(weights, frame) is weights and aligned(weights, ROWS) is weights
     with pytest.raises(ValueError, match="with the index of `data`"):
         aligned(pd.Series(WEIGHTS), frame)
+
+
+@pytest.mark.parametrize("labels", [range(20, 40), pd.date_range("2020-01-31", periods=20)])
+def test_weights_go_by_the_labels_of_series_and_arrays(labels):
+    series = {name: pd.Series(ROWS[:, i], index=labels) for i, name in enumerate("ab")}
+    weights = pd.Series(WEIGHTS, index=labels)
+    np.testing.assert_array_equal(aligned(weights[::-1], series), WEIGHTS)
+    # Rows of two orders are those of a frame of both, in the order of its index.
+    mixed = series | {"b": series["b"][::-1]}
+    expected = pd.DataFrame({**mixed, "w": weights})["w"]
+    np.testing.assert_array_equal(aligned(weights[::-1], mixed), expected)
+    arrays = pd.DataFrame(series).rename_axis("row").to_xarray()
+    given = weights.rename_axis("row").to_xarray()
+    np.testing.assert_array_equal(aligned(given[::-1], arrays), WEIGHTS)
+    assert aligned(WEIGHTS, arrays) is WEIGHTS
+    np.testing.assert_array_equal(aligned(weights, {"a": ROWS[:, 0]}), WEIGHTS)
+    with pytest.raises(ValueError, match="with the index of `data`"):
+        aligned(pd.Series(WEIGHTS), series)
+
+
+def test_weights_of_draws_are_no_variable():
+    draws = read_draws({"w": 1 + np.arange(20), "b": ROWS}, None, None)
+    learned = draws_without_weights(draws, "w")
+    names = ("b[0]", "b[1]", "b[2]")
+    assert learned.variables.names == tuple(learned.columns) == names
+    assert read_table(draws.columns, None, learned.supports, "w").names == names
+    assert draws_without_weights(draws, WEIGHTS) is draws
+    with pytest.raises(ValueError, match=r"one number for each draw.*got 'b\[1\]'"):
+        draws_without_weights(draws, "b[1]")

@@ -94,6 +94,20 @@ class TestSources:
     def test_data_in_memory_are_no_source(self, data):
         assert row_source(data, None) is None
 
+    def test_records_go_by_name(self):
+        class Shuffled(Records):
+            def __getitem__(self, index):
+                record = super().__getitem__(index)
+                if index % 2:
+                    record = {name: record[name] for name in "cab"}
+                if index == 7:
+                    del record["b"]
+                return record
+
+        source = row_source(Shuffled(named=True), None)
+        np.testing.assert_array_equal(source.take(PLACES), ROWS[PLACES])
+        np.testing.assert_array_equal(read_rows(source.read()).values, ROWS)
+
 
 class TestRefusals:
     def test_columns_without_numbers(self, folder):

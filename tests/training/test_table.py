@@ -77,6 +77,16 @@ def test_constant_and_copied_columns_are_refused():
             read_table(data, NAMES, None, smoothed=True)
 
 
+def test_dependences_are_found_beside_a_column_that_is_constant_among_complete_rows():
+    values = np.random.default_rng(0).normal(size=(60, 5))
+    values[:20, 1] = 3.0
+    values[20:, 2] = np.nan
+    assert read_table(values, None, None, smoothed=True, fills=True).values.shape == (60, 5)
+    values[:, 4] = values[:, 0] + values[:, 3]
+    with refuses("linearly independent columns in `data`", "Leave out one column"):
+        read_table(values, None, None, smoothed=True, fills=True)
+
+
 def test_discrete_columns_may_be_functions_of_each_other_but_not_constant():
     code = np.random.default_rng(0).integers(0, 3, 20).astype(float)
     data = np.column_stack([rows()[:, 0], code, 2 - code])
@@ -89,6 +99,31 @@ def test_discrete_columns_may_be_functions_of_each_other_but_not_constant():
     data[:, 1] = 1.0
     with refuses("vary in `data`", "['u']", "constant"):
         read_table(data, NAMES, supports)
+
+
+def test_whole_numbers_that_are_learned_as_real_must_not_share_a_value():
+    rng = np.random.default_rng(0)
+    data = {"a": rng.normal(size=200), "price": rng.choice([100, 200], 200)}
+    with refuses("'price' has the value", "2 distinct values", "integer_interval(100, 200)"):
+        read_table(data, None, None)
+    price = constraints.integer_interval(100, 200)
+    assert read_table(data, None, {"price": price}).supports[1] is price
+    # Counts, and whole numbers with few levels, have a mass at each value.
+    for whole in (rng.choice([0, 500], 200), rng.choice([3, 4], 200)):
+        assert read_table(data | {"price": whole}, None, None).supports[1].is_discrete
+    assert read_table(data, None, None, smoothed=True).supports[1] is constraints.real
+
+
+def test_a_declared_support_has_as_many_levels_as_the_column():
+    rng = np.random.default_rng(0)
+    data = {"a": rng.normal(size=60), "c": rng.choice(list("xyz"), 60), "d": rng.random(60) > 0.4}
+    fitting = {"c": constraints.integer_interval(0, 2), "d": constraints.boolean}
+    assert read_table(data, None, fitting).num_levels == (0, 3, 2)
+    high = constraints.integer_interval(0, 9)
+    for name, count in (("c", 3), ("d", 2)):
+        for support in (high, constraints.nonnegative_integer):
+            with refuses(f"the {count} levels of {name!r} in `supports`", "Leave it out"):
+                read_table(data, None, {name: support})
 
 
 class TestBadData:
@@ -112,7 +147,7 @@ class TestBadData:
         data = few[:30].copy()
         data[num_complete:, 1] = np.nan
         with pytest.raises(ValueError, match=f"at least 10 complete rows.*got {num_complete}"):
-            self.fit(data)
+            self.fit(data, missing="complete")
 
     def test_wrong_shape(self, few):
         with pytest.raises(ValueError, match=r"shape \(N, D\) for `data`; got shape \(600,\)"):
