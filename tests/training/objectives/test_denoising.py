@@ -7,6 +7,7 @@ import pytest
 from helpers.scores import NOISE, ROW, LinearScore
 
 import numpyro_disco as disco
+from numpyro_disco.training.batches import TrainingRows
 
 
 def test_the_loss_is_the_squared_error_of_the_denoising_direction():
@@ -19,7 +20,7 @@ def test_the_loss_is_the_squared_error_of_the_denoising_direction():
 
 def test_batches_are_rows_beside_standard_normal_noise():
     rows = jnp.arange(200.0).reshape(100, 2)
-    batch_of, entries = disco.Denoising().batches(jax.random.key(0), rows, None, 64)
+    batch_of, entries = disco.Denoising().batches(jax.random.key(0), TrainingRows(rows), None, 64)
     chosen, noise = batch_of(entries[0])
     assert chosen.shape == noise.shape == (64, 2)
     assert set(map(tuple, np.asarray(chosen))) <= set(map(tuple, np.asarray(rows)))

@@ -7,6 +7,7 @@ import pytest
 from helpers.fits import quick_fit
 
 import numpyro_disco as disco
+from numpyro_disco.training.batches import TrainingRows
 
 
 def test_draw_targets_train_as_well(few):
@@ -22,7 +23,7 @@ def test_a_posterior_over_few_rows_biases_targets_towards_the_row_behind_a_point
 
     def distance(posterior_rows):
         objective = disco.Disco(noise_scale=0.3, posterior_rows=posterior_rows)
-        batch = objective.noisy_batch(jax.random.key(0), jnp.asarray(rows), 2048)
+        batch = objective.noisy_batch(jax.random.key(0), TrainingRows(jnp.asarray(rows)), 2048)
         steps = (batch.points - batch.target) / batch.proposal_scale[:, None]
         return batch.target, float((steps**2).mean())
 
@@ -35,7 +36,7 @@ def test_a_posterior_over_few_rows_biases_targets_towards_the_row_behind_a_point
 
 def test_near_rows_give_the_same_targets_as_all_rows(few):
     """All boxes count as near here. The points agree because the rows have the same order."""
-    table = jnp.asarray(few, jnp.float32)
+    table = TrainingRows(jnp.asarray(few, jnp.float32))
     near, every = (
         disco.Disco(posterior_rows=which).noisy_batch(jax.random.key(0), table, 1024)
         for which in ("near", "all")
