@@ -262,7 +262,7 @@ class Dates(Column):
             size = 1_000_000 if self.unit == "s" else 1000
             rounded = size * np.round(rounded / size).astype(np.int64)
         dates = np.datetime64(self.origin, "us") + rounded.astype("timedelta64[us]")
-        return np.where(np.isnan(days), np.datetime64("NaT"), dates)
+        return np.where(np.isnan(days), np.datetime64("NaT", "us"), dates)
 
 
 def _dates_of_text(raw: Raw) -> Raw | None:
