@@ -93,7 +93,7 @@ def to_arviz(
 
 
 def _evidence(sampler: RunResults) -> dict[str, float]:
-    """What the runs say of the evidence, as attributes."""
+    """The log evidence, its error and the share of impossible draws, as attributes."""
     mean, error = log_mean(sampler.log_normalizer)
     return {
         "log_normalizer": float(mean),

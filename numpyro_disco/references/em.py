@@ -23,7 +23,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -240,9 +240,28 @@ def iterate(
     row_weights: np.ndarray | None = None,
 ) -> MixtureParameters:
     """Iterate from a mixture until the mean log density gains less than `MIN_GAIN`."""
+    return iterate_steps(
+        mixture, lambda mixture: expectations(mixture, rows, row_weights), level_shares
+    )
+
+
+def iterate_steps(
+    mixture: MixtureParameters,
+    expect: Callable[[MixtureParameters], tuple[np.ndarray, float]],
+    level_shares: np.ndarray,
+    max_iterations: int = MAX_ITERATIONS,
+) -> MixtureParameters:
+    """Iterate from a mixture until the mean log density gains less than `MIN_GAIN`.
+
+    Args:
+        mixture: the mixture to start from.
+        expect: from a mixture to the sums that `next_mixture` reads, and the mean log density.
+        level_shares: as for `growing_mixtures`.
+        max_iterations: most iterations.
+    """
     before = -np.inf
-    for _ in range(MAX_ITERATIONS):
-        sums, log_density = expectations(mixture, rows, row_weights)
+    for _ in range(max_iterations):
+        sums, log_density = expect(mixture)
         mixture = next_mixture(sums, level_shares)
         if log_density - before < MIN_GAIN:
             break

@@ -33,8 +33,8 @@ from numpyro_disco._statistics import effective_number, selected, standard_error
 from numpyro_disco.references import em
 from numpyro_disco.references.em import (
     MixtureParameters,
+    iterate_steps,
     level_indicators,
-    next_mixture,
     split,
 )
 
@@ -44,12 +44,12 @@ MAX_ROWS = 20_000
 """Most rows that are fitted; an iteration takes longer than one over complete rows."""
 ADDED_COUNT = 0.5
 """Rows that are added to each level before shares are taken, so that none is zero."""
-MAX_ITERATIONS, MIN_GAIN = 50, 1e-3
-"""Most iterations, and the gain in mean log density below which they end."""
+MAX_ITERATIONS = 50
+"""Most iterations."""
 
 
 class _Conditional(NamedTuple):
-    """What observed real columns say of all R real ones, for each of K components."""
+    """The real columns of rows given the observed ones, for each of K components."""
 
     matrix: np.ndarray
     """A_k, shape (K, R, O): the identity for observed columns."""
@@ -177,14 +177,12 @@ def iterate(
     row_weights: np.ndarray,
 ) -> MixtureParameters:
     """Iterate from a mixture until the mean log density gains less than `MIN_GAIN`."""
-    before = -np.inf
-    for _ in range(MAX_ITERATIONS):
-        sums, log_density = expectations(mixture, rows, num_levels, row_weights)
-        mixture = next_mixture(sums, level_shares)
-        if log_density - before < MIN_GAIN:
-            break
-        before = log_density
-    return mixture
+    return iterate_steps(
+        mixture,
+        lambda mixture: expectations(mixture, rows, num_levels, row_weights),
+        level_shares,
+        MAX_ITERATIONS,
+    )
 
 
 def expectations(

@@ -26,7 +26,7 @@ from numpyro_disco._numpyro import validate_sample
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.references.base import Components, Reference, free_coordinates
 from numpyro_disco.references.categorical import categorical_log_probs, draw_codes, tempered
-from numpyro_disco.references.mixture import check_shapes, check_weights, pick
+from numpyro_disco.references.mixture import check_shapes, check_weights, draw_components, pick
 
 
 class MixedReference(Reference):
@@ -202,9 +202,7 @@ class MixedReference(Reference):
         """Independent draws, shape sample_shape + batch_shape + (D,)."""
         component_key, noise_key, level_key = jax.random.split(key, 3)
         shape = self.shape(sample_shape)
-        cumulative = jnp.cumsum(self.weights, axis=-1)
-        uniform = jax.random.uniform(component_key, (*shape[:-1], 1), cumulative.dtype)
-        component = (cumulative[..., :-1] < uniform * cumulative[..., -1:]).sum(-1)
+        component = draw_components(component_key, self.weights, shape[:-1])
         mean = pick(self.means, component, event_ndim=1)
         factor = pick(self.scale_trils, component, event_ndim=2)
         noise = jax.random.normal(noise_key, shape, self.means.dtype)

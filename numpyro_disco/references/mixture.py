@@ -144,10 +144,7 @@ class MixtureReference(Reference):
         """Independent draws, shape sample_shape + batch_shape + (D,)."""
         component_key, noise_key = jax.random.split(key)
         shape = self.shape(sample_shape)
-        # One uniform number per draw: `categorical` takes one per component and draw.
-        cumulative = jnp.cumsum(self.weights, axis=-1)
-        uniform = jax.random.uniform(component_key, (*shape[:-1], 1), cumulative.dtype)
-        component = (cumulative[..., :-1] < uniform * cumulative[..., -1:]).sum(-1)
+        component = draw_components(component_key, self.weights, shape[:-1])
         mean = pick(self.means, component, event_ndim=1)
         factor = pick(self.scale_trils, component, event_ndim=2)
         noise = jax.random.normal(noise_key, shape, self.means.dtype)
@@ -243,6 +240,23 @@ def check_shapes(log_weights: Array, means: Array, covariances: Array) -> None:
             f"Expected shape (..., {num_components}, {dimension}, {dimension}) for "
             f"`covariances`, to match `means` of shape {means.shape}; got {covariances.shape}."
         )
+
+
+def draw_components(rng_key: Array, weights: Array, shape: tuple[int, ...]) -> Array:
+    """The component that each draw comes from.
+
+    Args:
+        rng_key: random key.
+        weights: weights that sum to one, shape (..., K), whose leading axes broadcast to `shape`.
+        shape: shape of the draws.
+
+    Returns:
+        Whole numbers from 0 to K - 1 in that shape.
+    """
+    # One uniform number per draw: `categorical` takes one per component and draw.
+    cumulative = jnp.cumsum(weights, axis=-1)
+    uniform = jax.random.uniform(rng_key, (*shape, 1), cumulative.dtype)
+    return (cumulative[..., :-1] < uniform * cumulative[..., -1:]).sum(-1)
 
 
 def pick(parameters: Array, component: Array, event_ndim: int) -> Array:
