@@ -1,6 +1,6 @@
 """Narrow modes that TemperedSMC loses, and what its error and status say of them.
 
-    python tests/benchmarks/lost_modes.py            twelve groups of four runs, 3 minutes
+    python tests/benchmarks/lost_modes.py            eight groups of four runs, 3 minutes
     python tests/benchmarks/lost_modes.py --small    one group
 
 The prior is N(0, I) in five dimensions. The posterior is a plateau with a tenth of the mass and a
@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for name in PLACES:
         for width in WIDTHS[::4] if small else WIDTHS:
-            print(measure(name, width, samplers, 1 if small else 12), flush=True)
+            print(measure(name, width, samplers, 1 if small else 8), flush=True)
 
 
 if __name__ == "__main__":
