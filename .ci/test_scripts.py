@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(ROOT.glob("examples/*.py"))], ids=str)
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(ROOT.glob("examples/**/*.py"))], ids=str)
 def test_script(path, tmp_path):
     if path.suffix == ".md":
         start, code = re.split(r"^```python\n", path.read_text(), maxsplit=1, flags=re.MULTILINE)
