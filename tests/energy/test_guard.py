@@ -88,13 +88,13 @@ def test_points_and_weights_of_energies_can_be_differentiated(mixture):
     clamped = mixture.clamp({"a": X[0]})
     gradient = jax.jit(jax.grad(clamped.log_prob))(X)
     np.testing.assert_allclose(gradient, clamped.score(X), rtol=1e-5)
-    assert np.isfinite(jax.hessian(clamped.log_prob)(X)).all()
+    assert np.isfinite(jax.jit(jax.hessian(clamped.log_prob))(X)).all()
     weights, rebuild = ravel_pytree(mixture.energy_fn)
 
     def energy(weights):
         return mixture.replace(energy_fn=rebuild(weights)).energy(X)
 
-    by_weights = jax.grad(energy)(weights)
+    by_weights = jax.jit(jax.grad(energy))(weights)
     assert np.isfinite(by_weights).all() and (by_weights != 0).any()
 
 

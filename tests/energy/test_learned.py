@@ -113,7 +113,7 @@ def test_a_new_score_network_leaves_the_score_of_the_reference():
     graph, weights = nnx.split(network)
     score = LearnedScore(weights, REFERENCE, jnp.zeros(2), jnp.eye(2), jnp.zeros(()), graph)
     z = jnp.float32([0.3, -0.4])
-    np.testing.assert_allclose(score.score(z), jax.grad(REFERENCE.log_prob)(z), rtol=1e-5)
+    np.testing.assert_allclose(score.score(z), jax.jit(jax.grad(REFERENCE.log_prob))(z), rtol=1e-5)
 
 
 def test_the_base_class_is_abstract():

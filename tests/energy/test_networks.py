@@ -33,7 +33,7 @@ def test_levels_enter_by_their_indicators():
     embedded = np.float32([[0.5, 1, 0, 0, 0, 1], [-0.3, 0, 1, 1, 0, 0]])
     expected = 0.5 * ((embedded @ matrix.T) ** 2).sum(-1)
     np.testing.assert_allclose(evaluate(network, points), expected, rtol=1e-4)
-    gradient = jax.grad(lambda z: network(z))(jnp.asarray(points[0]))
+    gradient = jax.jit(jax.grad(lambda z: network(z)))(jnp.asarray(points[0]))
     assert gradient[0] == gradient[2] == 0 and gradient[1] != 0
     assert network.settings["num_levels"] == [2, 0, 3]
 
@@ -90,7 +90,7 @@ def test_a_defensive_share_mixes_each_density_with_the_other():
     found = evaluate(lowest, points_everywhere())
     np.testing.assert_allclose(found, -np.log(ratio), rtol=1e-5)
     assert np.log(1 / share - 1) - 0.01 < np.log(ratio) < FLOOR / 2
-    slopes = jax.vmap(jax.grad(capped))(points_everywhere())
+    slopes = jax.jit(jax.vmap(jax.grad(capped)))(points_everywhere())
     assert np.isfinite(np.asarray(slopes)).all()
 
 
@@ -100,7 +100,7 @@ def test_the_score_is_minus_the_gradient():
 
     @nnx.jit
     def both(network, points):
-        energy, gradient = jax.vmap(jax.value_and_grad(network))(points)
+        energy, gradient = jax.jit(jax.vmap(jax.value_and_grad(network)))(points)
         shifts = 2e-3 * jnp.concatenate([jnp.eye(2), -jnp.eye(2)])
         near = jax.vmap(lambda x: jax.vmap(lambda s: network(x + s))(shifts))(points)
         return energy, gradient, near

@@ -24,9 +24,12 @@ def started(model, *args, **kwargs):
 
 
 def latents(model, *args, **kwargs):
-    """Shapes of the sites that a sampler would move, in unconstrained space."""
-    info = started(model, *args, **kwargs)
-    return {name: np.shape(value) for name, value in info.param_info.z.items()}
+    """Shapes of the sites that a sampler would move, in unconstrained space.
+
+    The model is traced, and nothing is compiled.
+    """
+    sites = jax.eval_shape(lambda: started(model, *args, **kwargs).param_info.z)
+    return {name: value.shape for name, value in sites.items()}
 
 
 def traced(model, values, *args):

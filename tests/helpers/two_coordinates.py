@@ -76,19 +76,19 @@ def potential(model, *args, **kwargs):
     """The potential energy that NumPyro's samplers use, after a start has been found."""
     info = initialize_model(KEY, model, model_args=args, model_kwargs=kwargs, dynamic_args=True)
     assert np.isfinite(info.param_info.potential_energy)
-    return info.potential_fn(*args, **kwargs)
+    return jax.jit(info.potential_fn(*args, **kwargs))
 
 
 def assert_same(got, expected, at, other=None):
     """Two functions and their gradients agree at a point; a broken function does not."""
-    value, gradient = jax.value_and_grad(got)(at)
-    true_value, true_gradient = jax.value_and_grad(expected)(at)
+    value, gradient = jax.jit(jax.value_and_grad(got))(at)
+    true_value, true_gradient = jax.jit(jax.value_and_grad(expected))(at)
     np.testing.assert_allclose(value, true_value, rtol=2e-5)
     assert gradient.keys() == true_gradient.keys()
     for name, entry in gradient.items():
         np.testing.assert_allclose(entry, true_gradient[name], rtol=2e-4, atol=2e-5, err_msg=name)
     if other is not None:
-        assert abs(other(at) - value) > 0.01
+        assert abs(jax.jit(other)(at) - value) > 0.01
 
 
 # -- an unknown location and scale of the prior --------------------------------------------------

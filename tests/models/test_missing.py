@@ -223,7 +223,7 @@ def excess(padded, table=TABLE):
     info = started(lambda: disco.sample("x", EQUAL, obs=table, padded=padded))
     shape = info.param_info.z["x.missing"].shape
     u = jnp.asarray(np.random.default_rng(0).normal(size=(5, *shape)), jnp.float32)
-    log_joint = -jax.vmap(info.potential_fn())({"x.missing": u})
+    log_joint = -jax.jit(jax.vmap(info.potential_fn()))({"x.missing": u})
     return log_joint - stats.norm.logpdf(u).reshape(5, -1).sum(-1)
 
 
