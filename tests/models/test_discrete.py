@@ -112,11 +112,15 @@ FREE = np.full(4, np.nan)
 def latents(model):
     """Names and shapes of latent sites."""
     started = handlers.substitute(handlers.seed(model, KEY), substitute_fn=init_to_uniform)
-    return {
-        name: jnp.shape(site["value"])
-        for name, site in handlers.trace(started).get_trace().items()
-        if site["type"] == "sample" and not site["is_observed"]
-    }
+
+    def values():
+        return {
+            name: site["value"]
+            for name, site in handlers.trace(started).get_trace().items()
+            if site["type"] == "sample" and not site["is_observed"]
+        }
+
+    return {name: value.shape for name, value in jax.eval_shape(values).items()}
 
 
 def check_mean(draws, truth, resolution=0.15, batches=10):
@@ -137,15 +141,13 @@ def test_one_site_for_each_missing_coordinate():
 
 def test_the_joint_density_with_discrete_coordinates_summed_out():
     values = {"x.a": 0.3, "x.c": -0.2}
-    by_hand = [
-        log_density(model, (), {}, {**values, "x.b": b, "x.d": d})[0]
-        for b in range(3)
-        for d in range(2)
-    ]
+    log_joint = jax.jit(lambda values: log_density(model, (), {}, values)[0])
+    by_hand = [log_joint({**values, "x.b": b, "x.d": d}) for b in range(3) for d in range(2)]
     from numpyro.contrib.funsor import enum
     from numpyro.contrib.funsor.infer_util import log_density as summed
 
-    found = summed(enum(config_enumerate(model), -1), (), {}, values)[0]
+    enumerated = enum(config_enumerate(model), -1)
+    found = jax.jit(lambda values: summed(enumerated, (), {}, values)[0])(values)
     np.testing.assert_allclose(found, jax.nn.logsumexp(jnp.array(by_hand)), rtol=1e-5)
 
 

@@ -141,7 +141,9 @@ def test_draws_of_the_prior_itself_are_always_accepted(latent_model):
     assert block.num_rows == MODELS[latent_model]
 
     def moved_rows(num_proposals):
-        new = refresh_rows(KEY, block, sites, info.potential_fn(), z, num_proposals)
+        new = jax.jit(
+            lambda z: refresh_rows(KEY, block, sites, info.potential_fn(), z, num_proposals)
+        )(z)
         assert new["other"] == z["other"]
         rows = set()
         for name, of_numbers in block.rows.items():

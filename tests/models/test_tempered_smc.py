@@ -26,13 +26,17 @@ def test_evidence_from_the_priors(from_prior):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"kernel": "mala", "base_draws": 1},
-        {"kernel": "random_walk", "max_moves": 16},
+        {"kernel": "mala", "base_draws": 1, "schedule": (0.1, 0.4, 1.0), "resampling": "residual"},
+        {
+            "kernel": "random_walk",
+            "max_moves": 16,
+            "particles_at_once": 100,
+            "dense_mass": False,
+            "resampling": "multinomial",
+        },
         {"chain_length": 4},
-        {"schedule": (0.1, 0.4, 1.0), "resampling": "residual"},
-        {"particles_at_once": 100, "dense_mass": False, "resampling": "multinomial"},
     ],
-    ids=lambda s: next(iter(s)),
+    ids=["mala", "random_walk", "waste_free"],
 )
 def test_evidence_with_other_settings(settings):
     smc = tempered(conjugate, Y, **settings)
