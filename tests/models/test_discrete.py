@@ -174,8 +174,8 @@ def test_nuts_sums_discrete_coordinates_out():
     mcmc = MCMC(
         NUTS(config_enumerate(model)),
         num_warmup=300,
-        num_samples=4000,
-        num_chains=2,
+        num_samples=1000,
+        num_chains=40,
         chain_method="vectorized",
         progress_bar=False,
     )
