@@ -35,7 +35,7 @@ rows = TARGET.draw(np.random.default_rng(0), 600)
 def learned(devices, objective="contrastive", checkpoint=None):
     fit = disco.fit(
         jax.random.key(0), rows, objective=objective, devices=devices, checkpoint=checkpoint,
-        reference=disco.GaussianReference(np.zeros(2), 4 * np.eye(2)), num_steps=100,
+        reference=disco.GaussianReference(np.zeros(2), 4 * np.eye(2)), num_steps=50,
         network=disco.MLP(width=8, num_blocks=1), batch_size=64, progress_bar=False,
     )
     assert all(leaf.is_fully_addressable for leaf in jax.tree.leaves(fit.distribution))
@@ -94,7 +94,7 @@ def assert_close(found, expected):
 def test_devices_share_batches(in_one_process):
     assert_close(in_one_process["8"], in_one_process["without"])
     # The scores are those of a trained network, and not of its start.
-    first, last = np.array(in_one_process["without"])[[1, 3]]
+    first, last = np.array(in_one_process["without"])[[1, 2]]
     assert last < first - 0.01
 
 
