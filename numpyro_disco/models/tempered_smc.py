@@ -116,6 +116,8 @@ class TemperedSMC(RunResults):
         ((128,), (2,))
     """
 
+    _bar: Any = None
+
     def __init__(
         self,
         model: Callable,
@@ -175,7 +177,6 @@ class TemperedSMC(RunResults):
         self.checkpoint_every = check_count(checkpoint_every, "checkpoint_every")
         self._base = GivenBase(base)
         self._runs = self._make_runs(devices, jit_model_args, search_peaks)
-        self._bar: Any = None
         self._reached = np.zeros(num_chains)
 
     def _make_runs(
