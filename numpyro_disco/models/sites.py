@@ -151,7 +151,7 @@ def site_values(name: str, prior: EnergyDistribution, x: ArrayLike) -> dict[str,
 def _sample_vector(name: str, prior: EnergyDistribution) -> Any:
     """One site for each free coordinate or variable, and their joint factor."""
     known = site_names(prior)
-    parts = [part for v in prior.variables or () for part in v.elements] or prior.names
+    parts = [p for v in prior.variables or () for p in v.elements + v.coordinates] or prior.names
     _check_handlers(name, known, set(parts) - set(known), prior)
     values = [
         (part, _sample_part(f"{name}.{part.name}", part)) for part in parts_of(prior, _given(name))
