@@ -58,6 +58,8 @@ class DiscreteCoordinate(Coordinate):
     """
 
     has_enumerate_support = True
+    # `TraceEnum_ELBO` finds what depends on a site only if it cannot be reparametrised.
+    has_rsample = False
 
     def __init__(self, prior: EnergyDistribution, index: int, *, latent: bool = True) -> None:
         super().__init__(prior, index)
@@ -121,6 +123,7 @@ class RowLevels(StableDistribution):
     arg_constraints: dict[str, Any] = {}
     pytree_data_fields = ("levels", "possible", "missing")
     has_enumerate_support = True
+    has_rsample = False
 
     levels: ArrayLike
     """Values of the discrete entries in each combination, shape (..., M, D)."""

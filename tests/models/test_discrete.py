@@ -184,7 +184,7 @@ def test_variational_bounds_sum_missing_levels_of_a_table_out():
 
 
 def test_automatic_guides_leave_discrete_coordinates_to_the_sum():
-    guide = AutoNormal(handlers.block(model, hide=["x.b", "x.d"]), init_scale=0.3)
+    guide = AutoNormal(handlers.condition(model, {"x.b": 0, "x.d": 1}), init_scale=0.3)
     svi = SVI(config_enumerate(model), guide, numpyro.optim.Adam(0.05), TraceEnum_ELBO())
     losses = svi.run(KEY, 200, progress_bar=False).losses
     evidence = np.log(posterior(FREE, Y)[0])
