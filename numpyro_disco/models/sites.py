@@ -107,14 +107,16 @@ def sample(
             f"Expected an `EnergyDistribution` for `prior`; got {type(prior).__name__}. For other "
             "distributions use `numpyro.sample`."
         )
+    array = prior.variables is not None and prior.variables.array is not None
     if obs is not None:
-        x = _sample_table(name, prior, obs, padded)
-        values = x if prior.variables is None else prior.variables.unpack(x)
+        values = prior.from_vectors(_sample_table(name, prior, obs, padded))
+    elif array:
+        return numpyro.sample(name, prior)
     else:
         values = _sample_vector(name, prior)
     if not deterministic:
         return values
-    if prior.variables is None:
+    if array or prior.variables is None:
         return numpyro.deterministic(name, values)
     sites = {part.name for part in parts_of(prior, _given(name))} if obs is None else ()
     for variable in sorted(set(values) - set(sites)):
@@ -273,16 +275,15 @@ def _check_handlers(
 
 def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool | None) -> Array:
     """The missing entries of a table as one site, and the completed table."""
-    pattern = prior.pattern(_known(obs), "obs")
-    observed = pattern.observed
-    if prior.variables is not None and any(v.joint_support for v in prior.variables):
-        joint = [v.name for v in prior.variables if v.joint_support]
+    observed = (pattern := prior.pattern(_known(obs), "obs")).observed
+    if joint := [v.name for v in prior.variables or () if v.joint_support]:
         raise ValueError(
             f"Expected a prior whose variables have no joint supports with `obs`; {joint} have. "
             "Condition on them with `clamp`, or with NumPyro's `condition`."
         )
     if any(prior.observed):
         raise ValueError("Expected an unclamped prior with `obs`: put the values into the table.")
+    prior = prior.as_vector
     own = ["missing", "levels"] if prior.coordinate_supports.discrete.any() else ["missing"]
     _check_handlers(name, own, prior.names)
     # Under `jit` a conversion by JAX would trace concrete values.

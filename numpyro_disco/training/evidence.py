@@ -66,6 +66,8 @@ class FitEvidence:
     """Positive weights of the held-out rows, shape (M,); None if all are equal."""
     imputed: ImputedRows = ImputedRows(0, 0)
     """Rows with missing entries."""
+    array_shape: tuple[int, ...] | None = None
+    """Shape of the arrays that the rows are, such as images; None for a table."""
 
     @property
     def density(self) -> EnergyDistribution:
