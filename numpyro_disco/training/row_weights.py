@@ -197,6 +197,8 @@ def aligned_with_draws(weights: Any, data: Any, num_draws: int) -> Any:
 def _labels_and_values(weights: Any) -> tuple[list[Any] | None, np.ndarray]:
     """Labels of the weights of draws, or None, and their values, chain by chain."""
     if hasattr(getattr(weights, "index", None), "equals"):
+        if set(weights.index.names) == {"chain", "draw"}:
+            weights = weights.reorder_levels(["chain", "draw"])
         return list(weights.index), np.asarray(weights)
     dims = set(getattr(weights, "dims", ()))
     if dims == {"chain", "draw"}:
