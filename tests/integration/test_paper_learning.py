@@ -7,7 +7,7 @@ import numpy as np
 import processes
 import pytest
 import samplers
-from exact import Mixture, draw_mixture, paper_mixture, wasserstein
+from exact import Mixture, draw_mixture, draw_tempered, paper_mixture, wasserstein
 from helpers import statistics
 from tempered import next_increment, tempered
 
@@ -120,3 +120,11 @@ def test_conditionals_of_the_mixture():
     rng = np.random.default_rng(0)
     draws = [draw_mixture(rng, weights, means, deviations, 20_000) for _ in range(2)]
     assert wasserstein(*draws) < 0.03 < wasserstein(draws[0], draws[1] + 0.1)
+
+
+def test_a_power_of_a_density():
+    """The power b of a Gaussian has its variance divided by b."""
+    rng = np.random.default_rng(0)
+    draws = draw_tempered(rng, np.ones(1), np.array([2.0]), np.array([0.3]), 4.0, 20_000)
+    estimate, error = statistics.mean_and_error(np.stack([draws, (draws - 2) ** 2], axis=-1))
+    statistics.assert_within(estimate, [2.0, 0.15**2], error, resolution=[0.01, 0.002])
