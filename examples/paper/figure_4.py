@@ -87,9 +87,14 @@ def learn(truth, dimension, seed, size, name):
     process = noise_process(dimension, size)
     prior = methods.learn_disco(keys[0], rows, **training)
     denoise = methods.learn_diffusion(keys[1], rows, process, energy=True, **training)
-    default = methods.learn_default(keys[2], rows, num_steps=size.num_default_steps, name=name)
+
+    def default(rng_key, points):
+        steps = size.num_default_steps
+        prior = methods.learn_default(keys[2], rows, num_steps=steps, name=name)
+        return by_default(rng_key, prior, points, size.num_draws)
+
     found = samplers(prior.energy, process, denoise, size.num_draws, dimension)
-    return found | {DEFAULT: by_default(default, size.num_draws)}
+    return found | {DEFAULT: default}
 
 
 def learn_nothing(truth, dimension, size):
@@ -133,23 +138,19 @@ def at_points(run):
     return many
 
 
-def by_default(prior, num_draws):
+def by_default(rng_key, prior, points, num_draws):
     """`sample_conditional`, called twice so that the second call compiles nothing."""
-
-    def many(rng_key, points):
-        observed = np.array(points)
-        observed[:, -1] = np.nan
-        for _ in range(2):
-            start = time.perf_counter()
-            draws = disco.sample_conditional(rng_key, prior, observed, num_draws)
-            draws = np.asarray(draws)[:, :, -1].T
-            seconds = time.perf_counter() - start
-        return draws, np.nan, seconds
-
-    return many
+    observed = np.array(points)
+    observed[:, -1] = np.nan
+    for _ in range(2):
+        start = time.perf_counter()
+        draws = disco.sample_conditional(rng_key, prior, observed, num_draws)
+        draws = np.asarray(draws)[:, :, -1].T
+        seconds = time.perf_counter() - start
+    return draws, np.nan, seconds
 
 
-def measure(dimension, seed, size, name):
+def measure(dimension, seed, size, name, left_out):
     """Results by method, for one mixture."""
     truth = paper_mixture(dimension, seed)
     rng = np.random.default_rng([seed, 2])
@@ -167,6 +168,8 @@ def measure(dimension, seed, size, name):
     else:
         found = learn(truth, dimension, seed, size, name)
     for index, (label, sampler) in enumerate(found.items()):
+        if label in left_out:
+            continue
         path = methods.OUTPUT / f"{name}_{dimension}_{seed}_{label.replace(' ', '_')}.npz"
         if not path.exists():
             print(f"D = {dimension}, seed {seed}: {label}", flush=True)
@@ -220,13 +223,16 @@ def main():
     parser.add_argument("--size", choices=SIZES, default="paper")
     parser.add_argument("--quick", action="store_const", const="quick", dest="size")
     parser.add_argument("--exact", action="store_true", help="exact scores, nothing is learned")
+    parser.add_argument("--leave-out", nargs="+", default=(), help="names of methods")
     parser.add_argument("--dimensions", type=int, nargs="+", help="only these dimensions")
     args = parser.parse_args()
     size, name = SIZES[args.size], f"figure_4_{args.size}{'_exact' * args.exact}"
     methods.OUTPUT.mkdir(exist_ok=True)
     results = {}
     for dimension in args.dimensions or size.dimensions:
-        runs = [measure(dimension, seed, size, name) for seed in range(size.num_seeds)]
+        runs = [
+            measure(dimension, seed, size, name, args.leave_out) for seed in range(size.num_seeds)
+        ]
         results[dimension] = {label: pooled([run[label] for run in runs]) for label in runs[0]}
         lines = table(results)
         print(lines, flush=True)

@@ -41,6 +41,7 @@ def test_jumps_and_their_loss():
     np.testing.assert_allclose(diffusion.jump(process, other)(rows, 0), rows, atol=1e-6)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     ("energy", "make", "loss"),
     [
