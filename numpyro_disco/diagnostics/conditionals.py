@@ -71,9 +71,11 @@ def _by_row(check: ConditionalCheck) -> list[ConditionalCheck]:
     """The check of each row, without the axis of rows."""
     if check.typical.ndim == 0:
         return [check]
-    *arrays, names = check
+    arrays = {
+        name: value for name, value in check._asdict().items() if isinstance(value, np.ndarray)
+    }
     return [
-        ConditionalCheck(*(None if x is None else x[row] for x in arrays), names)
+        check._replace(**{name: value[row] for name, value in arrays.items()})
         for row in range(len(check.typical))
     ]
 

@@ -144,11 +144,11 @@ def _draws_and_densities(
     order = host_generator(keys.rows).permutation(len(evidence.rows))
     rows, weights = evidence.rows[order[:MAX_POINTS]], evidence.row_weights
     weights = selected(weights, order[:MAX_POINTS])
-    density = evidence.density
+    density = evidence.density.as_vector
     everything_free = density.clamped.reshape(-1, len(density.names))
     request = Request(MAX_POINTS, particles_for(MAX_POINTS))
     drawn = density.draw_rows(keys.draws, everything_free, request)
-    normalized = density.normalize(keys.density, num_chains=NUM_CHAINS)
+    normalized = evidence.density.normalize(keys.density, num_chains=NUM_CHAINS)
     log_z = float(np.asarray(normalized.log_normalizer))
     error = float(np.asarray(normalized.log_normalizer_error))
     densities = report_lines.log_densities(evidence.energy, rows, held_out, log_z, error)

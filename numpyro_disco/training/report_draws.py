@@ -25,6 +25,8 @@ EASIER = 2.5
 than 0.5, by so many standard errors."""
 MIN_HELD_OUT = 100
 """Fewest held-out rows from which trees learn anything."""
+MAX_COLUMNS = 50
+"""Most columns that a classifier sees in two kinds of units."""
 MAX_NEIGHBOURS = 50_000
 """Most training rows among which the nearest is found."""
 NUM_REPLICATES = 40
@@ -160,12 +162,14 @@ def separate(
 def draws_line(evidence: FitEvidence, sample: Compared) -> ReportLine:
     """Compare how well draws of the fit, and of the reference, are told from held-out rows."""
     supports = evidence.coordinate_supports
+    views = _views(evidence, sample.held_out)
+    discrete = np.append(supports.discrete, np.zeros(views.shape[1] - len(supports.discrete), bool))
     of_fit, of_reference = (
         separate(
-            _views(evidence, sample.held_out),
+            views,
             _views(evidence, draws),
             sample.weights,
-            np.concatenate([supports.discrete, np.zeros((~supports.discrete).sum(), bool)]),
+            discrete,
         )
         for draws in (sample.draws, sample.reference_draws)
     )
@@ -193,9 +197,12 @@ def _views(evidence: FitEvidence, points: np.ndarray) -> np.ndarray:
     """Points in standardised units, and their real columns as they are given, (n, D + real).
 
     Trees see single columns: differences between nearly equal columns appear in standardised
-    units, which are decorrelated, and edges of one column in its own unit.
+    units, which are decorrelated, and edges of one column in its own unit. Of many columns, such as
+    pixels, the standardised units alone are taken, for speed.
     """
     real = ~evidence.coordinate_supports.discrete
+    if len(real) > MAX_COLUMNS:
+        return points
     basis = np.linalg.inv(np.asarray(evidence.model.whitener, np.float64))
     return np.concatenate([points, (points @ basis.T)[:, real]], axis=1)
 
