@@ -204,6 +204,8 @@ def fit(
     table, stream, variables = _read(sample_key, data, names, weights, settings)
     _check_stream(settings, stream)
     _check_settings(table, settings)
+    chosen = settings.objective.for_columns(table.names, variables)
+    settings = dataclasses.replace(settings, objective=chosen)
     spread_key, impute_key = jax.random.split(keys.table)
     marks = fit_marks(
         rng_key,

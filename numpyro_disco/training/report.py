@@ -11,7 +11,7 @@ import numpy as np
 from numpyro_disco._random import host_generator
 from numpyro_disco._statistics import selected
 from numpyro_disco._typing import Array
-from numpyro_disco.training import report_lines, report_smoothing
+from numpyro_disco.training import report_focus, report_lines, report_smoothing
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.report_lines import ReportLine
 
@@ -85,6 +85,7 @@ def make_report(rng_key: Array, evidence: FitEvidence) -> Report:
     lines = [report_lines.network_line(evidence)]
     if evidence.row_weights is not None:
         lines.append(report_lines.weights_line(evidence))
+    lines += report_focus.focus_lines(jax.random.fold_in(rng_key, 1), evidence)
     draws = np.zeros((0, held_out.shape[1]))
     noise_scales = score_errors = np.zeros(0)
     try:

@@ -107,6 +107,8 @@ class FitResult:
         what to do:
 
         - network: the held-out loss against that of the untrained network.
+        - focus (only with `Contrastive(focus=...)`): the log density of the columns in focus given
+          the others, against that of the reference, and how well draws of the reference cover it.
         - draws: why the learned density cannot be sampled. This line appears only if that happens,
           and then log density, memorisation, constant and masses are left out.
         - log density: the log density of held-out rows, normalised by tempered SMC, against that of
