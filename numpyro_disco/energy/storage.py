@@ -14,6 +14,7 @@ from flax import nnx
 from numpyro_disco._numpyro import with_batch_shape
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energy.archive import LoadError, damage_reported, read_archive, write_archive
+from numpyro_disco.energy.convolutions import EnergyUNet
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
 from numpyro_disco.energy.learned import LearnedEnergy
 from numpyro_disco.energy.networks import EnergyNetwork
@@ -196,14 +197,18 @@ def rebuild_prior(description: Mapping[str, Any], arrays: Arrays) -> EnergyDistr
         variables = Variables.from_json(description["variables"])
         if variables.names != prior.names:
             raise ValueError("`variables` do not fit `names`")
-        prior = prior.replace(variables=variables)
+        prior = prior.over(variables)
     return with_batch_shape(prior, batch_shape)
 
 
 def _energy(description: Mapping[str, Any], arrays: Arrays) -> LearnedEnergy:
     # Shapes only: the sizes in the description are compared with the arrays before any memory of
     # such a size is allocated.
-    network = nnx.eval_shape(lambda: EnergyNetwork(**description["network"], rngs=nnx.Rngs(0)))
+    sizes = dict(description["network"])
+    make = {"EnergyNetwork": EnergyNetwork, "EnergyUNet": EnergyUNet}[
+        sizes.pop("kind", "EnergyNetwork")
+    ]
+    network = nnx.eval_shape(lambda: make(**sizes, rngs=nnx.Rngs(0)))
     graph, fresh = nnx.split(network)
 
     def weight(place: Any, leaf: Pytree) -> Array:
