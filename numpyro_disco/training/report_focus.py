@@ -39,9 +39,9 @@ def focus_lines(rng_key: Array, evidence: FitEvidence) -> list[ReportLine]:
         One line, or none without a focus.
     """
     objective = evidence.objective
-    if not isinstance(objective, Contrastive) or objective.focus is None:
+    if not isinstance(objective, Contrastive) or objective.redrawn is None:
         return []
-    gains, shares = _gains_and_shares(rng_key, evidence, objective.focus.places)
+    gains, shares = _gains_and_shares(rng_key, evidence, objective.redrawn)
     weights = selected(evidence.held_out_weights, slice(len(gains)))
     gain = float(np.average(gains, weights=weights))
     error, share = standard_error(gains, weights), float(np.average(shares, weights=weights))
@@ -53,7 +53,7 @@ def focus_lines(rng_key: Array, evidence: FitEvidence) -> list[ReportLine]:
     )
     if verdict == PASS and share < SMALL_SHARE:
         verdict = WARN
-    names = ", ".join(evidence.names[place] for place in objective.focus.places)
+    names = ", ".join(evidence.names[place] for place in objective.redrawn)
     return [
         make_line(
             "focus",

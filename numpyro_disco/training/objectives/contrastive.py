@@ -114,7 +114,7 @@ class Contrastive(Objective):
     @property
     def redrawn(self) -> tuple[int, ...] | None:
         """The columns that are redrawn; None if each step redraws others."""
-        return None if self.focus is None else self.focus.places
+        return self.focus.places if isinstance(self.focus, Focus) else None
 
     @property
     def joint_weight(self) -> float:
@@ -123,7 +123,7 @@ class Contrastive(Objective):
 
     def for_columns(self, names: tuple[str, ...], variables: Variables | None) -> Self:
         """Find the columns in focus."""
-        if self.focus is None:
+        if not isinstance(self.focus, Focus):
             return self
         return dataclasses.replace(self, focus=focus_on(self.focus.names, names, variables))
 
