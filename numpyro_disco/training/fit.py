@@ -218,7 +218,7 @@ def fit(
     sample_key = jax.random.fold_in(keys.table, 2)
     table, stream, variables = _read(sample_key, data, names, weights, settings)
     _check_stream(settings, stream)
-    _check_settings(table, settings)
+    settings = _for_columns(table, variables, settings)
     spread_key, impute_key = jax.random.split(keys.table)
     marks = fit_marks(
         rng_key,
@@ -315,11 +315,13 @@ def _warn_of_incomplete_rows(table: Table, stream: Stream | None) -> None:
         )
 
 
-def _check_settings(table: Table, settings: FitSettings) -> None:
-    """Refuse settings that do not fit the columns."""
+def _for_columns(table: Table, variables: Variables | None, settings: FitSettings) -> FitSettings:
+    """Refuse settings that do not fit the columns; find the columns that the objective names."""
     _check_reference(settings.reference, len(table.names))
     settings.objective.check_dimension(*table.values.shape)
     _check_discrete(table, settings)
+    objective = settings.objective.for_columns(table.names, variables)
+    return dataclasses.replace(settings, objective=objective)
 
 
 def _check_discrete(table: Table, settings: FitSettings) -> None:

@@ -12,7 +12,13 @@ from numpyro_disco._random import host_generator
 from numpyro_disco._statistics import selected
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.drawing import Request, particles_for
-from numpyro_disco.training import report_draws, report_lines, report_smoothing, report_training
+from numpyro_disco.training import (
+    report_draws,
+    report_focus,
+    report_lines,
+    report_smoothing,
+    report_training,
+)
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.report_lines import ReportLine
 
@@ -89,6 +95,7 @@ def make_report(rng_key: Array, evidence: FitEvidence) -> Report:
         lines.append(report_lines.weights_line(evidence))
     if evidence.imputed.total:
         lines.append(report_lines.missing_line(evidence))
+    lines += report_focus.focus_lines(jax.random.fold_in(rng_key, 1), evidence)
     draws = np.zeros((0, held_out.shape[1]))
     noise_scales = score_errors = np.zeros(0)
     try:

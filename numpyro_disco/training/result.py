@@ -138,6 +138,8 @@ class FitResult:
         - training: whether training ended by itself, or still gained in its last quarter.
         - components (fitted mixtures only): whether their number ran into `max_components`.
         - reference: the effective share of the reference's draws under the learned density.
+        - focus (only with `Contrastive(focus=...)`): the log density of the columns in focus given
+          the others, against that of the reference, and how well draws of the reference cover it.
         - log density: the log density of held-out rows, normalised by tempered SMC, against that of
           the Gaussian fitted to the training rows.
         - memorisation: the log density of training rows against that of held-out rows.
