@@ -216,15 +216,16 @@ def test_nuts_sums_discrete_coordinates_out():
     mcmc = MCMC(
         NUTS(config_enumerate(model)),
         num_warmup=300,
-        num_samples=4000,
-        num_chains=2,
+        num_samples=400,
+        num_chains=48,
         chain_method="vectorized",
         progress_bar=False,
     )
     mcmc.run(KEY)
     draws = mcmc.get_samples(group_by_chain=True)
     _, _, _, mean = posterior(FREE, Y)
-    check_mean(jnp.stack([draws["x.a"], draws["x.c"]], -1), mean)
+    # Chains are independent; stretches of one chain are not, as it seldom leaves a mode.
+    check_mean(jnp.stack([draws["x.a"], draws["x.c"]], -1), mean, resolution=0.25, batches=1)
 
 
 @pytest.mark.slow

@@ -47,7 +47,6 @@ SETTINGS = {"num_particles": 40, "num_chains": 2, "base_draws": 4, "num_sweeps":
 @pytest.mark.parametrize(
     "model, shape",
     [
-        (without_plates, (NUM_MISSING,)),
         (with_plates, (NUM_MISSING,)),
         (in_a_scope, (NUM_MISSING,)),
         (padded_by_the_user, TABLE.shape),
