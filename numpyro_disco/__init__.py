@@ -33,6 +33,7 @@ from numpyro_disco.training.objectives import (
     Hutchinson,
     Implicit,
     Joint,
+    Likelihood,
     Multiscale,
     Sliced,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "Hutchinson",
     "Implicit",
     "Joint",
+    "Likelihood",
     "LoadError",
     "DrawInfo",
     "LogMarginal",

@@ -20,9 +20,10 @@ from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.imputation import impute
 from numpyro_disco.references.incomplete import draw_missing, fit_incomplete
 from numpyro_disco.supports.coordinates import CoordinateSupports
-from numpyro_disco.training.learning import PreparedRows, Task, learn
+from numpyro_disco.training.learning import PreparedRows, Task
 from numpyro_disco.training.result import FitResult
 from numpyro_disco.training.settings import Refit
+from numpyro_disco.training.stages import learn_in_stages
 from numpyro_disco.training.units import split_rows
 
 
@@ -49,7 +50,7 @@ def learn_from_incomplete(rng_key: Array, task: Task, resume: FitResult | None) 
 
     def learned_from(name: str, filled: dict[str, np.ndarray]) -> FitResult:
         one = task._replace(prepared=prepared._replace(rows=filled["rows"]))
-        return learn(one, name, resume)
+        return learn_in_stages(one, name, resume)
 
     make = partial(_drawn_from_mixture, start_key, task)
     result = learned_from("fit", task.checkpoint.subfolder("fit").kept("imputed", make))

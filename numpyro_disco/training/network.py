@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -13,11 +14,13 @@ from flax import nnx
 from numpyro_disco._checks import check_count
 from numpyro_disco._compiling import compiler_options
 from numpyro_disco._typing import Array
+from numpyro_disco.energy.autoregressive import AutoregressiveNetwork
 from numpyro_disco.energy.learned import Learned, LearnedEnergy, LearnedScore
 from numpyro_disco.energy.networks import EnergyNetwork, ScoreNetwork
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.gaussian import GaussianReference
 from numpyro_disco.training.batches import TrainingRows
+from numpyro_disco.training.column_order import column_order
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.units import Units
 
@@ -110,38 +113,62 @@ def untrained_model(
         units: standardised units.
     """
     dimension = len(units.loc)
+    if objective.normalizes:
+        order = column_order(units.standardize(units.rows))
+        conditionals = partial(
+            AutoregressiveNetwork,
+            order=order,
+            width=max(1, network.width // 2),
+            num_blocks=network.num_blocks,
+            defensive_share=objective.share,
+        )
+        return _untrained(rng_key, LearnedEnergy, conditionals, reference, units)
     gaussian = isinstance(reference, GaussianReference)
     num_local = 0 if gaussian else dimension + len(reference.components().log_weights)
     if linear is not None and not objective.learns_energy:
         # The score of the energy |A z|^2 / 2.
         linear = -linear.T @ linear
-    make = (
+    network_kind: Callable[..., nnx.Module] = (
         partial(EnergyNetwork, defensive_share=objective.share)
         if objective.learns_energy
         else ScoreNetwork
     )
+    make = partial(
+        network_kind,
+        width=network.width,
+        num_blocks=network.num_blocks,
+        num_octaves=network.num_octaves,
+        num_local=num_local,
+        num_levels=reference.num_levels,
+        linear=linear,
+    )
+    kind = LearnedEnergy if objective.learns_energy else LearnedScore
+    smoothed = reference.smoothed(objective.resolution) if objective.undoes_smoothing else None
+    return _untrained(rng_key, kind, make, reference, units, smoothed)
+
+
+def _untrained(
+    rng_key: Array,
+    kind: type[Learned],
+    make: Callable[..., nnx.Module],
+    reference: Reference,
+    units: Units,
+    smoothed: Reference | None = None,
+) -> Learned:
+    """The model of a network that `make` makes from the number of columns and random keys."""
 
     def made(rng_key: Array) -> nnx.Module:
-        return make(
-            dimension,
-            width=network.width,
-            num_blocks=network.num_blocks,
-            num_octaves=network.num_octaves,
-            num_local=num_local,
-            num_levels=reference.num_levels,
-            linear=linear,
-            rngs=nnx.Rngs(rng_key),
-        )
+        return make(len(units.loc), rngs=nnx.Rngs(rng_key))
 
     graph = nnx.graphdef(nnx.eval_shape(made, rng_key))
     initial = jax.jit(lambda rng_key: nnx.state(made(rng_key)), compiler_options=compiler_options())
     dtype = jnp.result_type(float)
-    return (LearnedEnergy if objective.learns_energy else LearnedScore)(
+    return kind(
         initial(rng_key),
         reference,
         jnp.asarray(units.loc, dtype),
         jnp.asarray(units.whitener, dtype),
         jnp.asarray(np.linalg.slogdet(units.whitener)[1], dtype),
         graph,
-        reference.smoothed(objective.resolution) if objective.undoes_smoothing else None,
+        smoothed,
     )

@@ -53,6 +53,8 @@ class Objective(abc.ABC):
     """True if discrete columns can be learned; those that match scores need gradients."""
     learns_energy: ClassVar[bool] = True
     """True if the network is an energy; a score network has no density."""
+    normalizes: ClassVar[bool] = False
+    """True if the network is a normalised density, not a correction to the reference."""
     default_reference: ClassVar[str] = "gaussian"
     """The reference that `fit` takes if none is given."""
 
@@ -111,6 +113,15 @@ class Objective(abc.ABC):
 
     def check_dimension(self, num_rows: int, dimension: int) -> None:  # noqa: B027
         """Raise a `ValueError` if the objective cannot learn from so many columns."""
+
+    def is_too_far(self, step: int, held_out_loss: float) -> bool:
+        """True if the reference is too far from the rows to go on.
+
+        Args:
+            step: steps taken so far.
+            held_out_loss: the latest loss of held-out rows.
+        """
+        return False
 
     def in_tree_order(self, num_rows: int, dimension: int) -> bool:
         """True if rows have to be in the order of a k-d tree."""

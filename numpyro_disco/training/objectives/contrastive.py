@@ -14,12 +14,13 @@ from typing import Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 
-from numpyro_disco._checks import check_count, check_share
+from numpyro_disco._checks import check_count, check_flag, check_share
 from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.learned import Learned
 from numpyro_disco.references.base import Reference, host_draws
 from numpyro_disco.references.gaussian import GaussianReference
+from numpyro_disco.references.mixture import MixtureReference
 from numpyro_disco.references.redraws import Directions, column_directions, redraw
 from numpyro_disco.training.batches import (
     STEPS_PER_ROUND,
@@ -36,6 +37,9 @@ DEFENSIVE_SHARE = 0.001
 """Default defensive share with a mixture as the reference."""
 NUM_REDRAWS = 4
 """Default number of redraws with a single Gaussian as the reference."""
+FAR_STEPS, FAR_LOSS = 200, 0.4
+"""Steps after which the reference is too far if the held-out loss is below this. The reference
+itself has a loss of 2 log 2; at 0.4, about nine in ten rows and draws are told apart."""
 NUM_JUDGED_DIRECTIONS = 64
 """Number of choices of redrawn coordinates with which held-out rows are judged."""
 
@@ -59,9 +63,14 @@ class Contrastive(Objective):
             between columns where rows and unconditional draws are told apart easily. The network is
             evaluated at 2 + num_redraws points for each row. By default 4 with a single Gaussian
             and two columns or more, otherwise 0.
+        stages: True goes on with `Likelihood` where rows and draws of the reference are told apart
+            almost always after the first steps: their ratio cannot be learned from such draws. This
+            happens with columns that are almost functions of others, if all columns are real and
+            the reference is a mixture.
 
     Raises:
-        ValueError: a share outside of [0, 1/2), or a number of redraws that is not a whole number.
+        ValueError: a share outside of [0, 1/2), a number of redraws that is not a whole number, or
+            `stages` that is not True or False.
 
     References:
         Gutmann & Hyvarinen 2012 for the loss; Hesterberg 1995 for defensive mixtures; Ma & Collins
@@ -69,7 +78,7 @@ class Contrastive(Objective):
 
     Example:
         >>> Contrastive(num_redraws=2)
-        Contrastive(defensive_share=None, num_redraws=2)
+        Contrastive(defensive_share=None, num_redraws=2, stages=True)
     """
 
     strict: ClassVar[bool] = True
@@ -80,10 +89,12 @@ class Contrastive(Objective):
 
     defensive_share: float | None = None
     num_redraws: int | None = None
+    stages: bool = True
 
     def __post_init__(self) -> None:
         store_checked(self, or_none(check_share), "defensive_share")
         store_checked(self, or_none(partial(check_count, minimum=0)), "num_redraws")
+        store_checked(self, check_flag, "stages")
 
     @property
     def share(self) -> float:
@@ -96,7 +107,12 @@ class Contrastive(Objective):
             self,
             defensive_share=resolved_share(self.defensive_share, reference),
             num_redraws=resolved_redraws(self.num_redraws, reference),
+            stages=self.stages and isinstance(reference, MixtureReference),
         )
+
+    def is_too_far(self, step: int, held_out_loss: float) -> bool:
+        """True if rows and draws of the reference are told apart almost always."""
+        return self.stages and step == FAR_STEPS and held_out_loss < FAR_LOSS
 
     def in_tree_order(self, num_rows: int, dimension: int) -> bool:
         """True: batches are spread over the rows in that order."""
