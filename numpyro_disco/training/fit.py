@@ -43,7 +43,11 @@ from numpyro_disco.training.table import (
     check_rounding,
     read_table,
 )
-from numpyro_disco.training.table_warnings import warn_of_spikes, warn_of_wide
+from numpyro_disco.training.table_warnings import (
+    warn_of_determined,
+    warn_of_spikes,
+    warn_of_wide,
+)
 from numpyro_disco.training.transforms import choose_transform
 from numpyro_disco.training.units import unconstrained_rows
 from numpyro_disco.training.windows import Stream, read_sample
@@ -170,7 +174,8 @@ def fit(
 
     Warns:
         UserWarning: rows with missing entries are left out, `weights` leave a small effective
-            number of rows, or one value of a column is far more common than any other.
+            number of rows, one value of a column is far more common than any other, or a few
+            columns determine another one (see `training.determined`).
 
     References:
         Wedenig & Peharz 2025; Gutmann & Hyvarinen 2012.
@@ -345,6 +350,7 @@ def _prepare(
     resolution = settings.objective.smallest_resolution
     if settings.objective.is_contrastive:
         warn_of_spikes(table)
+        warn_of_determined(table)
     check_range(table)
     check_rounding(table, resolution)
     if settings.transform == "auto":

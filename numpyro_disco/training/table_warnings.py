@@ -8,27 +8,76 @@ import numpy as np
 
 from numpyro_disco._levels import MAX_LEVELS
 from numpyro_disco.tables.columns import Whole
-from numpyro_disco.training.table import Table
+from numpyro_disco.training.determined import find_determined
+from numpyro_disco.training.table import Table, constant_columns
 
-SPIKE = 20
-"""`fit` warns of a value with so many rows, and so many times the rows of the next value."""
+SPIKE_ROWS, SPIKE = 20, 5
+"""`fit` warns of values with so many rows, and so many times the rows of the next value."""
+MAX_SPIKES = 3
+"""Most values of one column that are named as far more common than the others."""
 
 
 def warn_of_spikes(table: Table) -> None:
-    """Warn of continuous columns in which one value is far more common than any other."""
+    """Warn of continuous columns in which one to three values are far more common than others."""
     for name, support, column in zip(table.names, table.supports, table.values.T, strict=True):
         if support.is_discrete:
             continue
-        values, counts = np.unique(column[~np.isnan(column)], return_counts=True)
-        *_, second, most = np.sort(np.append(0, counts))
-        if most >= SPIKE and most > SPIKE * second:
+        seen = column[~np.isnan(column)]
+        values, counts = np.unique(seen, return_counts=True)
+        order = np.argsort(-counts)
+        num_spikes = _num_spikes(counts[order])
+        if num_spikes:
+            spikes = ", ".join(
+                f"the value {values[place]:g} in {counts[place]} rows "
+                f"({counts[place] / len(seen):.2%})"
+                for place in order[:num_spikes]
+            )
+            it, each = ("it", "the value") if num_spikes == 1 else ("them", "each value")
             warnings.warn(
-                f"{most} rows of `data` have the value {values[counts.argmax()]:g} in {name!r}, "
-                f"more than {SPIKE} times as many as any other value: the prior will have a very "
-                "narrow mode there, in which samplers move slowly. If the value is a code (below "
-                "the limit of detection, not applicable), drop these rows or set it to NaN.",
+                f"{name!r} in `data` has {spikes}, more than {SPIKE} times as many as any other "
+                f"value: the prior will have a very narrow mode at {it}, which is hard to learn "
+                f"and in which samplers move slowly. If {each} is a code (below the limit of "
+                "detection, not applicable), drop these rows or set it to NaN. If it is a "
+                "measurement (no rain), learn a boolean column that says where it occurs, and "
+                "the numbers from the other rows alone.",
                 stacklevel=4,
             )
+
+
+def _num_spikes(counts: np.ndarray) -> int:
+    """Number of values far more common than the next one, at most three; `counts` fall."""
+    counts = np.append(counts, 0)
+    for place in range(min(MAX_SPIKES, len(counts) - 1)):
+        if counts[place] >= SPIKE_ROWS and counts[place] > SPIKE * counts[place + 1]:
+            return place + 1
+    return 0
+
+
+def warn_of_determined(table: Table) -> None:
+    """Warn of real columns that a few others determine, exactly or nearly.
+
+    It is no error, because no finite number of rows shows that a function is exact.
+    """
+    rows = table.values[~table.incomplete]
+    if not len(rows):
+        return
+    varying = np.flatnonzero(~constant_columns(rows))
+    targets = np.flatnonzero(np.isin(varying, table.real))
+    found = find_determined(rows[:, varying], targets)
+    if found:
+        names = [table.names[place] for place in varying]
+        listed = "; ".join(
+            f"{names[one.column]!r} by {', '.join(repr(names[k]) for k in one.inputs)} (up to "
+            f"{100 * one.left:.2g} % of what no linear function of the other columns explains)"
+            for one in found
+        )
+        columns = [names[one.column] for one in found]
+        warnings.warn(
+            f"Columns of `data` are determined by others, exactly or nearly: {listed}. They have "
+            "no joint density with these, or one too thin to be learned well by any method. Leave "
+            f"{columns} out, and compute them from draws of the others.",
+            stacklevel=4,
+        )
 
 
 def warn_of_wide(table: Table, smoothed: bool) -> None:

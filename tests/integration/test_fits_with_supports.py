@@ -83,7 +83,7 @@ def test_tied_columns_are_refused_with_a_remedy():
 def test_a_spike_is_warned_of_but_rounding_is_not():
     rows = points(2000)
     real = (constraints.real,) * 3
-    with pytest.warns(UserWarning, match="40 rows.*value 0 in 'mass'.*narrow mode"):
+    with pytest.warns(UserWarning, match="'mass' in.*value 0 in 40 rows.*narrow mode"):
         spiked = rows.copy()
         spiked[:40, 0] = 0.0
         warn_of_spikes(Table(spiked, NAMES, real, (Real(),) * 3))

@@ -1,0 +1,120 @@
+"""The conditional samplers that the figures compare, under one signature, and what they learn.
+
+Every sampler maps (rng_key, point) to draws (n,) of the last coordinate given the others of the
+point (D,), and to the number of network evaluations for each draw.
+"""
+
+from pathlib import Path
+
+import diffusion
+import inpainting
+import jax
+import jax.numpy as jnp
+import optax
+from samplers import ancestral, descend
+from tempered import tempered
+
+import numpyro_disco as disco
+
+OUTPUT = Path(__file__).parent / "output"
+NOISE_SCALE, COOLED = 0.1, 0.07
+"""The smoothing sigma(0) of the paper, and the smaller one with which it samples."""
+RIVALS = ("replacement", "guidance", "TDS", "SMC-Diff", "MCGDiff")
+"""Conditional samplers of a diffusion."""
+BOX = (-5.0, 5.0)
+"""Where tempering starts, in standard deviations of the rows."""
+
+
+def rival(name, process, denoise, num_draws, dimension):
+    """A conditional sampler of a diffusion, by name."""
+    observed = jnp.arange(dimension) < dimension - 1
+    levels = process.levels
+
+    def run(rng_key, point):
+        start_key, first_key, key = jax.random.split(rng_key, 3)
+        x = process.start(start_key, num_draws, dimension)
+        given = process, denoise, observed, point
+        if name == "replacement":
+            step = inpainting.replacement(process, ancestral(process, denoise), observed, point)
+        elif name == "guidance":
+            step = ancestral(process, inpainting.guided(*given))
+        elif name == "TDS":
+            x = inpainting.twisted_start(first_key, *given, x)
+            step = inpainting.twisted(*given)
+        elif name == "SMC-Diff":
+            path = inpainting.noisy_path(first_key, process, point)
+            step = inpainting.smc_diff(process, denoise, observed, path)
+        else:
+            x = inpainting.mcg_start(first_key, process, observed, point, x)
+            step = inpainting.mcg_diff(*given)
+        x = descend(key, step, x, levels)
+        x = x.x if name == "TDS" else x
+        return x[:, -1], jnp.asarray(len(levels) - (name != "TDS"))
+
+    return run
+
+
+def disco_as_published(prior, num_draws, num_moves=2, num_leapfrog=2):
+    """Tempered SMC from a box on a learned prior, cooled as in the paper."""
+    cooled = prior.cool(COOLED)
+
+    def run(rng_key, point):
+        def energy(last):
+            return cooled.energy(point.at[-1].set(last))
+
+        draws, count = tempered(rng_key, energy, BOX, num_draws, num_moves, num_leapfrog)
+        return draws, count * (1 + num_moves * (1 + num_leapfrog))
+
+    return run
+
+
+def learn_disco(rng_key, rows, *, width, num_blocks, num_steps, batch_size, name):
+    """DISCO as published: an energy, posterior draws as targets, no term for the log density."""
+    path = OUTPUT / f"disco_{name}.npz"
+    if not path.exists():
+        fit = disco.fit(
+            rng_key,
+            rows,
+            objective=disco.Disco(
+                noise_scale=NOISE_SCALE,
+                max_noise_scale=2.0 if rows.shape[1] < 50 else 5.0,
+                density_weight=0.0,
+                target="draw",
+                posterior_rows="all",
+                whiten=False,
+            ),
+            network=disco.MLP(width=width, num_blocks=num_blocks),
+            optimizer=optax.adam(optax.cosine_decay_schedule(1e-3, num_steps)),
+            num_steps=num_steps,
+            batch_size=batch_size,
+        )
+        disco.save(path, fit.distribution)
+    return disco.load(path)
+
+
+def learn_default(rng_key, rows, *, num_steps, name):
+    """What `disco.fit` learns without any settings but a number of steps."""
+    path = OUTPUT / f"default_{name}.npz"
+    if not path.exists():
+        few = {} if num_steps is None else {"num_steps": num_steps}
+        disco.save(path, disco.fit(rng_key, rows, **few).distribution)
+    return disco.load(path)
+
+
+def learn_diffusion(rng_key, rows, process, *, energy, num_steps, batch_size, name, **sizes):
+    """A diffusion with a score or an energy head."""
+    path = OUTPUT / f"{'energy' if energy else 'score'}_{name}.npz"
+    network_key, train_key = jax.random.split(rng_key)
+    # Frequencies as `fit` chooses them for this smoothing.
+    network = diffusion.network_of(network_key, rows.shape[1], energy, num_octaves=4, **sizes)
+    if not path.exists():
+        network = diffusion.train(
+            train_key,
+            network,
+            diffusion.denoising_loss(process),
+            rows,
+            num_steps=num_steps,
+            batch_size=batch_size,
+        )
+        diffusion.store(path, network)
+    return diffusion.denoiser(process, diffusion.restore(path, network))
