@@ -8,6 +8,13 @@ from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.drawing import DrawInfo
 from numpyro_disco.energy.guard import NormalizerError
 from numpyro_disco.energy.imputation import impute
+from numpyro_disco.energy.langevin import (
+    AnnealedLangevin,
+    Heun,
+    Langevin,
+    ScoreFunction,
+    sample_langevin,
+)
 from numpyro_disco.models.arviz import to_arviz
 from numpyro_disco.models.refresh import RowRefresh
 from numpyro_disco.models.sites import sample, site_values
@@ -23,7 +30,7 @@ from numpyro_disco.tempering.settings import TemperingSettings
 from numpyro_disco.tempering.state import TemperedHistory
 from numpyro_disco.training.fit import fit
 from numpyro_disco.training.loop import History
-from numpyro_disco.training.network import MLP
+from numpyro_disco.training.network import MLP, UNet
 from numpyro_disco.training.objectives import (
     Contrastive,
     Denoising,
@@ -45,6 +52,7 @@ from numpyro_disco.training.settings import FitSettings, Refit
 from numpyro_disco.training.storage import SavedFit, load, save
 
 __all__ = [
+    "AnnealedLangevin",
     "AdamW",
     "Boolean",
     "Calibration",
@@ -62,10 +70,12 @@ __all__ = [
     "FitSettings",
     "GaussianReference",
     "History",
+    "Heun",
     "Hutchinson",
     "Implicit",
     "Joint",
     "Likelihood",
+    "Langevin",
     "LoadError",
     "DrawInfo",
     "LogMarginal",
@@ -82,10 +92,12 @@ __all__ = [
     "ReportLine",
     "RowRefresh",
     "SavedFit",
+    "ScoreFunction",
     "Sliced",
     "TemperedHistory",
     "TemperedSMC",
     "TemperingSettings",
+    "UNet",
     "Whole",
     "calibration",
     "check_conditional",
@@ -95,6 +107,7 @@ __all__ = [
     "log_marginal",
     "sample",
     "sample_conditional",
+    "sample_langevin",
     "save",
     "site_values",
     "to_arviz",

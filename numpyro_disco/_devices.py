@@ -1,31 +1,38 @@
 """Work that is spread over several JAX devices, in one process or in several.
 
-Inside of `spread_over`, every array is on all devices, and every program runs on all of them. What
-`spread` marks is divided: each device computes its share of the rows, and JAX adds up the sums.
+There are two ways. Inside of `spread_over`, every array is on all devices, and every program runs
+on all of them. What `spread` marks is divided: each device computes its share of the rows, and JAX
+adds up the sums. A program that was compiled for a mesh of its own divides what `shard` marks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "rows"
 """Name of the axis along which devices are arranged."""
 
 _Tree = TypeVar("_Tree")
+_Record = TypeVar("_Record", bound=NamedTuple)
+
+
+def make_mesh(devices: Sequence[jax.Device]) -> Mesh:
+    """Arrange devices along one axis."""
+    return Mesh(np.asarray(devices), (AXIS,))
 
 
 def spread_over(devices: Sequence[jax.Device] | None) -> AbstractContextManager[Any]:
     """A context in which `spread` divides arrays over the devices; None changes nothing."""
     if devices is None:
         return nullcontext()
-    return jax.set_mesh(Mesh(np.asarray(devices), (AXIS,)))
+    return jax.set_mesh(make_mesh(devices))
 
 
 def spread(tree: _Tree) -> _Tree:
@@ -38,6 +45,20 @@ def spread(tree: _Tree) -> _Tree:
         return tree
     divided = PartitionSpec(AXIS)
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, divided), tree)
+
+
+def shard(record: _Record, mesh: Mesh | None, axis: int) -> _Record:
+    """Divide one axis of every leaf over the devices of a mesh, inside of `jit`.
+
+    Args:
+        record: arrays that share `axis`.
+        mesh: what `make_mesh` returned; None leaves the record as it is.
+        axis: the axis to divide.
+    """
+    if mesh is None:
+        return record
+    sharding = NamedSharding(mesh, PartitionSpec(*(None,) * axis, AXIS))
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), record)
 
 
 def local(tree: _Tree) -> _Tree:

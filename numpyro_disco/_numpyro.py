@@ -185,6 +185,12 @@ def with_batch_shape(distribution: _D, batch_shape: tuple[int, ...]) -> _D:
     return distribution
 
 
+def with_event_shape(distribution: _D, event_shape: tuple[int, ...]) -> _D:
+    """`distribution` itself, with another event shape."""
+    distribution._event_shape = tuple(event_shape)
+    return distribution
+
+
 # -- samplers ----------------------------------------------------------------------------------
 
 

@@ -18,8 +18,12 @@ MOST_MAPS = 10_000
 LONG = ("training", "statistics", "slow")
 
 # Most tests spend nearly all of their time compiling. Without XLA's newer code generation,
-# compilation is much faster. Not every version of XLA has the option.
-QUICK_OPTIONS = ("--xla_cpu_use_fusion_emitters=false",)
+# compilation is much faster; splitting a program for several threads does not pay where each
+# worker has one core. Not every version of XLA has these options.
+QUICK_OPTIONS = (
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
 
 
 def is_known(option):
@@ -80,20 +84,29 @@ def pytest_runtest_setup(item):
     jax.config.update("jax_disable_most_optimizations", not long)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def forget_programs(request):
-    """Drop what has been compiled where it could be wrong, or before the process runs out of maps.
+PROGRAMS_OF = jax.make_user_context(default_value=None)
 
-    Programs that are compiled while a part of the package is replaced are no one else's, nor may
-    these tests get the programs of others. Each program maps memory, and a process may have only
-    so many maps (65,530 by Linux's default), after which it dies.
+
+@pytest.fixture(autouse=True)
+def programs_of_its_own(request):
+    """Compile anew for a test that replaces a part of the package.
+
+    Such programs are no one else's, nor may the test get the programs of others.
     """
-    tests = (item for item in request.session.items if item.path == request.path)
-    replaces = any("monkeypatch" in item.fixturenames for item in tests)
-    if replaces:
-        jax.clear_caches()
+    replaces = "monkeypatch" in request.fixturenames
+    with PROGRAMS_OF(request.node.nodeid if replaces else None):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Drop what has been compiled before the process runs out of maps.
+
+    Each program maps memory, and a process may have only so many maps (65,530 by Linux's default),
+    after which it dies.
+    """
     yield
-    if replaces or num_maps() > MOST_MAPS:
+    if num_maps() > MOST_MAPS:
         jax.clear_caches()
         gc.collect()
 

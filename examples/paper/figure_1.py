@@ -32,7 +32,7 @@ def learned(rows, size, name):
         diffusion_key, rows, process, energy=False, name=name, **training
     )
     num_draws = size["num_draws"]
-    found = {"DISCO": methods.disco_as_published(prior, num_draws, 1, 10)}
+    found = {"DISCO": methods.disco_tempered(prior, num_draws, 1, 10)}
     return found | {
         rival: methods.rival(rival, process, denoise, num_draws, 2) for rival in methods.RIVALS
     }
@@ -57,6 +57,7 @@ def picture(path, rows, density, draws):
     axes[0].axvline(GIVEN, color="C3")
     axes[0].set(title="rows", xlabel="$x_1$", ylabel="$x_2$")
     for axis, (name, x) in zip(axes[1:], draws.items(), strict=False):
+        axis.sharey(axes[1])
         axis.fill_between(places, exact, color="0.85", label="exact")
         axis.plot(places, gaussian_kde(x, 0.1)(places), color="C3" if name == "DISCO" else "C0")
         axis.set(title=name, xlabel="$x_2$", yticks=[])
@@ -73,7 +74,7 @@ def main():
     size |= {"num_blocks": 2, "num_levels": 100, "num_draws": 1024}
     if quick:
         size |= {"num_rows": 1000, "num_steps": 50, "batch_size": 64, "width": 16}
-        size |= {"num_blocks": 1, "num_levels": 20, "num_draws": 128}
+        size |= {"num_blocks": 1, "num_levels": 20, "num_draws": 64}
     methods.OUTPUT.mkdir(exist_ok=True)
     name = "figure_1_quick" if quick else "figure_1"
     rng = np.random.default_rng(1)

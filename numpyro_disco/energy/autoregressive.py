@@ -101,6 +101,7 @@ class AutoregressiveNetwork(nnx.Module):
     def settings(self) -> dict[str, Any]:
         """Arguments that make a network of the same structure."""
         return {
+            "kind": "AutoregressiveNetwork",
             "dimension": self.dimension,
             "order": list(self.order),
             "width": self.width,

@@ -93,8 +93,7 @@ def sample_conditional(
     rows = given.as_rows("observed")
     result = draw_conditionals(rng_key, prior, rows, num_samples, num_particles, rows_at_once)
     draws: Any = result.draws[:, 0] if given.is_single else result.draws
-    if prior.variables is not None:
-        draws = prior.variables.unpack(draws)
+    draws = prior.from_vectors(draws)
     return (draws, result.info) if return_info else draws
 
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
-from numpyro_disco._checks import check_names, check_positive
-from numpyro_disco._numpyro import StableDistribution, validate_sample
+from numpyro_disco._checks import check_names, check_positive, is_traced
+from numpyro_disco._numpyro import StableDistribution, validate_sample, with_event_shape
 from numpyro_disco._typing import Array, ArrayLike, EnergyFn
 from numpyro_disco.energy.coordinates import unconstrained_coordinates
 from numpyro_disco.energy.guard import guard
@@ -27,11 +27,12 @@ from numpyro_disco.energy.requirements import (
 from numpyro_disco.energy.stacking import beside_batch, evaluate_stacked
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.constrained import ConstrainedReference, conditional_reference
+from numpyro_disco.supports.arrays import StandardizedArray
 from numpyro_disco.supports.clamped import StandardizedVector
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.tables.columns import Column
 from numpyro_disco.tables.reading import read_points
-from numpyro_disco.tables.variables import Variables
+from numpyro_disco.tables.variables import Variable, Variables
 
 
 class EnergyDensity(StableDistribution):
@@ -63,7 +64,8 @@ class EnergyDensity(StableDistribution):
     observed: tuple[bool, ...]
     """True for each clamped coordinate, D entries."""
     variables: Variables | None
-    """How the coordinates form variables of any shape, if draws of variables were learned from."""
+    """How the coordinates form variables of any shape, if draws of variables were learned from, or
+    one array, if images were."""
     log_normalizer: Array | None
     """log Z as estimated by `normalize`, or None."""
     log_normalizer_error: Array | None
@@ -118,7 +120,38 @@ class EnergyDensity(StableDistribution):
         """
         values = np.zeros(self.loc.shape) if self.values is None else self.values
         loc, factor = self.coordinates(values, np.asarray(self.observed))
-        return StandardizedVector(loc, factor, self.values, self.observed, self.coordinate_supports)
+        support = StandardizedVector(
+            loc, factor, self.values, self.observed, self.coordinate_supports
+        )
+        return support if self._array is None else StandardizedArray(support, self.event_shape)
+
+    # -- vectors, arrays and variables ------------------------------------------------------------
+
+    @property
+    def _array(self) -> Variable | None:
+        """The array whose elements are the coordinates, for a distribution over arrays."""
+        return None if self.variables is None else self.variables.array
+
+    def over(self, variables: Variables | None) -> Self:
+        """The same density over variables, over one array, or over vectors (None)."""
+        array = None if variables is None else variables.array
+        shape = (len(self.names),) if array is None else array.shape
+        return with_event_shape(self.replace(variables=variables), shape)
+
+    @property
+    def as_vector(self) -> Self:
+        """The same density over vectors (D,)."""
+        return self.over(None)
+
+    def from_vectors(self, x: Array) -> Any:
+        """Vectors (..., D) as a user sees them: arrays (...) + event_shape, or a dict of variables.
+
+        The inverse of `read`.
+        """
+        if self.variables is None:
+            return x
+        values = self.variables.unpack(x)
+        return values if self._array is None else values[self._array.name]
 
     @property
     def location_and_scale(self) -> tuple[Array, Array]:
@@ -175,7 +208,7 @@ class EnergyDensity(StableDistribution):
         """E(x) in nats, up to a constant, shape (..., D) to (...); infinite outside the support."""
         points = self.points(x)
         energy = self._at_points(self._energy_at, points, "()")
-        if not isinstance(x, Mapping) or self.variables is None:
+        if not isinstance(x, Mapping) or self.variables is None or self._array is not None:
             return energy
         # Coordinates of joint supports are unconstrained; the density is one of the variables.
         log_det = self.variables.log_det(points, ~np.asarray(self.observed))
@@ -183,9 +216,10 @@ class EnergyDensity(StableDistribution):
 
     def score(self, x: Any) -> Array:
         """-grad E(x), exact, shape (..., D); zero for clamped and for discrete coordinates."""
-        gradient = self._at_points(jax.grad(self._energy_at, argnums=1), x, "(d)")
+        gradient = self._at_points(jax.grad(self._energy_at, argnums=1), self.points(x), "(d)")
         still = np.asarray(self.observed) | self.coordinate_supports.discrete
-        return -jnp.where(still, 0.0, gradient)
+        score = -jnp.where(still, 0.0, gradient)
+        return score if self._array is None else self.from_vectors(score)
 
     def _energy_at(self, parameters: tuple[EnergyFn, Array, Array], x: Array) -> Array:
         """E of one point in the user's units: minus the log density of its free coordinates."""
@@ -218,6 +252,8 @@ class EnergyDensity(StableDistribution):
         Raises:
             ValueError: missing entries in a concrete `value`.
         """
+        if self._array is not None:
+            return self._log_prob(self.from_vectors(self.read(value, "value")))
         if self.variables is None or not isinstance(value, Mapping):
             return self._log_prob(self.read(value, "value"))
         # Clamped coordinates have their values to the last bit, as the support asks for.
@@ -245,15 +281,28 @@ class EnergyDensity(StableDistribution):
         Args:
             x: array (..., D), which is returned as it is; or anything with names: a DataFrame, a
                 mapping, a series as one point, an xarray object. For a prior over variables, a
-                dict of arrays (...) + shape.
+                dict of arrays (...) + shape; for one over arrays, an array (...) + event_shape.
             argument: name of the argument for error messages.
 
         Raises:
             ValueError: names that are unknown or not given, or entries of another kind.
         """
-        if self.variables is not None and isinstance(x, Mapping):
+        if self._array is not None and not isinstance(x, Mapping):
+            return self._flattened(x, argument)
+        if self.variables is not None and isinstance(x, Mapping) and self._array is None:
             return self.variables.pack(x).astype(self.loc.dtype)
         return read_points(x, self.names, self.columns, argument)
+
+    def _flattened(self, x: Any, argument: str) -> Any:
+        """Arrays (...) + event_shape as vectors (..., D), in their own precision."""
+        x = x if is_traced(x) else np.ma.filled(np.ma.asarray(x, float), np.nan)
+        ndim = len(self.event_shape)
+        if x.shape[max(0, x.ndim - ndim) :] != self.event_shape:
+            raise ValueError(
+                f"Expected an array whose last axes are {self.event_shape} for `{argument}`; got "
+                f"shape {x.shape}."
+            )
+        return x.reshape(*x.shape[: x.ndim - ndim], len(self.names))
 
     def points(self, x: Any) -> Array:
         """The points x (..., D), with clamped coordinates set to their values.
@@ -298,14 +347,14 @@ class EnergyDensity(StableDistribution):
         stack = jnp.shape(self.inverse_temperature)
         return stack, 0 if self.values is None else self.values.ndim - 1 - len(stack)
 
-    def _at_points(self, function: Callable, x: Any, output: str) -> Array:
-        """`function(parameters, point)` at points (..., D)."""
+    def _at_points(self, function: Callable, x: Array, output: str) -> Array:
+        """`function(parameters, point)` at vectors (..., D)."""
         stack, batch_ndim = self._batch_axes
         parameters = (self.energy_fn, self.inverse_temperature, self.loc)
         return evaluate_stacked(
             function,
             parameters,
-            self.points(x),
+            x,
             stack=stack,
             batch_ndim=batch_ndim,
             output=output,

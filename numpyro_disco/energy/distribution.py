@@ -102,7 +102,7 @@ class EnergyDistribution(EnergyDensity):
             observed: mapping from names to values or to arrays of one batch shape; a DataFrame, a
                 series or an xarray object; or an array (..., D). What is missing is free. For a
                 prior over variables, names are those of variables, with arrays (...) + shape, or of
-                elements, "b[0]".
+                elements, "b[0]". For a prior over arrays, an array (...) + event_shape.
             argument: name of the argument for error messages.
 
         Returns:
@@ -112,7 +112,9 @@ class EnergyDistribution(EnergyDensity):
             ValueError: unknown names, shapes that do not fit, entries that are not numbers, or
                 values outside their supports.
         """
-        if self.variables is not None and isinstance(observed, Mapping):
+        if self._array is not None and not isinstance(observed, Mapping):
+            observed = self._flattened(observed, argument)
+        elif self.variables is not None and isinstance(observed, Mapping):
             observed = self.variables.observed_coordinates(observed, argument)
         return parse_pattern(
             observed,
@@ -130,8 +132,8 @@ class EnergyDistribution(EnergyDensity):
     @property
     def clamped(self) -> Pattern:
         """The clamped coordinates of each member of the batch, shape batch_shape + (D,)."""
-        values = jnp.zeros(self.event_shape, self.loc.dtype) if self.values is None else self.values
-        values = jnp.broadcast_to(values, self.shape())
+        values = jnp.zeros(self.loc.shape, self.loc.dtype) if self.values is None else self.values
+        values = jnp.broadcast_to(values, (*self.batch_shape, len(self.names)))
         return self.pattern_at(values, np.broadcast_to(np.asarray(self.observed), values.shape))
 
     def pattern_at(self, values: Array, observed: ArrayLike) -> Pattern:

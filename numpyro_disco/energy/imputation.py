@@ -93,7 +93,7 @@ def impute(
         return tables_to_arviz(draws, prior.names, given.labels)
     if is_frame(data) and output is None:
         return [_completed(data, prior, given, one) for one in np.asarray(draws)]
-    return draws if prior.variables is None else prior.variables.unpack(draws)
+    return prior.from_vectors(draws)
 
 
 def _known_entries(prior: EnergyDistribution, data: Any) -> Pattern:

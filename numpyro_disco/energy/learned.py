@@ -124,10 +124,16 @@ class LearnedEnergy(Learned):
 @register_learned
 @dataclasses.dataclass(frozen=True)
 class LearnedScore(Learned):
-    """s(z) = grad log q(z) + g(z), a score that need not be the gradient of anything."""
+    """s(z) = grad log q(z) + g(z), a score that need not be the gradient of anything.
+
+    A network that is a whole score, such as `ScoreUNet`, is not added to that of the reference.
+    """
 
     def score(self, z: Array) -> Array:
         """The score of the reference plus the output of the network, shape (D,)."""
+        network = nnx.merge(self.graph, self.weights)
+        if getattr(network, "is_whole_score", False):
+            return network(z)
         gradient = jax.grad(lambda z: self.reference.describe(z)[0])(z)
         return gradient + self.parts(z)[1]
 

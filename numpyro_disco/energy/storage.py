@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from numpyro_disco._numpyro import with_batch_shape
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energy.archive import LoadError, damage_reported, read_archive, write_archive
 from numpyro_disco.energy.autoregressive import AutoregressiveNetwork
+from numpyro_disco.energy.convolutions import EnergyUNet
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
 from numpyro_disco.energy.learned import LearnedEnergy
 from numpyro_disco.energy.networks import EnergyNetwork
@@ -27,11 +28,11 @@ from numpyro_disco.tables.columns import column_from_json
 from numpyro_disco.tables.variables import Variables
 
 FORMAT = "numpyro_disco.prior"
-FORMAT_VERSION = 8
+FORMAT_VERSION = 7
 VERSIONS = range(2, FORMAT_VERSION + 1)
 """Versions that can be read: 2 has no supports, 3 no sinh-arcsinh maps, 4 no defensive shares, 5
-gave such a share another meaning, so it is read only without one, 6 has neither columns nor
-discrete coordinates nor variables, and 7 no autoregressive networks."""
+gave such a share another meaning, so it is read only without one, and 6 has neither columns nor
+discrete coordinates nor variables."""
 OPTIONAL = ("values", "log_normalizer", "log_normalizer_error", "noise_scale")
 """Attributes of a distribution that may be None."""
 REFERENCE_FIELDS = {
@@ -40,8 +41,8 @@ REFERENCE_FIELDS = {
     "MixedReference": ("log_weights", "means", "covariances", "log_probabilities"),
 }
 """Arrays of each kind of reference."""
-NETWORKS: dict[str, type[EnergyNetwork] | type[AutoregressiveNetwork]] = {
-    kind.__name__: kind for kind in (EnergyNetwork, AutoregressiveNetwork)
+NETWORKS: dict[str, Callable[..., nnx.Module]] = {
+    kind.__name__: kind for kind in (EnergyNetwork, EnergyUNet, AutoregressiveNetwork)
 }
 """Kinds of networks by name."""
 
@@ -127,7 +128,6 @@ def describe_prior(prior: EnergyDistribution) -> tuple[dict[str, Any], dict[str,
             "is not saved as data. Save the arrays of your function, and make the distribution "
             "anew from them."
         )
-    network = nnx.merge(energy.graph, energy.weights)
     arrays: dict[str, Any] = {
         "energy.loc": energy.loc,
         "energy.whitener": energy.whitener,
@@ -156,8 +156,7 @@ def describe_prior(prior: EnergyDistribution) -> tuple[dict[str, Any], dict[str,
         "columns": [column.to_json() for column in prior.columns],
         "references": kinds,
         "num_levels": list(prior.coordinate_supports.num_levels),
-        "network": network.settings,
-        "network_kind": type(network).__name__,
+        "network": nnx.merge(energy.graph, energy.weights).settings,
     }
     return description, arrays
 
@@ -203,15 +202,16 @@ def rebuild_prior(description: Mapping[str, Any], arrays: Arrays) -> EnergyDistr
         variables = Variables.from_json(description["variables"])
         if variables.names != prior.names:
             raise ValueError("`variables` do not fit `names`")
-        prior = prior.replace(variables=variables)
+        prior = prior.over(variables)
     return with_batch_shape(prior, batch_shape)
 
 
 def _energy(description: Mapping[str, Any], arrays: Arrays) -> LearnedEnergy:
     # Shapes only: the sizes in the description are compared with the arrays before any memory of
     # such a size is allocated.
-    kind = NETWORKS[description.get("network_kind", EnergyNetwork.__name__)]
-    network = nnx.eval_shape(lambda: kind(**description["network"], rngs=nnx.Rngs(0)))
+    sizes = dict(description["network"])
+    make = NETWORKS[sizes.pop("kind", EnergyNetwork.__name__)]
+    network = nnx.eval_shape(lambda: make(**sizes, rngs=nnx.Rngs(0)))
     graph, fresh = nnx.split(network)
 
     def weight(place: Any, leaf: Pytree) -> Array:

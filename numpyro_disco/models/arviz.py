@@ -126,7 +126,7 @@ def _read_labels(sites: dict[str, dict], dims: Mapping[str, Sequence[str]]) -> _
         plates = [f.name for f in sorted(site["cond_indep_stack"], key=lambda frame: frame.dim)]
         if isinstance(fn, MissingEntries | PaddedEntries):
             labels.missing[name] = fn
-        elif isinstance(fn, EnergyDistribution):
+        elif isinstance(fn, EnergyDistribution) and len(fn.event_shape) == 1:
             num_axes = len(site["fn"].batch_shape)
             unnamed = [f"{name}_dim_{i}" for i in range(num_axes)]
             axes = plates if len(plates) == num_axes else unnamed

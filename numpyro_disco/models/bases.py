@@ -165,6 +165,9 @@ def default_base(fn: Distribution) -> Distribution:
         return default_base(fn.base_dist).to_event(fn.reinterpreted_batch_ndims)
     if isinstance(fn, dist.TransformedDistribution):
         return dist.TransformedDistribution(default_base(fn.base_dist), fn.transforms)
+    if isinstance(fn, EnergyDistribution) and len(fn.event_shape) > 1:
+        flat = dist.transforms.ReshapeTransform(fn.event_shape, (len(fn.names),))
+        return dist.TransformedDistribution(fn.reference, flat)
     if isinstance(fn, EnergyDistribution | MissingEntries | PaddedEntries):
         return fn.reference
     return fn

@@ -25,10 +25,17 @@ from numpyro_disco.models.reading import (
     prepare_model,
     refuse_inferred_normalizers,
 )
+from numpyro_disco.tempering.missed import lost_a_mode
 from numpyro_disco.tempering.program import Program
 from numpyro_disco.tempering.settings import TemperingSettings
 from numpyro_disco.tempering.state import State, TemperedResult
-from numpyro_disco.tempering.status import CONVERGED, DISAGREE, NON_FINITE, status_message
+from numpyro_disco.tempering.status import (
+    CONVERGED,
+    DISAGREE,
+    MISSED,
+    NON_FINITE,
+    status_message,
+)
 
 MAX_R_HAT = 1.1
 """R-hat across runs of any coordinate above which runs have found different distributions."""
@@ -50,15 +57,21 @@ class FinishedRuns(NamedTuple):
 
     @property
     def status(self) -> np.ndarray:
-        """Status code of each run, DISAGREE for all if they converged to different distributions.
+        """Status code of each run.
+
+        If all runs converged on their own, all have the code DISAGREE if their distributions
+        differ, or else MISSED if together they lost a mode that draws of the base had met.
 
         Returns:
             An integer array of shape (num_chains,).
         """
-        status = np.array(self.result.status)
-        apart = np.asarray(self.r_hat) > MAX_R_HAT
-        if (status == CONVERGED).all() and apart.any():
-            status[:] = DISAGREE
+        result = self.result
+        status = np.array(result.status)
+        if (status == CONVERGED).all():
+            if (np.asarray(self.r_hat) > MAX_R_HAT).any():
+                status[:] = DISAGREE
+            elif lost_a_mode(result.highest, result.log_target, result.log_normalizer):
+                status[:] = MISSED
         return status
 
     @property

@@ -194,7 +194,7 @@ def read_blocks(sites: dict[str, dict]) -> list[Block]:
             of_entries = np.repeat(np.arange(len(fn.sizes)), fn.sizes)
             blocks.append(Block({name: of_entries}, len(fn.sizes), None))
         elif isinstance(fn, PaddedEntries | EnergyDistribution):
-            shape = np.shape(site["value"])[:-1]
+            shape = np.shape(site["value"])[: -len(fn.event_shape)]
             blocks.append(Block({name: _number(shape)[..., None]}, int(np.prod(shape)), None))
     for group in coordinate_groups(sites, ()):
         first, part = next(iter(group.free.items()))

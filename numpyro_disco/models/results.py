@@ -13,6 +13,7 @@ from numpyro_disco._statistics import log_mean
 from numpyro_disco._typing import Array
 from numpyro_disco.diagnostics.plots import plot_tempering
 from numpyro_disco.models.programs import FinishedRuns
+from numpyro_disco.tempering.settings import TemperingSettings
 from numpyro_disco.tempering.state import TemperedHistory, TemperedResult
 from numpyro_disco.tempering.status import CONVERGED
 
@@ -23,6 +24,7 @@ class RunResults(MCMC):
     They are those of the last call of `run`.
     """
 
+    settings: TemperingSettings
     _finished: FinishedRuns | None = None
 
     def _require_run(self) -> FinishedRuns:
@@ -86,8 +88,24 @@ class RunResults(MCMC):
 
     @property
     def log_normalizer_error(self) -> Array:
-        """Standard error of the log of the runs' mean evidence, shape (); NaN for one run."""
+        """Standard error of the log of the runs' mean evidence, shape (); NaN for one run.
+
+        It is that of what the runs saw: modes that all of them missed are left out, see
+        `unseen_share`.
+        """
         return log_mean(self.log_normalizer)[1]
+
+    @property
+    def unseen_share(self) -> float:
+        """Share of the base's mass that its draws miss as a whole with a probability of 5 %.
+
+        It is 3 / M for the M draws of the base in all runs, the rule of three. If a mode attracts
+        no point outside of a region with less of the base's mass, neither draws nor
+        `log_normalizer_error` show that it may be missing. More `base_draws` lower the share,
+        at the cost of one evaluation for each draw.
+        """
+        settings = self.settings
+        return 3 / (settings.base_draws * settings.num_particles * self.num_chains)
 
     @property
     def impossible_share(self) -> Array:
@@ -103,7 +121,8 @@ class RunResults(MCMC):
 
         The codes are constants of `numpyro_disco.tempering.status`. If all runs converged on
         their own but R-hat across runs is above 1.1 for some coordinate, they have found different
-        distributions, and all have the code DISAGREE.
+        distributions, and all have the code DISAGREE. If they agree, but draws of the base put
+        much of the mass where hardly any particle is, all have the code MISSED.
         """
         return self._require_run().status
 
@@ -136,6 +155,10 @@ class RunResults(MCMC):
             f"log evidence: {float(mean):.3f} +- {float(error):.3f} "
             f"({len(estimates)} independent runs: {estimates.min():.3f} to {estimates.max():.3f}); "
             f"inverse temperatures: {steps.min()} to {steps.max()}"
+        )
+        print(
+            "the error leaves out modes that no run saw, such as one within a region that holds "
+            f"less than {self.unseen_share:.1g} of the base's mass"
         )
         share = float(np.mean(np.asarray(self.impossible_share)))
         if share > 0:

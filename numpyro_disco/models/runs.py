@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from numpyro.distributions import Distribution
 
+from numpyro_disco._devices import make_mesh
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.models.bases import BaseBlock
 from numpyro_disco.models.programs import (
@@ -28,7 +29,6 @@ from numpyro_disco.models.programs import (
     StaticNames,
 )
 from numpyro_disco.tempering.checkpoints import fingerprint, load_state, save_state
-from numpyro_disco.tempering.devices import make_mesh
 from numpyro_disco.tempering.noise import quick_key
 from numpyro_disco.tempering.settings import TemperingSettings
 from numpyro_disco.tempering.status import RUNNING

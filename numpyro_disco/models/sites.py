@@ -107,13 +107,17 @@ def sample(
             f"Expected an `EnergyDistribution` for `prior`; got {type(prior).__name__}. For other "
             "distributions use `numpyro.sample`."
         )
+    array = prior.variables is not None and prior.variables.array is not None
     if obs is not None:
-        x = _sample_table(name, prior, obs, padded)
-        values = x if prior.variables is None else prior.variables.unpack(x)
+        values = prior.from_vectors(_sample_table(name, prior, obs, padded))
+    elif array:
+        return numpyro.sample(name, prior)
     else:
         values = _sample_vector(name, prior)
     if not deterministic:
         return values
+    if array:
+        return numpyro.deterministic(name, values)
     if prior.variables is None:
         return numpyro.deterministic(name, values)
     sites = {part.name for part in parts_of(prior, _given(name))} if obs is None else ()
@@ -283,6 +287,7 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
         )
     if any(prior.observed):
         raise ValueError("Expected an unclamped prior with `obs`: put the values into the table.")
+    prior = prior.as_vector
     own = ["missing", "levels"] if prior.coordinate_supports.discrete.any() else ["missing"]
     _check_handlers(name, own, prior.names)
     # Under `jit` a conversion by JAX would trace concrete values.

@@ -123,7 +123,8 @@ class Variables:
     """Named arrays and the vector of D coordinates that they form together.
 
     Attributes:
-        variables: the variables in order.
+        variables: the variables in order. A single one without a name, "", is an array such as an
+            image, whose elements are called "[0,0]", "[0,1]", ....
 
     Example:
         >>> import jax.numpy as jnp
@@ -150,6 +151,12 @@ class Variables:
     def names(self) -> tuple[str, ...]:
         """Names of the D coordinates."""
         return tuple(name for variable in self for name in variable.coordinates)
+
+    @property
+    def array(self) -> Variable | None:
+        """The only variable, if it has no name: the distribution is then one over arrays."""
+        first = next(iter(self), None)
+        return first if first is not None and not first.name else None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_disco._devices import shard
 from numpyro_disco._typing import Array
-from numpyro_disco.tempering.devices import shard
 from numpyro_disco.tempering.discrete import draw_levels
 from numpyro_disco.tempering.kernels import Kernel, Move, choose
 from numpyro_disco.tempering.noise import draw_key

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from numpyro_disco._batching import in_batches
+from numpyro_disco._devices import shard
 from numpyro_disco._typing import Array
-from numpyro_disco.tempering.devices import shard
+from numpyro_disco.tempering.missed import highest_draws
 from numpyro_disco.tempering.moves import Moves, move_particles
 from numpyro_disco.tempering.noise import draw_key, quick_key, threefry_key
 from numpyro_disco.tempering.resampling import (
@@ -127,6 +128,7 @@ class Program(NamedTuple):
             rng_key=rng_key,
             history=history,
             impossible=impossible,
+            highest=highest_draws(flat),
         )
 
     def _draw_start(self, rng_key: Array) -> BaseDraws:
@@ -232,6 +234,7 @@ class Program(NamedTuple):
             rng_key=state.rng_key,
             history=history,
             impossible=state.impossible,
+            highest=state.highest,
         )
 
     def _select_unless_first(self, rng_key: Array, flat: Particles, state: State) -> Selection:
@@ -302,6 +305,7 @@ class Program(NamedTuple):
             status=state.status,
             steps=state.history,
             impossible=state.impossible,
+            highest=state.highest,
         )
 
 

@@ -124,6 +124,8 @@ class State(NamedTuple):
     one array compiles faster than ten. Shape (max_temperatures, fields)."""
     impossible: Array
     """Share of the draws of the base at which the target is NaN, shape ()."""
+    highest: Array
+    """What `missed.highest_draws` returned, shape (2, at most 64)."""
 
 
 class TemperedResult(NamedTuple):
@@ -152,6 +154,8 @@ class TemperedResult(NamedTuple):
     """The columns of `history` as one array, shape (max_temperatures, fields)."""
     impossible: Array
     """Share of the draws of the base at which the target is NaN, shape ()."""
+    highest: Array
+    """What `missed.highest_draws` returned, shape (2, at most 64)."""
 
     @property
     def history(self) -> TemperedHistory:

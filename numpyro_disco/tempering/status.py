@@ -16,6 +16,8 @@ FROZEN = 5
 """Almost every proposal of the last moves was rejected."""
 DISAGREE = 6
 """Independent runs found different distributions; a single run never returns this code."""
+MISSED = 7
+"""Particles lost a mode that draws of the base had met; a single run never returns this code."""
 
 LEAST_ACCEPTANCE = 0.01
 """Mean acceptance of the last moves below which a run is `FROZEN`."""
@@ -45,6 +47,11 @@ _MESSAGES = {
     DISAGREE: (
         "inverse temperature 1 was reached, but independent runs found different distributions, as "
         "happens when only some of them find a mode. Use more particles or a higher `target_ess`."
+    ),
+    MISSED: (
+        "inverse temperature 1 was reached, but particles lost a mode: draws of the base put much "
+        "of the mass where the density is higher than at nearly all particles. Use many more "
+        "particles, or a `base` that covers the narrow mode."
     ),
 }
 

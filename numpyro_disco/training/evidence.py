@@ -54,6 +54,8 @@ class FitEvidence:
     """Positive weights of the training rows, shape (N,); None if all are equal."""
     held_out_weights: np.ndarray | None = None
     """Positive weights of the held-out rows, shape (M,); None if all are equal."""
+    array_shape: tuple[int, ...] | None = None
+    """Shape of the arrays that the rows are, such as images; None for a table."""
 
     @property
     def density(self) -> EnergyDistribution:

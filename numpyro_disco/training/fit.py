@@ -25,10 +25,16 @@ from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.tables.draws import read_draws
 from numpyro_disco.tables.variables import Variables
+from numpyro_disco.training.arrays import (
+    array_defaults,
+    is_stack_of_arrays,
+    prepare_arrays,
+    read_arrays,
+)
 from numpyro_disco.training.checkpoints import Checkpoint, fit_marks
 from numpyro_disco.training.incomplete_rows import learn_from_incomplete
 from numpyro_disco.training.learning import FitKeys, PreparedRows, Task
-from numpyro_disco.training.network import MLP
+from numpyro_disco.training.network import MLP, UNet
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.optimizer import AdamW
 from numpyro_disco.training.report_lines import FEW_PER_COLUMN
@@ -59,7 +65,7 @@ def fit(
     *,
     objective: Objective | str | None = None,
     noise_scale: float | str | None = None,
-    network: MLP | None = None,
+    network: MLP | UNet | None = None,
     reference: Reference | MixtureFit | str | None = None,
     optimizer: AdamW | optax.GradientTransformation | None = None,
     names: Sequence[str] | None = None,
@@ -105,12 +111,16 @@ def fit(
             whose sites become variables of their own shape, so that `disco.sample` returns a dict:
             an `MCMC` or `TemperedSMC` that has run, an ArviZ object with a posterior, an xarray
             dataset with chain and draw, or a dict of arrays (N,) + shape, some with more axes.
-            Deterministic sites are taken only if `names` asks for them.
+            Deterministic sites are taken only if `names` asks for them. Or an array with three axes
+            or more, (N, height, width), (N, height, width, channels) or (N, length, channels): at
+            least ten arrays such as images, which are learned with `Disco`, a `UNet`, and a
+            Gaussian with their covariances as the reference.
         objective: an objective such as `disco.Contrastive(num_redraws=2)` or
             `disco.Disco(noise_scale=0.05)`, or its name if it needs no settings. By default
             `Contrastive()`; with a `reference` other than a fitted mixture, `Disco()`.
         noise_scale: short for `objective=disco.Disco(noise_scale=...)`.
-        network: sizes of the network, `disco.MLP(width=128, num_blocks=2)` by default.
+        network: sizes of the network, `disco.MLP(width=128, num_blocks=2)` by default, and
+            `disco.UNet(width=32)` for arrays.
         reference: "mixture" or `disco.MixtureFit(max_components=...)`, a Gaussian mixture with as
             many components as held-out rows support, the default of contrastive objectives;
             "gaussian", a Gaussian with the mean and twice the standard deviations of the data, the
@@ -191,21 +201,23 @@ def fit(
         ('a', 'b')
     """
     keys = FitKeys(*jax.random.split(check_key(rng_key), 4))
-    settings = requested_settings(
-        None if resume is None else resume.settings,
-        objective=objective,
-        noise_scale=noise_scale,
-        reference=reference,
-        network=network,
-        optimizer=optimizer,
-        supports=supports,
-        transform=transform,
-        missing=missing,
-        num_steps=num_steps,
-        batch_size=batch_size,
-        held_out_fraction=held_out_fraction,
-        patience=patience,
-    )
+    given = {
+        "objective": objective,
+        "noise_scale": noise_scale,
+        "reference": reference,
+        "network": network,
+        "optimizer": optimizer,
+        "supports": supports,
+        "transform": transform,
+        "missing": missing,
+        "num_steps": num_steps,
+        "batch_size": batch_size,
+        "held_out_fraction": held_out_fraction,
+        "patience": patience,
+    }
+    if is_stack_of_arrays(data) and resume is None:
+        given = array_defaults(given)
+    settings = requested_settings(None if resume is None else resume.settings, **given)
     sample_key = jax.random.fold_in(keys.table, 2)
     table, stream, variables = _read(sample_key, data, names, weights, settings)
     _check_stream(settings, stream)
@@ -221,8 +233,11 @@ def fit(
     leaves_out = settings.missing == "complete" or stream is not None
     if leaves_out:
         _warn_of_incomplete_rows(table, stream)
-    settings, prepared = _prepare(spread_key, table, settings, leaves_out)
-    prepared = prepared._replace(stream=stream, variables=variables)
+    if variables is not None and variables.array is not None:
+        settings, prepared = prepare_arrays(table, variables, settings, leaves_out)
+    else:
+        settings, prepared = _prepare(spread_key, table, settings, leaves_out)
+        prepared = prepared._replace(stream=stream, variables=variables)
     task = Task(keys, prepared, settings, Checkpoint(checkpoint, marks), devices, progress_bar)
     if np.isnan(prepared.rows).any():
         return learn_from_incomplete(impute_key, task, resume)
@@ -235,6 +250,9 @@ def _read(
     """The rows in memory, those on disk, and the variables if these are draws of variables."""
     smoothed = not settings.objective.is_contrastive
     fills = settings.missing != "complete"
+    if is_stack_of_arrays(data):
+        table, variables = read_arrays(data, names, weights)
+        return table, None, variables
     draws = read_draws(data, names, settings.supports)
     if draws is None:
         table, stream = read_sample(

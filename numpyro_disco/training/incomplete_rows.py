@@ -67,16 +67,23 @@ def _drawn_from_mixture(rng_key: Array, task: Task) -> dict[str, np.ndarray]:
     """Rows with missing entries drawn from a mixture that is fitted to the training rows."""
     rows, weights = task.prepared.rows, task.prepared.weights
     judging, training = split_rows(task.keys.split, len(rows), task.settings.held_out_fraction)
-    num_levels = task.prepared.supports.num_levels
+    varying = np.arange(rows.shape[1])
+    if task.prepared.array_shape is not None:
+        # Elements of an array may be constant, such as those of an empty border.
+        varying = np.flatnonzero(np.nanstd(rows[training], axis=0) > 0)
+    num_levels = tuple(np.take(task.prepared.supports.num_levels, varying).tolist())
     mixture = fit_incomplete(
-        rows[training],
-        rows[judging],
+        rows[np.ix_(training, varying)],
+        rows[np.ix_(judging, varying)],
         num_levels,
         selected(weights, training),
         selected(weights, judging),
-        task.prepared.names,
+        np.take(task.prepared.names, varying).tolist(),
     )
-    return {"rows": draw_missing(host_generator(rng_key), mixture, rows, num_levels)}
+    filled = np.where(np.isnan(rows), np.nanmean(rows[training], axis=0), rows)
+    drawn = draw_missing(host_generator(rng_key), mixture, rows[:, varying], num_levels)
+    filled[:, varying] = drawn
+    return {"rows": filled}
 
 
 def _drawn_from_prior(
@@ -87,7 +94,7 @@ def _drawn_from_prior(
         constraints.integer_interval(0, count - 1) if count else constraints.real
         for count in prepared.supports.num_levels
     )
-    unconstrained = prior.replace(coordinate_supports=CoordinateSupports(codes), variables=None)
+    unconstrained = prior.as_vector.replace(coordinate_supports=CoordinateSupports(codes))
     missing = np.isnan(prepared.rows)
     filled, some = prepared.rows.copy(), missing.any(axis=1)
     drawn = impute(rng_key, unconstrained, prepared.rows[some], num_imputations=1)[0]

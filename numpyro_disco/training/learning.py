@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.learned import Learned, LearnedEnergy
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.em import MixtureParameters
-from numpyro_disco.references.fitting import MixtureFit, fit_reference, mixture_reference
+from numpyro_disco.references.fitting import MixtureFit, fit_reference
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.tables.columns import Column
 from numpyro_disco.tables.variables import Variables
@@ -28,7 +28,8 @@ from numpyro_disco.training.batches import TrainingRows, training_rows
 from numpyro_disco.training.checkpoints import Checkpoint
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.loop import Run, make_plan, train
-from numpyro_disco.training.network import gaussian_start, untrained_model
+from numpyro_disco.training.network import untrained_model
+from numpyro_disco.training.references import References, array_references, make_references
 from numpyro_disco.training.result import FitResult, Resumable, history_arrays
 from numpyro_disco.training.settings import FitSettings
 from numpyro_disco.training.units import Units, split_rows, standard_units
@@ -66,18 +67,11 @@ class PreparedRows(NamedTuple):
     weights: np.ndarray | None = None
     """Positive weights of the rows, shape (N,); None if all are equal."""
 
-
-class _References(NamedTuple):
-    """The reference in two kinds of units, and the start of the network."""
-
-    standard: Reference
-    """Over standardised coordinates."""
-    unconstrained: Reference
-    """Over unconstrained coordinates."""
-    linear: Array | None
-    """The matrix A of `gaussian_start`, for the default Gaussian reference."""
-    components: dict[int, float]
-    """Mean held-out log density by number of components tried."""
+    @property
+    def array_shape(self) -> tuple[int, ...] | None:
+        """Shape of the arrays, if rows are arrays such as images."""
+        array = None if self.variables is None else self.variables.array
+        return None if array is None else array.shape
 
 
 class Task(NamedTuple):
@@ -146,7 +140,7 @@ class _Setup(NamedTuple):
 
     settings: FitSettings
     """Every default resolved."""
-    references: _References
+    references: References
     """The reference in both units."""
     model: Learned
     """The untrained network."""
@@ -177,6 +171,7 @@ def _set_up(task: Task, resume: FitResult | None, checkpoint: Checkpoint) -> _Se
         resolution=objective.smallest_resolution,
         whiten=objective.whitens,
         num_levels=prepared.supports.num_levels,
+        pooled=prepared.array_shape is not None,
     )
     held_out = training_rows(units.standardize(units.held_out), units.held_out_weights)
     rows = training_rows(units.standardize(units.rows), units.row_weights)
@@ -186,7 +181,10 @@ def _set_up(task: Task, resume: FitResult | None, checkpoint: Checkpoint) -> _Se
     settings = dataclasses.replace(settings, objective=objective)
     fitted = partial(_fitted_mixture, task, units, rows, held_out, checkpoint)
     num_levels = prepared.supports.num_levels
-    references = _make_references(settings, units, rows, num_levels, resume, fitted)
+    if prepared.array_shape is None:
+        references = make_references(settings, units, rows, num_levels, resume, fitted)
+    else:
+        references = array_references(settings, units, rows)
     num_rows = effective_number(rows.weights, len(rows.values))
     settings = settings.resolved(references.standard, round(num_rows))
     _check_devices(task.devices, settings)
@@ -197,6 +195,7 @@ def _set_up(task: Task, resume: FitResult | None, checkpoint: Checkpoint) -> _Se
         references.standard,
         references.linear,
         units,
+        prepared.array_shape or (len(prepared.names),),
     )
     # Made before training, so that errors come before the time is spent.
     distribution = _distribution(model, references.unconstrained, prepared, units, settings)
@@ -254,6 +253,7 @@ def _result(setup: _Setup, prepared: PreparedRows, run: Run, interrupted: bool) 
         held_out=np.asarray(setup.held_out.values),
         row_weights=setup.rows.weights,
         held_out_weights=setup.held_out.weights,
+        array_shape=prepared.array_shape,
         history=history,
         best_step=run.best_step,
         objective=setup.settings.objective,
@@ -269,35 +269,6 @@ def _result(setup: _Setup, prepared: PreparedRows, run: Run, interrupted: bool) 
         evidence=evidence,
         resumable=Resumable(run, setup.fingerprint),
     )
-
-
-def _make_references(
-    settings: FitSettings,
-    units: Units,
-    rows: TrainingRows,
-    num_levels: tuple[int, ...],
-    resume: FitResult | None,
-    fitted_mixture: Callable[[MixtureFit], tuple[MixtureParameters, dict[int, float]]],
-) -> _References:
-    """Fit, take or derive the reference."""
-    given = settings.reference
-    if isinstance(given, Reference):
-        standard = given.affine(units.whitener, -units.whitener @ units.loc)
-        return _References(standard, given, None, {})
-    if isinstance(given, MixtureFit):
-        if resume is not None:
-            standard, before = resume.evidence.model.reference, resume.evidence.distribution
-            unconstrained = standard if before is None else before.joint_reference
-            return _References(standard, unconstrained, None, resume.components)
-        mixture, components = fitted_mixture(given)
-        real = np.flatnonzero(np.equal(num_levels, 0))
-        moved = mixture.affine(units.basis[np.ix_(real, real)], units.loc[real])
-        standard, unconstrained = (
-            mixture_reference(found, num_levels) for found in (mixture, moved)
-        )
-        return _References(standard, unconstrained, None, components)
-    gaussian, linear = gaussian_start(rows, settings.objective.resolution)
-    return _References(gaussian, gaussian.affine(units.basis, units.loc), linear, {})
 
 
 def _fitted_mixture(
@@ -353,13 +324,13 @@ def _distribution(
         scale=units.scale.astype(dtype),
         noise_scale=objective.resolution if smoothed else None,
     )
-    return prior.replace(variables=prepared.variables)
+    return prior.over(prepared.variables)
 
 
 def _fingerprint(
     keys: FitKeys,
     prepared: PreparedRows,
-    references: _References,
+    references: References,
     model: Learned,
     settings: FitSettings,
 ) -> tuple:

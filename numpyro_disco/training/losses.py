@@ -47,7 +47,8 @@ def disco_loss(
         score_fn: s.
         x: the noisy point, shape (D,).
         target: m, a draw from or the mean of the posterior over rows at x, shape (D,).
-        proposal_scale: sigma(t), the noise that made x.
+        proposal_scale: sigma(t), the noise that made x, shape (); or that of each coordinate, (D,),
+            whose error is then relative to it.
         noise_scale: sigma_0.
 
     Returns:
@@ -58,6 +59,8 @@ def disco_loss(
         and MDSM learn.
     """
     error = (target - x) - noise_scale**2 * score_fn(x)
+    if proposal_scale.ndim:
+        return ((error / proposal_scale) ** 2).mean()
     return (error**2).mean() / proposal_scale**2
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -13,8 +12,10 @@ from flax import nnx
 
 from numpyro_disco._checks import check_count
 from numpyro_disco._compiling import compiler_options
+from numpyro_disco._statistics import effective_number
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.autoregressive import AutoregressiveNetwork
+from numpyro_disco.energy.convolutions import EnergyUNet, ScoreUNet
 from numpyro_disco.energy.learned import Learned, LearnedEnergy, LearnedScore
 from numpyro_disco.energy.networks import EnergyNetwork, ScoreNetwork
 from numpyro_disco.references.base import Reference
@@ -66,8 +67,63 @@ class MLP:
         if objective.is_contrastive and not isinstance(reference, GaussianReference):
             octaves = 1
         else:
-            octaves = max(1, 1 + round(np.log2(2 / (np.pi * objective.resolution))))
+            octaves = _octaves(objective)
         return dataclasses.replace(self, num_octaves=octaves)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNet:
+    """Sizes of the convolutional network over arrays such as images, a small U-Net.
+
+    Args:
+        width: channels of each hidden layer.
+        num_scales: resolutions, each half of the one before; fewer where an axis has no more
+            factors of two. 1 is a plain convolutional network.
+        num_blocks: residual blocks of two convolutions at each scale, on the way down and up.
+        num_octaves: frequencies pi/4 times 1, 2, 4, ... at which each element is also seen through
+            sines and cosines; by default they reach half a wave for two `noise_scale`.
+        num_spatial_axes: leading axes of an array that are convolved over; the others are channels.
+            By default two, or one if an array has only one. Give 1 for series with channels, of
+            shape (length, channels).
+
+    Raises:
+        ValueError: sizes that are not whole numbers, or too small.
+
+    Example:
+        >>> UNet(width=64).num_scales
+        3
+    """
+
+    width: int = 32
+    num_scales: int = 3
+    num_blocks: int = 1
+    num_octaves: int | None = None
+    num_spatial_axes: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("width", "num_scales", "num_blocks", "num_spatial_axes"):
+            object.__setattr__(self, name, check_count(getattr(self, name), name))
+        if self.num_octaves is not None:
+            octaves = check_count(self.num_octaves, "num_octaves", minimum=0)
+            object.__setattr__(self, "num_octaves", octaves)
+
+    def resolved(self, objective: Objective, reference: Reference) -> UNet:
+        """Choose the number of octaves by the objective."""
+        if self.num_octaves is not None:
+            return self
+        return dataclasses.replace(self, num_octaves=_octaves(objective))
+
+    def make(self, objective: Objective, shape: tuple[int, ...], rngs: nnx.Rngs) -> nnx.Module:
+        """The network over arrays of a shape, for an energy or a score."""
+        sizes = dataclasses.asdict(self)
+        if objective.learns_energy:
+            return EnergyUNet(shape, **sizes, rngs=rngs)
+        return ScoreUNet(shape, noise_scale=objective.resolution, **sizes, rngs=rngs)
+
+
+def _octaves(objective: Objective) -> int:
+    """Octaves whose shortest wave is about as long as the smoothing."""
+    return max(1, 1 + round(np.log2(2 / (np.pi * objective.resolution))))
 
 
 def gaussian_start(rows: TrainingRows, resolution: float) -> tuple[GaussianReference, Array]:
@@ -94,13 +150,42 @@ def gaussian_start(rows: TrainingRows, resolution: float) -> tuple[GaussianRefer
     return reference, jnp.asarray(linear)
 
 
+def shrunk_gaussian(rows: TrainingRows, resolution: float) -> GaussianReference:
+    """The Gaussian of the smoothed rows, whose covariance is shrunk towards a multiple of I.
+
+    The shrinkage is the oracle approximating one, which is small if rows are many more than
+    columns. It keeps what few rows say of the many covariances of an array from being taken for
+    certain.
+
+    Args:
+        rows: standardised rows, D columns.
+        resolution: the smoothing, in standardised units.
+
+    References:
+        Chen, Wiesel, Eldar & Hero 2010, equation 23.
+    """
+    values, dimension = np.asarray(rows.values, np.float64), rows.values.shape[1]
+    mean = np.average(values, axis=0, weights=rows.weights)
+    covariance = np.atleast_2d(np.cov(values, rowvar=False, aweights=rows.weights))
+    size = (covariance**2).sum()
+    square, count = np.trace(covariance) ** 2, effective_number(rows.weights, len(values))
+    share = ((1 - 2 / dimension) * size + square) / (
+        (count + 1 - 2 / dimension) * (size - square / dimension)
+    )
+    share = min(1.0, share) if dimension > 1 else 0.0
+    identity = np.eye(dimension)
+    shrunk = (1 - share) * covariance + share * np.trace(covariance) / dimension * identity
+    return GaussianReference(mean, shrunk + resolution**2 * identity)
+
+
 def untrained_model(
     rng_key: Array,
-    network: MLP,
+    network: MLP | UNet,
     objective: Objective,
     reference: Reference,
     linear: Array | None,
     units: Units,
+    shape: tuple[int, ...],
 ) -> Learned:
     """The network with its initial weights, together with its reference and units.
 
@@ -111,64 +196,53 @@ def untrained_model(
         reference: q over standardised coordinates.
         linear: the matrix A of `gaussian_start`, shape (D, D), or None.
         units: standardised units.
+        shape: shape of an array, for a `UNet`.
     """
     dimension = len(units.loc)
-    if objective.normalizes:
-        order = column_order(units.standardize(units.rows))
-        conditionals = partial(
-            AutoregressiveNetwork,
-            order=order,
-            width=max(1, network.width // 2),
-            num_blocks=network.num_blocks,
-            defensive_share=objective.share,
-        )
-        return _untrained(rng_key, LearnedEnergy, conditionals, reference, units)
+    order = column_order(units.standardize(units.rows)) if objective.normalizes else None
     gaussian = isinstance(reference, GaussianReference)
     num_local = 0 if gaussian else dimension + len(reference.components().log_weights)
     if linear is not None and not objective.learns_energy:
         # The score of the energy |A z|^2 / 2.
         linear = -linear.T @ linear
-    network_kind: Callable[..., nnx.Module] = (
+    make = (
         partial(EnergyNetwork, defensive_share=objective.share)
         if objective.learns_energy
         else ScoreNetwork
     )
-    make = partial(
-        network_kind,
-        width=network.width,
-        num_blocks=network.num_blocks,
-        num_octaves=network.num_octaves,
-        num_local=num_local,
-        num_levels=reference.num_levels,
-        linear=linear,
-    )
-    kind = LearnedEnergy if objective.learns_energy else LearnedScore
-    smoothed = reference.smoothed(objective.resolution) if objective.undoes_smoothing else None
-    return _untrained(rng_key, kind, make, reference, units, smoothed)
-
-
-def _untrained(
-    rng_key: Array,
-    kind: type[Learned],
-    make: Callable[..., nnx.Module],
-    reference: Reference,
-    units: Units,
-    smoothed: Reference | None = None,
-) -> Learned:
-    """The model of a network that `make` makes from the number of columns and random keys."""
 
     def made(rng_key: Array) -> nnx.Module:
-        return make(len(units.loc), rngs=nnx.Rngs(rng_key))
+        if isinstance(network, UNet):
+            return network.make(objective, shape, nnx.Rngs(rng_key))
+        if objective.normalizes:
+            return AutoregressiveNetwork(
+                dimension,
+                order=order,
+                width=max(1, network.width // 2),
+                num_blocks=network.num_blocks,
+                defensive_share=objective.share,
+                rngs=nnx.Rngs(rng_key),
+            )
+        return make(
+            dimension,
+            width=network.width,
+            num_blocks=network.num_blocks,
+            num_octaves=network.num_octaves,
+            num_local=num_local,
+            num_levels=reference.num_levels,
+            linear=linear,
+            rngs=nnx.Rngs(rng_key),
+        )
 
     graph = nnx.graphdef(nnx.eval_shape(made, rng_key))
     initial = jax.jit(lambda rng_key: nnx.state(made(rng_key)), compiler_options=compiler_options())
     dtype = jnp.result_type(float)
-    return kind(
+    return (LearnedEnergy if objective.learns_energy else LearnedScore)(
         initial(rng_key),
         reference,
         jnp.asarray(units.loc, dtype),
         jnp.asarray(units.whitener, dtype),
         jnp.asarray(np.linalg.slogdet(units.whitener)[1], dtype),
         graph,
-        smoothed,
+        reference.smoothed(objective.resolution) if objective.undoes_smoothing else None,
     )

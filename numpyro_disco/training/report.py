@@ -124,7 +124,7 @@ def _draws_and_densities(
     order = host_generator(keys.rows).permutation(len(evidence.rows))
     rows, weights = evidence.rows[order[:MAX_POINTS]], evidence.row_weights
     weights = selected(weights, order[:MAX_POINTS])
-    draws = evidence.density.sample(keys.draws, (MAX_POINTS,))
+    draws = evidence.density.as_vector.sample(keys.draws, (MAX_POINTS,))
     normalized = evidence.density.normalize(keys.density, num_chains=NUM_CHAINS)
     log_z = float(np.asarray(normalized.log_normalizer))
     error = float(np.asarray(normalized.log_normalizer_error))

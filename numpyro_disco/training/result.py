@@ -14,6 +14,7 @@ from numpyro_disco._checks import check_key
 from numpyro_disco._typing import Array
 from numpyro_disco.diagnostics.plots import plot_history, plot_report
 from numpyro_disco.energy.distribution import EnergyDistribution
+from numpyro_disco.energy.langevin import ScoreFunction
 from numpyro_disco.supports.sinh_arcsinh import SinhArcsinhReal
 from numpyro_disco.tables.reading import read_points
 from numpyro_disco.training.evidence import FitEvidence
@@ -79,10 +80,11 @@ class FitResult:
         """Learned score, the gradient of the log density, at points in the user's units.
 
         Args:
-            x: array (..., D), or anything with names such as a DataFrame.
+            x: array (..., D), or anything with names such as a DataFrame; for arrays such as
+                images, (...) + their shape.
 
         Returns:
-            Array (..., D).
+            Array of the shape of the points.
         """
         model, supports = self.evidence.model, self.evidence.coordinate_supports
 
@@ -97,8 +99,31 @@ class FitResult:
             log_det = jax.grad(lambda x: supports.log_dets(supports.unconstrain(x), x).sum())(x)
             return pull_back(unconstrained(y))[0] - log_det
 
-        x = read_points(x, self.evidence.names, self.evidence.columns, "x")
-        return jnp.vectorize(at_one, signature="(d)->(d)")(jnp.asarray(x))
+        array_shape = self.evidence.array_shape
+        if array_shape is None:
+            x = read_points(x, self.evidence.names, self.evidence.columns, "x")
+            return jnp.vectorize(at_one, signature="(d)->(d)")(jnp.asarray(x))
+        x = jnp.asarray(x)
+        flat = x.reshape(*x.shape[: x.ndim - len(array_shape)], -1)
+        return jnp.vectorize(at_one, signature="(d)->(d)")(flat).reshape(x.shape)
+
+    @property
+    def score_function(self) -> ScoreFunction:
+        """The learned score as a target of `sample_langevin`, as is the `distribution`.
+
+        Raises:
+            ValueError: columns with supports, in whose units the score cannot be followed.
+        """
+        evidence, model = self.evidence, self.evidence.model
+        if not evidence.supports_real:
+            raise ValueError("Expected a fit without `supports` or a `transform` for its score.")
+        return ScoreFunction(
+            model,
+            model.loc,
+            1 / jnp.linalg.norm(model.whitener, axis=0),
+            evidence.array_shape or (len(evidence.names),),
+            evidence.objective.resolution,
+        )
 
     def report(self, rng_key: Array | None = None) -> Report:
         """Check the fit against held-out rows; print the result.

@@ -16,7 +16,7 @@ from numpyro_disco.references.gaussian import GaussianReference
 from numpyro_disco.references.mixed import MixedReference
 from numpyro_disco.references.mixture import MixtureReference
 from numpyro_disco.training.batches import STEPS_PER_ROUND
-from numpyro_disco.training.network import MLP
+from numpyro_disco.training.network import MLP, UNet
 from numpyro_disco.training.objectives import OBJECTIVES, Disco, Objective
 from numpyro_disco.training.optimizer import DECAY_ROWS, AdamW, check_optimizer
 from numpyro_disco.training.transforms import TRANSFORMS
@@ -76,7 +76,7 @@ class FitSettings:
     """
 
     objective: Objective
-    network: MLP
+    network: MLP | UNet
     reference: MixtureFit | Reference | str
     optimizer: AdamW | optax.GradientTransformation
     supports: Mapping[str, constraints.Constraint]
@@ -192,16 +192,16 @@ def requested_settings(
         held_out_fraction=HELD_OUT_FRACTION,
         patience=PATIENCE,
     )
-    if given["network"] is not None and not isinstance(given["network"], MLP):
-        raise ValueError(
-            f"Expected `disco.MLP(...)` for `network`; got {given['network']!r}. For example: "
-            "`network=disco.MLP(width=256)`."
-        )
-    if given["optimizer"] is not None:
-        given["optimizer"] = check_optimizer(given["optimizer"])
     _check_transform(given["transform"] or defaults.transform, reference, previous)
     if reference is None:
         reference = defaults.reference
+    if given["network"] is not None and not isinstance(given["network"], MLP | UNet):
+        raise ValueError(
+            "Expected `disco.MLP(...)` or `disco.UNet(...)` for `network`; got "
+            f"{given['network']!r}. For example: `network=disco.MLP(width=256)`."
+        )
+    if given["optimizer"] is not None:
+        given["optimizer"] = check_optimizer(given["optimizer"])
     explicit = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(
         defaults, objective=chosen, reference=_reference(reference), **explicit

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 
 from numpyro_disco.training.learning import Task, learn
+from numpyro_disco.training.network import MLP
 from numpyro_disco.training.objectives import Likelihood
 from numpyro_disco.training.result import FitResult
 from numpyro_disco.training.settings import NUM_STEPS, STRICT_STEPS
@@ -38,6 +39,7 @@ def learn_in_stages(task: Task, name: str, resume: FitResult | None) -> FitResul
     settings = dataclasses.replace(
         task.settings,
         objective=Likelihood(),
+        network=task.settings.network if isinstance(task.settings.network, MLP) else MLP(),
         reference=first.distribution.joint_reference,
         num_steps=task.settings.num_steps * NUM_STEPS // STRICT_STEPS,
     )

@@ -17,7 +17,7 @@ from numpyro_disco.training.report import Report
 from numpyro_disco.training.report_lines import ReportLine
 from numpyro_disco.training.result import FitResult
 
-FORMAT, FORMAT_VERSION = "numpyro_disco.fit", 2
+FORMAT, FORMAT_VERSION = "numpyro_disco.fit", 1
 REPORT_ARRAYS = ("draws", "noise_scales", "score_errors")
 """Arrays of a report."""
 

@@ -194,6 +194,7 @@ def standard_units(
     resolution: float,
     whiten: bool,
     num_levels: tuple[int, ...] | None = None,
+    pooled: bool = False,
 ) -> Units:
     """Split rows into held-out and training rows, and find the units of the latter.
 
@@ -207,15 +208,22 @@ def standard_units(
         whiten: True decorrelates the columns; False standardises each by itself.
         num_levels: number of levels of each column, 0 for real ones; discrete columns stay as they
             are. All are real by default.
+        pooled: True scales all columns by one number, their root mean square deviation, as the
+            elements of an array share a unit; they may be constant then, and rows few.
 
     Raises:
         ValueError: too few rows to train on, or columns that are constant among these.
     """
     judging, training = split_rows(rng_key, len(rows), held_out_fraction)
     held_out, train = rows[judging], rows[training]
-    _check_training_rows(train, held_out, names)
     held_out_weights, weights = (selected(row_weights, part) for part in (judging, training))
     dimension = train.shape[1]
+    if pooled:
+        loc, scale = _moments(train, weights)
+        scale = np.full(dimension, np.sqrt((scale**2).mean()))
+        whitener, basis = np.diag(1 / scale), np.diag(scale)
+        return Units(held_out, train, loc, scale, whitener, basis, held_out_weights, weights)
+    _check_training_rows(train, held_out, names)
     real = np.arange(dimension) if num_levels is None else np.flatnonzero(np.equal(num_levels, 0))
     loc, scale = np.zeros(dimension), np.ones(dimension)
     loc[real], scale[real] = _moments(train[:, real], weights)

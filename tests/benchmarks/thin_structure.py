@@ -111,7 +111,7 @@ def ours(rows: np.ndarray, test: np.ndarray, seed: int, arguments: dict) -> list
     fit = disco.fit(jax.random.key(seed), rows, progress_bar=False, **arguments)
     seconds = time.process_time() - start
     prior = fit.distribution.normalize(jax.random.key(seed + 1))
-    log_z, error = float(prior.log_normalizer), float(prior.log_normalizer_error)
+    log_z, error = map(np.asarray, (prior.log_normalizer, prior.log_normalizer_error))
     reference, key = prior.reference, jax.random.key(seed + 2)
     draws, others = (np.asarray(one.sample(key, (len(test),))) for one in (prior, reference))
     objective = type(fit.settings.objective).__name__

@@ -41,7 +41,7 @@ def test_the_file_is_arrays_and_a_readable_description(path):
     contents = members(path)
     description = json.loads(contents.pop("description.json"))
     assert description["format"] == "numpyro_disco.prior"
-    assert description["format_version"] == 8
+    assert description["format_version"] == 7
     assert description["names"] == list(NAMES)
     assert description["observed"] == [True, True, False]
     assert description["network"]["width"] == 16
@@ -101,7 +101,7 @@ def test_no_file_and_a_directory(tmp_path):
 
 
 def test_a_newer_format(path):
-    change_description(path, format_version=9)
+    change_description(path, format_version=8)
     with pytest.raises(disco.LoadError, match="format version 8.*reads versions 2 to 7.*Upgrade"):
         disco.load(path)
 

@@ -68,7 +68,7 @@ def test_marginals_of_a_normalised_and_of_a_clamped_prior():
     )
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_the_order_of_observation_does_not_matter_on_a_trained_network():
     """log p(a | b) + log p(b) = log p(b | a) + log p(a), for any learned density."""
     rng = np.random.default_rng(0)

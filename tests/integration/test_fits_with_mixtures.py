@@ -71,6 +71,7 @@ def test_the_contrastive_objective_learns_mode_masses_and_the_constant(rows):
 
 @pytest.mark.training
 @pytest.mark.parametrize("density_weight", [0.3, 0])
+@pytest.mark.slow
 def test_disco_learns_mode_masses_from_its_density_term(rows, density_weight):
     """Modes are 50 sigma_0 apart, so the score term alone does not see their masses."""
     objective = disco.Disco(noise_scale=0.03, density_weight=density_weight)
@@ -174,7 +175,9 @@ def test_a_defensive_share_keeps_outliers_from_spoiling_the_fit():
 
 
 @pytest.mark.training
-@pytest.mark.parametrize("load", [load_wine, load_breast_cancer])
+@pytest.mark.parametrize(
+    "load", [load_wine, pytest.param(load_breast_cancer, marks=pytest.mark.slow)]
+)
 def test_on_few_rows_fit_is_no_worse_than_a_gaussian_or_a_mixture(load):
     """Log density of unseen test rows, normalised by SMC: at most two standard errors worse."""
     from sklearn.mixture import GaussianMixture

@@ -250,7 +250,12 @@ def numbers(case):
         return jax.tree.map(lambda leaf: np.asarray(leaf, float).tolist(), CASES[case]())
 
 
-@pytest.mark.parametrize("case", CASES)
+DEFAULT = ("contrastive_fit", "disco_fit")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=() if c in DEFAULT else pytest.mark.slow) for c in CASES]
+)
 @pytest.mark.filterwarnings("ignore:.*rarer than one in:UserWarning")
 def test_numbers_are_those_of_the_file(case):
     expected = json.loads(FILE.read_text())[case]

@@ -49,6 +49,7 @@ def given_linear(matrix, noise, y):
     return MEAN + gain @ (y - matrix @ MEAN), COVARIANCE - gain @ matrix @ COVARIANCE, log_density
 
 
+@pytest.mark.slow
 def test_known_measurement_errors():
     """Two coordinates have an error of their own; the third is never observed."""
     y, errors = np.array([1.4, -1.0]), np.array([0.3, 0.8])
@@ -71,6 +72,7 @@ def test_a_linear_map():
     check(model, *given_linear(matrix, 0.16 * np.eye(2), y), y)
 
 
+@pytest.mark.slow
 def test_a_censoring_bound():
     """A measurement is only known to lie above a limit: the moments of a truncated normal."""
     limit, error = 1.2, 0.5

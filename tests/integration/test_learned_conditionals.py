@@ -106,7 +106,7 @@ def conditional_by_quadrature(prior, a, num_draws, seed):
     return grid[np.searchsorted(cumulative, uniform)]
 
 
-@pytest.mark.parametrize("a", [1.2, -1.9])
+@pytest.mark.parametrize("a", [1.2, pytest.param(-1.9, marks=pytest.mark.slow)])
 def test_conditionals_by_nuts_smc_and_quadrature_agree(trained, a):
     """W1 between each sampler's draws and exact ones, within 1.5 times that of two exact sets.
 

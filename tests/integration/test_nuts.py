@@ -4,10 +4,6 @@ First with NumPyro's `condition` on a coordinate, in both precisions; then with 
 argument of a compiled model.
 """
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,19 +43,29 @@ def posterior(y):
     return mean, np.sqrt(np.diag(covariance))
 
 
-def model(prior, y, members=None):
-    if members is None:
-        x = disco.sample("x", prior)
-        numpyro.sample("y", dist.Normal(x[..., 1], NOISE), obs=y)
-        return
-    with numpyro.plate("member", members):
-        x = disco.sample("x", prior)
-        numpyro.sample("y", dist.Normal(x[..., 1], NOISE), obs=y)
+def model(prior, y):
+    x = disco.sample("x", prior)
+    numpyro.sample("y", dist.Normal(x[..., 1], NOISE), obs=y)
 
 
-def draw(prior, y, members=None):
-    mcmc = nuts(condition(model, {"x.a": A}), num_warmup=400, num_samples=2500, num_chains=4)
-    mcmc.run(jax.random.key(0), prior, y, members)
+def plated(prior, y):
+    with numpyro.plate("member", len(y)):
+        model(prior, y)
+
+
+def conditioned(model):
+    """A sampler that is compiled once for all priors and data of one shape."""
+    known = condition(model, {"x.a": A})
+    return nuts(known, num_warmup=400, num_samples=2500, num_chains=4, jit_model_args=True)
+
+
+@pytest.fixture(scope="module")
+def one_vector():
+    return conditioned(model)
+
+
+def draw(mcmc, prior, y):
+    mcmc.run(jax.random.key(0), prior, y)
     return mcmc.get_samples(group_by_chain=True)
 
 
@@ -77,9 +83,8 @@ def check(draws, mean, deviation, label):
     assert (np.abs(ratio - 1) <= 0.05).all()
 
 
-def test_conditioned_model_matches_closed_form():
-    draws = draw(prior_of(), 0.7)
-    check(draws, *posterior(0.7), f"one vector in {draws['x.b'].dtype}")
+def test_conditioned_model_matches_closed_form(one_vector):
+    check(draw(one_vector, prior_of(), 0.7), *posterior(0.7), "one vector")
 
 
 def test_conditioned_model_under_a_plate_of_five():
@@ -87,35 +92,19 @@ def test_conditioned_model_under_a_plate_of_five():
     truth = [posterior(value) for value in y]
     mean = np.stack([m for m, _ in truth])
     deviation = np.stack([s for _, s in truth])
-    check(draw(prior_of(), y, members=5), mean, deviation, "plate of 5")
+    check(draw(conditioned(plated), prior_of(), y), mean, deviation, "plate of 5")
 
 
 def test_conditioned_model_in_double_precision():
-    """The same test in a separate process, since precision is fixed when JAX starts."""
-    test = f"{__file__}::test_conditioned_model_matches_closed_form"
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-s",
-        "-n",
-        "0",
-        "-p",
-        "no:cacheprovider",
-        test,
-    ]
-    done = subprocess.run(
-        command, env={**os.environ, "JAX_ENABLE_X64": "1"}, capture_output=True, text=True
-    )
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "one vector in float64" in done.stdout
+    with jax.enable_x64(True):
+        draws = draw(conditioned(model), prior_of(), 0.7)
+        assert draws["x.b"].dtype == np.float64
+        check(draws, *posterior(0.7), "double precision")
 
 
-def test_a_wrong_energy_fails_the_check():
+def test_a_wrong_energy_fails_the_check(one_vector):
     wrong = COVARIANCE * np.where(np.eye(3), 1, -1)
-    draws = draw(prior_of(wrong), 0.7)
+    draws = draw(one_vector, prior_of(wrong), 0.7)
     with pytest.raises(AssertionError):
         check(draws, *posterior(0.7), "sign of the correlations flipped")
 

@@ -100,13 +100,13 @@ def test_a_run_in_another_process():
         return smc
 
     smc = disco.TemperedSMC(model, throw=False, progress_bar=False, **SETTINGS)
-    there = joblib.Parallel(n_jobs=2)(joblib.delayed(run)(smc, y) for y in (0.3, 0.4))
-    for found, y in zip(there, (0.3, 0.4), strict=True):
-        expected = run(smc, y)
-        # Another process compiles with other options than these tests, so rounding differs.
-        draws, evidence = found.get_samples()["m"], found.log_normalizer
-        np.testing.assert_allclose(draws, expected.get_samples()["m"], rtol=1e-3, atol=1e-5)
-        np.testing.assert_allclose(evidence, expected.log_normalizer, rtol=1e-4)
+    # With one job, joblib would stay in this process.
+    (found,) = joblib.Parallel(n_jobs=2)([joblib.delayed(run)(smc, 0.3)])
+    expected = run(smc, 0.3)
+    # Another process compiles with other options than these tests, so rounding differs.
+    draws, evidence = found.get_samples()["m"], found.log_normalizer
+    np.testing.assert_allclose(draws, expected.get_samples()["m"], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(evidence, expected.log_normalizer, rtol=1e-4)
 
 
 def test_mcmc_with_fresh_rows():

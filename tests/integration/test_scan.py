@@ -181,7 +181,11 @@ def check_evidence(smc, truth):
 
 
 @pytest.mark.statistics
-@both_ways
+@pytest.mark.parametrize(
+    "vector",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["coordinates", "vector"],
+)
 def test_tempering_of_a_series(vector):
     """The evidence of a linear Gaussian time series, times the normaliser of the prior."""
     forget = np.tril(0.8 ** np.abs(np.subtract.outer(range(5), range(5))))
@@ -203,6 +207,7 @@ def test_tempering_of_a_series(vector):
 
 
 @pytest.mark.statistics
+@pytest.mark.slow
 def test_tempering_of_a_series_with_a_built_in_distribution():
     """Each step of the series starts from its own draw."""
 

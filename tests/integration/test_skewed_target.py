@@ -156,6 +156,7 @@ def test_dropped_jacobian_fails(monkeypatch):
 
 
 @pytest.mark.statistics
+@pytest.mark.slow
 def test_error_of_the_path_shrinks_with_the_root_of_the_particles():
     """Sixteen times as many particles give a quarter of the error (each known to a sixth)."""
 
@@ -183,8 +184,14 @@ def test_a_mixture_that_lacks_a_mode_does_not_bias_the_evidence(monkeypatch):
     check_evidence(run(model).log_normalizer, np.log(2), "half a mixture")
 
 
-def gaussian_run(draw_base, num_chains=RUNS):
-    """Independent runs from N(0, 2) to 3 N(0.5, 1), with the given draws of the base."""
+@jax.jit
+def runs_with_edges(keys, share):
+    """Runs from N(0, 2) to 3 N(0.5, 1), with a share of the draws of the base on an edge."""
+
+    def draw_base(rng_key):
+        edge_key, draw_key = jax.random.split(rng_key)
+        edge = jax.random.uniform(edge_key) < share
+        return jnp.where(edge, -jnp.inf, 2 * jax.random.normal(draw_key, (2,)))
 
     def log_densities(u):
         base = dist.Normal(0.0, 2.0).log_prob(u).sum()
@@ -192,31 +199,20 @@ def gaussian_run(draw_base, num_chains=RUNS):
 
     settings = TemperingSettings(num_particles=512)
 
-    def one(rng_key):
-        return tempered_smc(rng_key, draw_base, log_densities, settings)
-
-    return jax.jit(lambda keys: jax.lax.map(one, keys))(
-        jax.random.split(jax.random.key(0), num_chains)
-    )
+    return jax.lax.map(lambda key: tempered_smc(key, draw_base, log_densities, settings), keys)
 
 
 @pytest.mark.parametrize("share", [1e-4, 0.01])
 def test_draws_of_the_base_on_the_edge_are_dropped_if_few_and_refused_if_many(share):
     """A few, caused by rounding, get weight zero; many would bias the evidence and are refused."""
-
-    def draw_base(rng_key):
-        edge_key, draw_key = jax.random.split(rng_key)
-        edge = jax.random.uniform(edge_key) < share
-        return jnp.where(edge, -jnp.inf, 2 * jax.random.normal(draw_key, (2,)))
-
-    result = gaussian_run(draw_base)
+    result = runs_with_edges(jax.random.split(jax.random.key(0), RUNS), share)
     if share < program.MOST_EDGES:
         check_evidence(result.log_normalizer, np.log(3), "a few draws on the edge")
     else:
         assert (result.status == status.NON_FINITE).all()
 
 
-@pytest.mark.statistics
+@pytest.mark.slow
 def test_evidence_of_an_ordinary_model_with_a_learned_prior_and_condition():
     """A Gaussian energy of known mass: one coordinate conditioned on, another seen with noise."""
     covariance = np.array([[1.0, 0.6], [0.6, 2.0]])

@@ -1,4 +1,7 @@
-"""TemperedSMC on published problems whose answers are known."""
+"""TemperedSMC on published problems whose answers are known.
+
+The default suite runs two of the problems; the others are run before a release.
+"""
 
 import jax
 import numpy as np
@@ -148,6 +151,7 @@ def check_mixture_shares(mixture, scales, label):
     check_shares(mixture, args, exact, models.MIXTURE_OBSERVATION, near_and_far, label)
 
 
+@pytest.mark.slow
 def test_components_of_the_gaussian_mixture_have_their_shares(mixture):
     check_mixture_shares(mixture, models.MIXTURE_SCALES, "mixture")
     with pytest.raises(AssertionError, match="is off"):
@@ -173,12 +177,14 @@ def test_crescent_has_mass_one():
     assert density.sum(dtype=float) * step**2 == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_two_moons(moons):
     truth = models.two_moons_log_evidence(models.MOONS_OBSERVATION)
     check_evidence(moons.log_evidence, truth, "two moons")
     assert LOWEST < moons_accuracy(moons.draws, "two moons") < HIGHEST
 
 
+@pytest.mark.slow
 def test_two_moons_with_a_radius_off_by_half_its_spread_fails(moons):
     _, draws = moons.run(models.MOONS_OBSERVATION, 0.105)
     assert moons_accuracy(draws, "two moons, broken") > HIGHEST
@@ -199,6 +205,7 @@ def check_moons_shares(moons, observation, label):
     check_shares(moons, args, exact, models.MOONS_OBSERVATION, one_moon_and_tips, label, 0.05)
 
 
+@pytest.mark.slow
 def test_two_moons_and_their_tips_have_their_shares(moons):
     check_moons_shares(moons, models.MOONS_OBSERVATION, "two moons")
     # For another observation the tips are elsewhere.
@@ -247,6 +254,7 @@ def check_walk(sampler, scales, label):
         check_moments(draws, truth, f"{label}, backwards")
 
 
+@pytest.mark.slow
 def test_walk_of_known_scales():
     sampler = Sampler(models.brownian_motion, models.BROWNIAN_OBSERVATION, models.BROWNIAN_SCALES)
     check_walk(sampler, models.BROWNIAN_SCALES, "walk of known scales")
@@ -275,11 +283,13 @@ def test_quadrature_over_the_spread_of_schools_has_converged():
         np.testing.assert_allclose(value, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_eight_schools(schools):
     check_evidence(schools.log_evidence, SCHOOLS.log_evidence, "eight schools")
     check_moments(schools.draws, SCHOOLS, "eight schools")
 
 
+@pytest.mark.slow
 def test_eight_schools_with_variances_taken_for_errors_fail(schools):
     log_evidence, draws = schools.run(models.SCHOOL_EFFECTS, models.SCHOOL_ERRORS**2)
     with pytest.raises(AssertionError, match="is off"):

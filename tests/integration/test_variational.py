@@ -102,7 +102,11 @@ def test_automatic_guides_find_the_mode_and_its_curvature(vector):
 
 
 @pytest.mark.statistics
-@both_ways
+@pytest.mark.parametrize(
+    "vector",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["coordinates", "vector"],
+)
 def test_a_flow_as_a_guide_comes_close_to_the_evidence(vector):
     guide = AutoBNAFNormal(model, num_flows=1, init_loc_fn=init_to_uniform)
     svi = SVI(model, guide, numpyro.optim.Adam(0.01), Trace_ELBO(num_particles=4))

@@ -31,7 +31,11 @@ def check_moments(fit, center, label, num_rows=4000, scale=1.0):
 @pytest.mark.training
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"objective": disco.Disco(noise_scale=0.1), "num_steps": 150}, {"objective": "joint"}],
+    [
+        {},
+        {"objective": disco.Disco(noise_scale=0.1), "num_steps": 150},
+        pytest.param({"objective": "joint"}, marks=pytest.mark.slow),
+    ],
     ids=["contrastive", "disco", "joint"],
 )
 def test_importance_weights_move_the_density(settings):

@@ -1,5 +1,7 @@
 """Runs of a model: compilation, checkpoints, and particles over devices."""
 
+import os
+
 import jax
 import numpy as np
 import numpyro
@@ -92,6 +94,10 @@ process, port = int(sys.argv[1]), sys.argv[2]
 if port != "alone":
     jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=process)
 import numpyro, numpyro.distributions as dist, numpyro_disco as disco
+from numpyro_disco import _compiling
+
+# As conftest.py has it.
+_compiling._OPTIONS.pop("xla_backend_optimization_level")
 
 def model(y):
     mu = numpyro.sample("mu", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
@@ -109,8 +115,10 @@ print("RESULT", len(jax.devices()), *np.asarray(smc.log_normalizer), *draws.mean
 def shared_run(num_devices, num_processes):
     """Log evidence of 8 runs, and the mean of their draws, with particles spread over devices."""
     environment = {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices // num_processes}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} "
+        f"--xla_force_host_platform_device_count={num_devices // num_processes}",
         "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     port = "alone" if num_processes == 1 else free_port()
     results = []

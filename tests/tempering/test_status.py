@@ -7,11 +7,13 @@ from numpyro_disco.tempering.status import status_message
 
 
 def test_messages_are_long_enough_to_name_a_remedy():
-    for code in range(1, 7):
+    for code in range(1, 8):
         assert len(status_message(code, 0.5, 3)) > 40
 
 
-@pytest.mark.parametrize("name", ["STUCK", "NON_FINITE", "COLLAPSED", "FROZEN", "DISAGREE"])
+@pytest.mark.parametrize(
+    "name", ["STUCK", "NON_FINITE", "COLLAPSED", "FROZEN", "DISAGREE", "MISSED"]
+)
 def test_failures_have_messages_of_their_own(name):
     message = status_message(getattr(status, name), 0.25, 7)
     assert "{" not in message

@@ -107,7 +107,7 @@ def test_a_wrong_key_is_refused(few):
 # -- rows with missing entries ---------------------------------------------------------------
 
 
-def rows_missing_at_random(num=1200):
+def rows_missing_at_random(num=800):
     """Rows (num, 2) of a correlated Gaussian with mean 0, complete and with missing entries.
 
     The second column is mostly missing where the first is positive, so the complete rows have
@@ -145,7 +145,7 @@ def test_rows_with_missing_entries_are_learned_from():
         found = learned_mean(missing=missing)
         assert_within(found, rows.mean(axis=0), error, sigmas=5, resolution=0.3, label="mean")
     with pytest.warns(
-        UserWarning, match=r"\d+ of 1200 rows of `data` have missing entries.*'complete'"
+        UserWarning, match=r"\d+ of 800 rows of `data` have missing entries.*'complete'"
     ):
         alone = learned_mean(missing="complete")
     with pytest.raises(AssertionError, match="is off"):

@@ -46,6 +46,7 @@ def test_conditional_draws_agree_with_the_closed_form():
 
 
 @pytest.mark.training
+@pytest.mark.slow
 def test_the_transform_improves_the_fit_of_heavy_tails():
     rows, new = rows_of(4, 4000), rows_of(5, 4000)
 

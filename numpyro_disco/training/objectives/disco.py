@@ -17,6 +17,7 @@ import dataclasses
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
+import jax.numpy as jnp
 
 from numpyro_disco._checks import check_count, check_flag, check_non_negative
 from numpyro_disco._devices import spread
@@ -54,7 +55,8 @@ class NoisyBatch(NamedTuple):
     target: Array
     """Mean of the posterior, or a draw from it, shape (batch_size, D)."""
     proposal_scale: Array
-    """Noise that made each point, shape (batch_size,)."""
+    """Noise that made each point, shape (batch_size,), or each of its coordinates, (batch_size,
+    D), with partial noise."""
     log_density: Array
     """Log density of the smoothed rows, shape (batch_size,)."""
     depth: Array
@@ -71,6 +73,7 @@ class NoisyPointsObjective(MultilevelObjective):
 
     target: str = "mean"
     posterior_rows: int | str | None = None
+    partial_noise: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,6 +87,7 @@ class NoisyPointsObjective(MultilevelObjective):
                 )
         else:
             store_checked(self, or_none(check_count), "posterior_rows")
+        store_checked(self, or_none(_check_share), "partial_noise")
 
     def resolved(self, reference: Reference, num_rows: int) -> Self:
         """Choose "near" or "all" for `posterior_rows`."""
@@ -110,7 +114,11 @@ class NoisyPointsObjective(MultilevelObjective):
         proposal_scale = self.levels(level_key, (batch_size,))
         chosen = random_rows(row_key, rows, batch_size)
         noise = jax.random.normal(noise_key, chosen.shape, chosen.dtype)
-        points = spread(chosen + proposal_scale[:, None] * noise)
+        each = proposal_scale[:, None]
+        if self.partial_noise:
+            noisy = self._noisy_coordinates(jax.random.fold_in(level_key, 1), chosen.shape)
+            each = proposal_scale = jnp.where(noisy, each, self.resolution)
+        points = spread(chosen + each * noise)
         posterior_of = near_row_posterior if near else row_posterior
         posterior = posterior_of(posterior_key, points, rows.values, self.resolution, rows.weights)
         target = posterior.mean if self.target == "mean" else posterior.draw
@@ -118,6 +126,13 @@ class NoisyPointsObjective(MultilevelObjective):
         return NoisyBatch(
             points, target, proposal_scale, posterior.log_density, depth, posterior.largest
         )
+
+    def _noisy_coordinates(self, rng_key: Array, shape: tuple[int, ...]) -> Array:
+        """True for coordinates that get the noise of the point's level, shape (batch_size, D)."""
+        partial_key, share_key, coordinate_key = jax.random.split(rng_key, 3)
+        share = jax.random.uniform(share_key, (shape[0], 1))
+        whole = jax.random.uniform(partial_key, (shape[0], 1)) >= (self.partial_noise or 0.0)
+        return whole | (jax.random.uniform(coordinate_key, shape) < share)
 
     def noisy_batches(self, rng_key: Array, rows: TrainingRows, batch_size: int) -> Source:
         """Batches from a pool of noisy points, passed over several times in different orders."""
@@ -165,6 +180,10 @@ class Disco(NoisyPointsObjective):
             draws so many rows anew for each batch, as the paper does with 512; that biases targets
             towards the row behind each point. By default "near" for very many rows of one or two
             columns, otherwise "all".
+        partial_noise: share of the noisy points of which only a random part of the coordinates has
+            noise of the point's level, and the others sigma_0: the points at which the score of a
+            conditional is needed. Targets and minimiser are the same. By default 1/2 for arrays
+            such as images, 0 for tables.
         undo_smoothing: train with the reference smoothed like the rows and restore the reference
             afterwards. This undoes the smoothing as far as the reference describes the rows.
         whiten: standardise by decorrelating the columns, so that the noise has the shape of the
@@ -222,6 +241,7 @@ class DiscoScore(NoisyPointsObjective):
         max_noise_scale: as for `Disco`.
         target: as for `Disco`.
         posterior_rows: as for `Disco`.
+        partial_noise: as for `Disco`.
 
     References:
         Wedenig & Peharz 2025, section D.2.
@@ -232,3 +252,11 @@ class DiscoScore(NoisyPointsObjective):
     def loss(self, model: Any, *example: Array) -> Array:
         """DISCO loss at one noisy point."""
         return self.score_loss(model, *example[:3])
+
+
+def _check_share(value: Any, argument: str) -> float:
+    """Require a number from 0 to 1."""
+    value = check_non_negative(value, argument)
+    if value > 1:
+        raise ValueError(f"Expected a share from 0 to 1 for `{argument}`; got {value}.")
+    return value

@@ -38,7 +38,13 @@ def test_every_objective_has_a_name():
     } == (named)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+# The default suite trains one objective of each family.
+DEFAULT = ("disco", "disco_score", "denoising", "diffusion", "sliced", "contrastive", "joint")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in DEFAULT else pytest.mark.slow) for n in OBJECTIVES]
+)
 def test_objective_trains(rows, name):
     fit = disco.fit(
         jax.random.key(0),
@@ -68,6 +74,7 @@ def test_objective_trains(rows, name):
     assert smoothed == (name not in exact)
 
 
+@pytest.mark.slow
 def test_a_score_network_learns_the_same_score_as_an_energy(rows):
     """Both approximate the score of the same smoothed rows."""
     fits = [

@@ -123,7 +123,7 @@ def test_a_single_column_has_no_redraws():
     assert disco.Contrastive().resolved(reference, 1000).num_redraws == 0
 
 
-@pytest.mark.training
+@pytest.mark.slow
 def test_redraws_improve_conditionals_if_the_reference_is_far_from_the_rows():
     """Total variation distance of a column's conditional, learned relative to one Gaussian."""
     rng = np.random.default_rng(0)

@@ -1,0 +1,209 @@
+"""Figure 4 of the paper: errors of conditional draws on mixtures of twenty Gaussians.
+
+The last coordinate given the others, at test points: W1 between draws of each method and as many
+draws of the exact conditional. Everything that was learned or drawn is kept in the output folder,
+so an interrupted run continues where it stopped.
+
+    python examples/paper/figure_4.py                  the paper's size: hours on a GPU
+    python examples/paper/figure_4.py --size reduced   D = 2 and 10: twenty minutes on one core
+    python examples/paper/figure_4.py --quick          a quick run of every step
+"""
+
+import argparse
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import methods
+import numpy as np
+from exact import draw_mixture, paper_mixture, wasserstein
+from processes import variance_exploding
+
+import numpyro_disco as disco
+
+
+class Size(NamedTuple):
+    """How large a run is."""
+
+    dimensions: tuple
+    """Dimensions D."""
+    num_seeds: int
+    """Mixtures for each dimension."""
+    num_rows: int
+    """Rows to learn from."""
+    num_steps: int
+    """Training steps; twice as many for D > 2."""
+    batch_size: int
+    """Rows in a step."""
+    num_blocks: int
+    """Residual blocks of the networks."""
+    widths: dict
+    """Width of the networks by dimension."""
+    num_default_steps: int | None
+    """Steps of `fit` by default; None leaves them to it."""
+    num_levels: int
+    """Noise levels of the diffusion."""
+    num_tests: int
+    """Test points of each mixture."""
+    num_draws: int
+    """Draws for each test point."""
+
+
+PAPER_WIDTHS = {2: 128, 10: 256, 50: 512}
+SIZES = {
+    "paper": Size((2, 10, 50), 3, 100_000, 50_000, 1024, 4, PAPER_WIDTHS, None, 100, 100, 1024),
+    "reduced": Size((2, 10), 1, 20_000, 2500, 512, 2, {2: 64, 10: 64}, None, 100, 20, 512),
+    "quick": Size((2,), 1, 1000, 50, 64, 1, {2: 16}, 50, 20, 2, 64),
+}
+FLOOR, PERFECT = "exact draws", "perfect model at sigma(0)"
+DEFAULT = "numpyro_disco by default"
+
+
+class Result(NamedTuple):
+    """What one method did at all test points of one mixture."""
+
+    distances: np.ndarray
+    """W1 at each test point, shape (num_tests,)."""
+    evaluations: float
+    """Mean number of network evaluations for each draw; NaN if it is not counted."""
+    seconds: float
+    """Seconds for all draws, without compilation."""
+
+
+def learn(truth, dimension, seed, size, name):
+    """Conditional samplers by name, each from a random key and points (n, D)."""
+    rows = truth.draw(np.random.default_rng([seed, 1]), size.num_rows)
+    keys = jax.random.split(jax.random.key(seed), 3)
+    name = f"{name}_{dimension}_{seed}"
+    steps = size.num_steps * (1 if dimension == 2 else 2)
+    training = {"num_steps": steps, "batch_size": size.batch_size, "name": name}
+    training |= {"width": size.widths[dimension], "num_blocks": size.num_blocks}
+    process = variance_exploding(size.num_levels, methods.NOISE_SCALE, 2 if dimension < 50 else 5)
+    prior = methods.learn_disco(keys[0], rows, **training)
+    denoise = methods.learn_diffusion(keys[1], rows, process, energy=True, **training)
+    default = methods.learn_default(keys[2], rows, num_steps=size.num_default_steps, name=name)
+    cooled = prior.cool(methods.COOLED)
+    found = {
+        "DISCO, as published": methods.disco_tempered(cooled, size.num_draws),
+        "DISCO, not cooled": methods.disco_tempered(prior, size.num_draws),
+    }
+    for rival in methods.RIVALS:
+        found[rival] = methods.rival(rival, process, denoise, size.num_draws, dimension)
+    found = {label: at_points(run) for label, run in found.items()}
+    return found | {DEFAULT: by_default(default, size.num_draws)}
+
+
+def at_points(run):
+    """A sampler of one point as a timed sampler of many."""
+
+    def many(rng_key, points):
+        keys = jax.random.split(rng_key, len(points))
+        all_points = jax.jit(lambda keys, points: jax.lax.map(lambda at: run(*at), (keys, points)))
+        program = all_points.lower(keys, points).compile()
+        start = time.perf_counter()
+        draws, evaluations = jax.block_until_ready(program(keys, points))
+        return np.asarray(draws), float(evaluations.mean()), time.perf_counter() - start
+
+    return many
+
+
+def by_default(prior, num_draws):
+    """`sample_conditional`, called twice so that the second call compiles nothing."""
+
+    def many(rng_key, points):
+        observed = np.array(points)
+        observed[:, -1] = np.nan
+        for _ in range(2):
+            start = time.perf_counter()
+            draws = disco.sample_conditional(rng_key, prior, observed, num_draws)
+            draws = np.asarray(draws)[:, :, -1].T
+            seconds = time.perf_counter() - start
+        return draws, np.nan, seconds
+
+    return many
+
+
+def measure(dimension, seed, size, name):
+    """Results by method, for one mixture."""
+    truth = paper_mixture(dimension, seed)
+    rng = np.random.default_rng([seed, 2])
+    points = jnp.asarray(truth.draw(rng, size.num_tests), jnp.float32)
+    exact = [truth.last_given_rest(point) for point in points]
+    true_draws = [draw_mixture(rng, *each, size.num_draws) for each in exact]
+    smoothed = [truth.last_given_rest(point, methods.NOISE_SCALE) for point in points]
+    results = {}
+    for label, densities in ((FLOOR, exact), (PERFECT, smoothed)):
+        draws = [draw_mixture(rng, *each, size.num_draws) for each in densities]
+        results[label] = Result(distances(draws, true_draws), 0.0, 0.0)
+    samplers = learn(truth, dimension, seed, size, name)
+    for index, (label, sampler) in enumerate(samplers.items()):
+        path = methods.OUTPUT / f"{name}_{dimension}_{seed}_{label.replace(' ', '_')}.npz"
+        if not path.exists():
+            print(f"D = {dimension}, seed {seed}: {label}", flush=True)
+            found = sampler(jax.random.fold_in(jax.random.key(seed), index), points)
+            np.savez(path, *Result(distances(found[0], true_draws), *found[1:]))
+        with np.load(path) as saved:
+            array, evaluations, seconds = (saved[key] for key in saved.files)
+        results[label] = Result(array, float(evaluations), float(seconds))
+    return results
+
+
+def distances(draws, others):
+    """W1 at each test point."""
+    return np.array([wasserstein(x, y) for x, y in zip(draws, others, strict=True)])
+
+
+def pooled(results):
+    """Results of several mixtures as one."""
+    arrays, evaluations, seconds = zip(*results, strict=True)
+    return Result(np.concatenate(arrays), np.mean(evaluations), np.sum(seconds))
+
+
+def table(results):
+    """Lines of a table, from results by dimension and method."""
+    lines = ["| D | method | mean W1 | worst | evaluations a draw | seconds |", "|" + 6 * "---|"]
+    for dimension, by_method in results.items():
+        for label, result in by_method.items():
+            w1 = f"{result.distances.mean():.3f} | {result.distances.max():.3f}"
+            count = "" if not result.evaluations > 0 else f"{result.evaluations:.0f}"
+            seconds = "" if not result.seconds else f"{result.seconds:.1f}"
+            lines.append(f"| {dimension} | {label} | {w1} | {count} | {seconds} |")
+    return "\n".join(lines)
+
+
+def picture(path, results):
+    """Box plots of W1 for each dimension."""
+    width = 4.5 * len(results) + 1
+    figure, axes = plt.subplots(1, len(results), figsize=(width, 4), layout="constrained")
+    for axis, (dimension, by_method) in zip(np.atleast_1d(axes), results.items(), strict=True):
+        shown = [result.distances for result in by_method.values()]
+        axis.boxplot(shown, tick_labels=list(by_method), orientation="horizontal", whis=(0, 100))
+        axis.invert_yaxis()
+        axis.set(title=f"D = {dimension}", xlabel="W1", xscale="log")
+    for axis in np.atleast_1d(axes)[1:]:
+        axis.set_yticklabels([])
+    figure.savefig(path, dpi=90)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="paper")
+    parser.add_argument("--quick", action="store_const", const="quick", dest="size")
+    parser.add_argument("--dimensions", type=int, nargs="+", help="only these dimensions")
+    args = parser.parse_args()
+    size, name = SIZES[args.size], f"figure_4_{args.size}"
+    methods.OUTPUT.mkdir(exist_ok=True)
+    results = {}
+    for dimension in args.dimensions or size.dimensions:
+        runs = [measure(dimension, seed, size, name) for seed in range(size.num_seeds)]
+        results[dimension] = {label: pooled([run[label] for run in runs]) for label in runs[0]}
+        lines = table(results)
+        print(lines, flush=True)
+        (methods.OUTPUT / f"{name}.md").write_text(lines + "\n")
+        picture(methods.OUTPUT / f"{name}.png", results)
+
+
+if __name__ == "__main__":
+    main()

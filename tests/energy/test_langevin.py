@@ -1,0 +1,99 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.statistics import assert_within, mean_and_error, moments
+
+import numpyro_disco as disco
+from numpyro_disco.energy.langevin import ScoreFunction
+from numpyro_disco.tables.variables import Variable, Variables
+
+SHAPE = (1, 3)
+MEAN = np.array([1.0, -2.0, 0.5])
+COVARIANCE = np.array([[1.0, 0.6, 0.1], [0.6, 2.0, -0.3], [0.1, -0.3, 0.5]])
+PRECISION = jnp.asarray(np.linalg.inv(COVARIANCE))
+GIVEN = np.array([[np.nan, 0.0, np.nan]])
+
+
+def gaussian_energy(x, slip=1.0):
+    return 0.5 * slip * (x - MEAN) @ PRECISION @ (x - MEAN)
+
+
+def prior(slip=1.0, **settings):
+    reference = disco.GaussianReference(MEAN, 2 * COVARIANCE)
+    energy = jax.tree_util.Partial(gaussian_energy, slip=jnp.asarray(slip))
+    scale = np.sqrt(np.diag(COVARIANCE))
+    vector = disco.EnergyDistribution(energy, reference, scale=scale, **settings)
+    return vector.over(Variables((Variable("", SHAPE),)))
+
+
+def conditional():
+    """Mean (2,) and covariance (2, 2) of the free elements given the middle one."""
+    free = [0, 2]
+    gain = COVARIANCE[free, 1] / COVARIANCE[1, 1]
+    covariance = COVARIANCE[np.ix_(free, free)] - np.outer(gain, COVARIANCE[1, free])
+    return MEAN[free] + gain * (0.0 - MEAN[1]), covariance
+
+
+def check_conditional_moments(draws):
+    free = np.asarray(draws)[:, 0, [0, 2]]
+    np.testing.assert_array_equal(np.asarray(draws)[:, 0, 1], 0.0)
+    mean, covariance = conditional()
+    exact = np.random.default_rng(0).multivariate_normal(mean, covariance, 400_000)
+    truth = moments(exact).mean(0)
+    assert_within(*_against(moments(free), truth), resolution=0.6)
+
+
+def _against(values, truth):
+    mean, error = mean_and_error(values)
+    return mean, truth, error
+
+
+def test_metropolis_corrected_draws_have_the_moments_of_the_conditional():
+    sampler = disco.Langevin(num_steps=200, step_size=0.8, metropolis=True)
+    draws = disco.sample_langevin(jax.random.key(0), prior(), 2000, observed=GIVEN, sampler=sampler)
+    assert draws.shape == (2000, *SHAPE)
+    check_conditional_moments(draws)
+
+
+@pytest.mark.parametrize("step_size", [1.2])
+def test_uncorrected_draws_with_large_steps_do_not(step_size):
+    # The broken twin: the same steps without the Metropolis correction.
+    sampler = disco.Langevin(num_steps=200, step_size=step_size)
+    draws = disco.sample_langevin(jax.random.key(0), prior(), 2000, observed=GIVEN, sampler=sampler)
+    with pytest.raises(AssertionError, match="is off"):
+        check_conditional_moments(draws)
+
+
+def test_annealed_draws_end_at_the_density():
+    sampler = disco.AnnealedLangevin(num_steps=400, step_size=0.1)
+    draws = disco.sample_langevin(jax.random.key(0), prior(), 1000, sampler=sampler)
+    mean, error = mean_and_error(np.asarray(draws).reshape(-1, 3))
+    # The steps at the end leave a bias of the order of their square.
+    assert_within(mean, MEAN, error, resolution=0.3)
+
+
+def test_heun_flow_ends_near_the_data():
+    # One point as the data: the denoiser is constant, and the flow goes straight to it.
+    def energy(x):
+        return 0.5 * (((x - MEAN) / 0.1) ** 2).sum()
+
+    reference = disco.GaussianReference(MEAN, 0.04 * np.eye(3))
+    target = disco.EnergyDistribution(energy, reference, scale=np.ones(3), noise_scale=0.1)
+    draws = disco.sample_langevin(jax.random.key(0), target, 5, sampler=disco.Heun())
+    np.testing.assert_allclose(draws, np.broadcast_to(MEAN, (5, 3)), atol=1e-3)
+
+
+def test_what_needs_a_density_or_a_smoothing_says_so():
+    score = ScoreFunction(None, jnp.zeros(3), jnp.ones(3), SHAPE, 0.1)
+    corrected = disco.Langevin(metropolis=True)
+    with pytest.raises(ValueError, match="a score network, which has none"):
+        disco.sample_langevin(jax.random.key(0), score, sampler=corrected)
+    with pytest.raises(ValueError, match="learned with `disco.Disco"):
+        disco.sample_langevin(jax.random.key(0), prior(), sampler=disco.Heun())
+    with pytest.raises(ValueError, match="for `sampler`"):
+        disco.sample_langevin(jax.random.key(0), prior(), sampler="heun")
+    with pytest.raises(ValueError, match="for `target`"):
+        disco.sample_langevin(jax.random.key(0), gaussian_energy)
+    with pytest.raises(ValueError, match="last axes are"):
+        disco.sample_langevin(jax.random.key(0), prior(), observed=np.zeros(3))
