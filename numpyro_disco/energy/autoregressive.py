@@ -29,8 +29,9 @@ from numpyro_disco._checks import check_count, check_share
 from numpyro_disco._gaussians import LOG_2_PI
 from numpyro_disco._typing import Array
 
-SMALLEST_LOG_SCALE = -9.0
-"""Smallest log scale of a component, in standardised units."""
+LOG_SCALES = (-9.0, 1.5)
+"""Smallest and largest log scale of a component, in standardised units. Without a bound, scales
+would grow exponentially far from the rows."""
 SPREAD = 1.5
 """Means of the components of a new network lie between -SPREAD and SPREAD."""
 SMALL = 0.1
@@ -169,5 +170,5 @@ class AutoregressiveNetwork(nnx.Module):
         return (
             jax.nn.log_softmax(logits),
             means,
-            jnp.maximum(log_scales, SMALLEST_LOG_SCALE),
+            jnp.clip(log_scales, *LOG_SCALES),
         )

@@ -185,11 +185,8 @@ def is_exhausted(run: Run, plan: Plan, patience: int) -> bool:
     """True if a strict objective has no prospect of a lower held-out loss.
 
     That is so after `patience` steps without one, and much sooner if the loss has risen by more
-    than chance. It is also so if the reference is too far from the rows.
+    than chance.
     """
-    step, _, held_out, _ = run.history[-1]
-    if plan.objective.is_too_far(int(step), held_out):
-        return True
     waited = int(run.carry.step) - run.best_step
     soon = patience // SOONER if run.rise > RISE else patience
     return plan.objective.strict and waited >= soon

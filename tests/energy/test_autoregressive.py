@@ -5,14 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers.saved_priors import assert_equal_priors
 
 import numpyro_disco as disco
 from numpyro_disco.energy.autoregressive import AutoregressiveNetwork
 from numpyro_disco.energy.learned import LearnedEnergy
 
-GRID = np.linspace(-12, 12, 241)
-SHARE = 0.2
+GRID = np.linspace(-20, 20, 401)
+SHARE = 0.4
 
 
 def random_network(dimension, share=0.0, order=None):
@@ -26,7 +25,7 @@ def random_network(dimension, share=0.0, order=None):
         defensive_share=share,
         rngs=nnx.Rngs(0),
     )
-    network.outlet_kernel = nnx.Param(10 * network.outlet_kernel[...])
+    network.outlet_kernel = nnx.Param(5 * network.outlet_kernel[...])
     return network
 
 
@@ -48,17 +47,18 @@ def test_the_energy_integrates_to_one(prior):
 
 
 def moments_agree(draws, log_prob):
-    """True if means of x, y and x y are those of the density, within five standard errors."""
+    """True if means of bounded functions are those of the density, within five standard errors."""
     points = np.stack(np.meshgrid(GRID, GRID), axis=-1).reshape(-1, 2)
     weights = np.exp(np.asarray(log_prob(points), np.float64))
     weights /= weights.sum()
 
     def functions(x):
-        return np.stack([x[:, 0], x[:, 1], x[:, 0] * x[:, 1], x[:, 0] ** 2], axis=1)
+        a, b = x.T
+        return np.tanh(np.stack([a, b, a * b, a - b - 1], axis=1))
 
     found = functions(np.asarray(draws, np.float64))
     error = found.std(0) / len(found) ** 0.5
-    assert (5 * error < 0.3).all()
+    assert (5 * error < 0.05).all()
     return bool((np.abs(found.mean(0) - weights @ functions(points)) < 5 * error).all())
 
 
@@ -89,14 +89,13 @@ def test_the_normaliser_is_known(prior):
     normalized = prior.normalize(jax.random.key(0))
     assert float(normalized.log_normalizer) == 0
     assert float(normalized.log_normalizer_error) == 0
-    # A tempered density is not normalised, so its draws are weighted.
-    tempered = prior.temper(0.9).normalize(jax.random.key(0))
-    assert float(tempered.log_normalizer_error) > 0
 
 
 def test_it_is_saved_and_loaded(prior, tmp_path):
     disco.save(tmp_path / "prior.npz", prior)
-    assert_equal_priors(prior, disco.load(tmp_path / "prior.npz"))
+    loaded, x = disco.load(tmp_path / "prior.npz"), np.zeros((3, 2))
+    np.testing.assert_array_equal(loaded.energy(x), prior.energy(x))
+    assert jax.tree.structure(loaded) == jax.tree.structure(prior)
 
 
 @pytest.mark.parametrize("wrong", [(0, 0), (0,), (1, 2)])

@@ -114,15 +114,6 @@ class Objective(abc.ABC):
     def check_dimension(self, num_rows: int, dimension: int) -> None:  # noqa: B027
         """Raise a `ValueError` if the objective cannot learn from so many columns."""
 
-    def is_too_far(self, step: int, held_out_loss: float) -> bool:
-        """True if the reference is too far from the rows to go on.
-
-        Args:
-            step: steps taken so far.
-            held_out_loss: the latest loss of held-out rows.
-        """
-        return False
-
     def in_tree_order(self, num_rows: int, dimension: int) -> bool:
         """True if rows have to be in the order of a k-d tree."""
         return False

@@ -37,9 +37,6 @@ DEFENSIVE_SHARE = 0.001
 """Default defensive share with a mixture as the reference."""
 NUM_REDRAWS = 4
 """Default number of redraws with a single Gaussian as the reference."""
-FAR_STEPS, FAR_LOSS = 200, 0.4
-"""Steps after which the reference is too far if the held-out loss is below this. The reference
-itself has a loss of 2 log 2; at 0.4, about nine in ten rows and draws are told apart."""
 NUM_JUDGED_DIRECTIONS = 64
 """Number of choices of redrawn coordinates with which held-out rows are judged."""
 
@@ -63,10 +60,10 @@ class Contrastive(Objective):
             between columns where rows and unconditional draws are told apart easily. The network is
             evaluated at 2 + num_redraws points for each row. By default 4 with a single Gaussian
             and two columns or more, otherwise 0.
-        stages: True goes on with `Likelihood` where rows and draws of the reference are told apart
-            almost always after the first steps: their ratio cannot be learned from such draws. This
-            happens with columns that are almost functions of others, if all columns are real and
-            the reference is a mixture.
+        stages: True also learns by `Likelihood`, and lets held-out rows choose, where some columns
+            are almost functions of others, or less than 5 % of the reference's draws are effective
+            under what was learned: there is little to learn from such draws. It needs real columns
+            and a mixture as the reference.
 
     Raises:
         ValueError: a share outside of [0, 1/2), a number of redraws that is not a whole number, or
@@ -109,10 +106,6 @@ class Contrastive(Objective):
             num_redraws=resolved_redraws(self.num_redraws, reference),
             stages=self.stages and isinstance(reference, MixtureReference),
         )
-
-    def is_too_far(self, step: int, held_out_loss: float) -> bool:
-        """True if rows and draws of the reference are told apart almost always."""
-        return self.stages and step == FAR_STEPS and held_out_loss < FAR_LOSS
 
     def in_tree_order(self, num_rows: int, dimension: int) -> bool:
         """True: batches are spread over the rows in that order."""
