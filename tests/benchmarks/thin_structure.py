@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from flows import train_flow
 from quadrature import in_batches
+from settings import SMALL, fit_arguments, flat_settings
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import cross_val_score
@@ -119,7 +120,9 @@ def ours(rows: np.ndarray, test: np.ndarray, seed: int, arguments: dict) -> list
     alone = in_batches(reference.log_prob, test)
     return [
         Outcome("fit", in_batches(prior.log_prob, test), draws, seconds, note),
-        Outcome("its reference alone", alone, others, np.nan, f"{max(fit.components)} tried"),
+        Outcome(
+            "its reference alone", alone, others, np.nan, f"{max(fit.components, default=1)} tried"
+        ),
     ]
 
 
@@ -152,7 +155,7 @@ def accuracy(draws: np.ndarray, test: np.ndarray) -> float:
     points = np.concatenate([draws, test])
     labels = np.repeat([0, 1], [len(draws), len(test)])
     trees = HistGradientBoostingClassifier(random_state=0)
-    return float(cross_val_score(trees, points[:, :], labels, cv=5).mean())
+    return float(cross_val_score(trees, points, labels, cv=5).mean())
 
 
 def compare(args: argparse.Namespace, seed: int) -> None:
@@ -160,7 +163,7 @@ def compare(args: argparse.Namespace, seed: int) -> None:
     truth, rng = TriangularMap(args.columns, seed), np.random.default_rng(1000 + seed)
     rows, test = truth.draw(rng, args.rows), truth.draw(rng, NUM_TEST)
     exact = truth.log_prob(test)
-    arguments = {"num_steps": 300, "network": disco.MLP(width=32)} if args.small else {}
+    arguments = fit_arguments((SMALL if args.small else {}) | (args.settings or {}))
 
     def show(outcome: Outcome) -> None:
         gap = exact - outcome.log_prob
@@ -189,6 +192,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8000)
     parser.add_argument("--columns", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--settings", type=flat_settings, help="settings of fit, as JSON")
     parser.add_argument("--alone", action="store_true", help="leave the flow out")
     parser.add_argument("--small", action="store_true", help="6 columns of 3,000 rows")
     args = parser.parse_args()
