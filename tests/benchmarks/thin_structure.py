@@ -117,11 +117,11 @@ def ours(rows: np.ndarray, test: np.ndarray, seed: int, arguments: dict) -> list
     draws, others = (np.asarray(one.sample(key, (len(test),))) for one in (prior, reference))
     objective = type(fit.settings.objective).__name__
     note = f"{objective}, step {fit.best_step}, log Z {log_z:+.3f} ± {error:.3f}"
-    alone = in_batches(reference.log_prob, test)
+    alone, tried = in_batches(reference.log_prob, test), max(fit.components, default=1)
     return [
         Outcome("fit", in_batches(prior.log_prob, test), draws, seconds, note),
         Outcome(
-            "its reference alone", alone, others, np.nan, f"{max(fit.components, default=1)} tried"
+            "its reference alone", alone, others, np.nan, f"{tried} tried"
         ),
     ]
 
