@@ -120,9 +120,7 @@ def ours(rows: np.ndarray, test: np.ndarray, seed: int, arguments: dict) -> list
     alone, tried = in_batches(reference.log_prob, test), max(fit.components, default=1)
     return [
         Outcome("fit", in_batches(prior.log_prob, test), draws, seconds, note),
-        Outcome(
-            "its reference alone", alone, others, np.nan, f"{tried} tried"
-        ),
+        Outcome("its reference alone", alone, others, np.nan, f"{tried} tried"),
     ]
 
 
