@@ -14,6 +14,7 @@ QUICK = {
     "progress_bar": False,
     "num_steps": 200,
     "reference": disco.MixtureFit(max_components=1),
+    "objective": disco.Contrastive(stages=True),
 }
 
 
@@ -55,7 +56,8 @@ def test_the_second_stage_comes_nearer_to_the_truth(fit, rows):
     alone = np.asarray(fit.distribution.reference.log_prob(test))
     assert (truth - found).mean() < 0.5 * (truth - alone).mean()
     # Broken twin: the contrast alone, which has as many steps, stays far away.
-    other = disco.fit(jax.random.key(0), rows, objective=disco.Contrastive(stages=False), **QUICK)
+    one_stage = QUICK | {"objective": disco.Contrastive()}
+    other = disco.fit(jax.random.key(0), rows, **one_stage)
     assert isinstance(other.settings.objective, disco.Contrastive)
     left = np.asarray(other.distribution.log_prob(test))
     assert (truth - left).mean() > 0.5 * (truth - alone).mean()
@@ -72,7 +74,7 @@ def test_a_finished_fit_is_read_from_its_folder(fit, rows, folder):
 
 @pytest.mark.training
 def test_a_second_stage_is_resumed(fit, rows):
-    settings = {k: v for k, v in QUICK.items() if k not in ("num_steps", "reference")}
+    settings = {k: v for k, v in QUICK.items() if k not in ("num_steps", "reference", "objective")}
     longer = disco.fit(jax.random.key(0), rows, resume=fit, num_steps=450, **settings)
     assert longer.settings.objective == disco.Likelihood()
     assert longer.history.step[-1] == 450
@@ -86,7 +88,7 @@ def test_a_near_reference_needs_one_stage():
 
 def test_a_gaussian_reference_has_one_stage():
     gaussian = disco.GaussianReference(np.zeros(2), np.eye(2))
-    assert not disco.Contrastive().resolved(gaussian, 1000).stages
+    assert not disco.Contrastive(stages=True).resolved(gaussian, 1000).stages
 
 
 def test_stages_is_a_flag():

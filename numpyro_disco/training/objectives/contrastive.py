@@ -63,7 +63,7 @@ class Contrastive(Objective):
         stages: True also learns by `Likelihood`, and lets held-out rows choose, where some columns
             are almost functions of others, or less than 5 % of the reference's draws are effective
             under what was learned: there is little to learn from such draws. It needs real columns
-            and a mixture as the reference.
+            and a mixture as the reference, and takes up to twice the time. False by default.
 
     Raises:
         ValueError: a share outside of [0, 1/2), a number of redraws that is not a whole number, or
@@ -75,7 +75,7 @@ class Contrastive(Objective):
 
     Example:
         >>> Contrastive(num_redraws=2)
-        Contrastive(defensive_share=None, num_redraws=2, stages=True)
+        Contrastive(defensive_share=None, num_redraws=2, stages=False)
     """
 
     strict: ClassVar[bool] = True
@@ -86,7 +86,7 @@ class Contrastive(Objective):
 
     defensive_share: float | None = None
     num_redraws: int | None = None
-    stages: bool = True
+    stages: bool = False
 
     def __post_init__(self) -> None:
         store_checked(self, or_none(check_share), "defensive_share")

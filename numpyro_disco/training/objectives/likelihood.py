@@ -24,8 +24,8 @@ class Likelihood(Objective):
     are exact and independent. Conditionals of some columns are drawn as from every other energy.
 
     It follows thin curved structure, such as columns that are almost functions of others, where
-    draws of a mixture are far from the rows. `Contrastive` goes on with it there by itself. Where
-    mixtures are near, `Contrastive` is more accurate. It takes no discrete columns.
+    draws of a mixture are far from the rows; `Contrastive(stages=True)` goes on with it there. It
+    takes no discrete columns.
 
     The hidden layers of each column have half the `width` of `network`; its `num_octaves` are not
     used.
