@@ -33,7 +33,7 @@ from numpyro_disco.training.arrays import (
 )
 from numpyro_disco.training.checkpoints import Checkpoint, fit_marks
 from numpyro_disco.training.incomplete_rows import learn_from_incomplete
-from numpyro_disco.training.learning import FitKeys, PreparedRows, Task, learn
+from numpyro_disco.training.learning import FitKeys, PreparedRows, Task
 from numpyro_disco.training.network import MLP, UNet
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.optimizer import AdamW
@@ -41,6 +41,7 @@ from numpyro_disco.training.report_lines import FEW_PER_COLUMN
 from numpyro_disco.training.result import FitResult
 from numpyro_disco.training.row_weights import aligned_with_draws, draws_without_weights
 from numpyro_disco.training.settings import FitSettings, Refit, requested_settings
+from numpyro_disco.training.stages import learn_in_stages
 from numpyro_disco.training.table import (
     Table,
     check_dependence,
@@ -120,7 +121,7 @@ def fit(
         noise_scale: short for `objective=disco.Disco(noise_scale=...)`.
         network: sizes of the network, `disco.MLP(width=128, num_blocks=2)` by default, and
             `disco.UNet(width=32)` for arrays.
-        reference: "mixture" or `disco.MixtureFit(max_components=128)`, a Gaussian mixture with as
+        reference: "mixture" or `disco.MixtureFit(max_components=...)`, a Gaussian mixture with as
             many components as held-out rows support, the default of contrastive objectives;
             "gaussian", a Gaussian with the mean and twice the standard deviations of the data, the
             default of the others; or a reference of your own in the user's units (of unconstrained
@@ -235,7 +236,7 @@ def fit(
     task = Task(keys, prepared, settings, Checkpoint(checkpoint, marks), devices, progress_bar)
     if np.isnan(prepared.rows).any():
         return learn_from_incomplete(impute_key, task, resume)
-    return learn(task, "fit", resume)
+    return learn_in_stages(task, "fit", resume)
 
 
 def _requested(data: Any, resume: FitResult | None, given: dict[str, Any]) -> FitSettings:

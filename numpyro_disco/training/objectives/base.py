@@ -54,6 +54,8 @@ class Objective(abc.ABC):
     """True if discrete columns can be learned; those that match scores need gradients."""
     learns_energy: ClassVar[bool] = True
     """True if the network is an energy; a score network has no density."""
+    normalizes: ClassVar[bool] = False
+    """True if the network is a normalised density, not a correction to the reference."""
     default_reference: ClassVar[str] = "gaussian"
     """The reference that `fit` takes if none is given."""
 
