@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ import optax
 from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_key
-from numpyro_disco._statistics import effective_number, selected
+from numpyro_disco._statistics import selected
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit
@@ -37,7 +36,6 @@ from numpyro_disco.training.learning import FitKeys, PreparedRows, Task
 from numpyro_disco.training.network import MLP, UNet
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.optimizer import AdamW
-from numpyro_disco.training.report_lines import FEW_PER_COLUMN
 from numpyro_disco.training.result import FitResult
 from numpyro_disco.training.row_weights import aligned_with_draws, draws_without_weights
 from numpyro_disco.training.settings import FitSettings, Refit, requested_settings
@@ -51,6 +49,8 @@ from numpyro_disco.training.table import (
 )
 from numpyro_disco.training.table_warnings import (
     warn_of_determined,
+    warn_of_few_effective_rows,
+    warn_of_incomplete_rows,
     warn_of_spikes,
     warn_of_wide,
 )
@@ -230,7 +230,7 @@ def fit(
     )
     leaves_out = settings.missing == "complete" or stream is not None
     if leaves_out:
-        _warn_of_incomplete_rows(table, stream)
+        warn_of_incomplete_rows(table, sampled=stream is not None)
     settings, prepared = _prepare(spread_key, table, settings, leaves_out, variables)
     prepared = prepared._replace(stream=stream, variables=variables)
     task = Task(keys, prepared, settings, Checkpoint(checkpoint, marks), devices, progress_bar)
@@ -265,7 +265,7 @@ def _read(
         columns, draws = draws.columns, draws_without_weights(draws, weights)
         weights = aligned_with_draws(weights, data, len(next(iter(columns.values()))))
         table = read_table(columns, None, draws.supports, weights, smoothed=smoothed, fills=fills)
-    _warn_of_few_effective_rows(table)
+    warn_of_few_effective_rows(table)
     warn_of_wide(table, smoothed)
     return table, stream, None if draws is None else draws.variables
 
@@ -286,33 +286,6 @@ def _check_stream(settings: FitSettings, stream: Stream | None) -> None:
             "Expected no `missing=disco.Refit(...)` for rows that stay on disk: all rows are "
             f"imputed in memory; got {settings.missing}. Give a random part of the rows, as an "
             "array."
-        )
-
-
-def _warn_of_few_effective_rows(table: Table) -> None:
-    """Warn of weights of which a few are much larger than all others."""
-    num_rows, dimension = table.values.shape
-    effective = effective_number(table.weights, num_rows)
-    if table.weights is not None and effective < FEW_PER_COLUMN * dimension:
-        warnings.warn(
-            f"`weights` make {num_rows} rows of `data` worth {effective:.3g} equally weighted "
-            f"ones, which are few for {dimension} columns: most of the weight is on a few rows. "
-            "Bring more rows, or limit the largest weights.",
-            stacklevel=4,
-        )
-
-
-def _warn_of_incomplete_rows(table: Table, stream: Stream | None) -> None:
-    """Warn of rows with missing entries, which are left out."""
-    num_incomplete = int(table.incomplete.sum())
-    if num_incomplete:
-        found = f"{num_incomplete} of {len(table.values)} rows of"
-        warnings.warn(
-            f"{found} `data` have missing entries and are left out. To learn from them as well, "
-            "leave out `missing='complete'`."
-            if stream is None
-            else f"{found} a sample of `data` have missing entries; all such rows are left out.",
-            stacklevel=3,
         )
 
 

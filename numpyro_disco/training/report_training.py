@@ -44,7 +44,7 @@ def training_line(evidence: FitEvidence) -> ReportLine:
 def components_line(evidence: FitEvidence) -> ReportLine:
     """Check that the number of components of the fitted mixture did not run into its limit."""
     tried, fitted = evidence.components, evidence.settings.reference
-    assert isinstance(fitted, MixtureFit)
+    assert isinstance(fitted, MixtureFit) and fitted.max_components is not None
     limit = fitted.max_components
     # One component is wide, and not counted.
     num_components = len(evidence.energy.reference.components().log_weights) - 1
