@@ -40,6 +40,7 @@ from numpyro_disco.training.objectives import (
     Hutchinson,
     Implicit,
     Joint,
+    Likelihood,
     Multiscale,
     Sliced,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "Hutchinson",
     "Implicit",
     "Joint",
+    "Likelihood",
     "Langevin",
     "LoadError",
     "DrawInfo",

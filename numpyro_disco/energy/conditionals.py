@@ -35,6 +35,8 @@ def sample_conditional(
 
     Each row is drawn by the quickest way that is exact enough:
 
+    - *exact*: independent draws, if nothing is observed and the energy was learned by
+      `Likelihood`, a normalised density;
     - *importance*: points of the reference given the same coordinates are weighted by the energy
       and resampled, if their effective number is at least twice `num_samples`, and at least 200;
       their Pareto k is at most 0.7 (with free discrete coordinates, it is enough that the ten

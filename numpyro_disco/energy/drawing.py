@@ -1,6 +1,7 @@
 """Draws from many conditionals of one energy, each row by the quickest way that is exact enough.
 
-1. Every row gets weighted points of the reference's conditional (`importance.py`).
+0. Rows of which nothing is observed are drawn exactly, if the energy is a normalised density.
+1. Every other row gets weighted points of the reference's conditional (`importance.py`).
 2. Rows whose points are not enough, but would be if there were more, get more of them.
 3. The other rows are tempered, one run for each (`sampling.py`).
 
@@ -21,6 +22,7 @@ from numpyro_disco._checks import is_traced
 from numpyro_disco._random import host_generator
 from numpyro_disco._statistics import log_mean
 from numpyro_disco._typing import Array
+from numpyro_disco.energy.exact import can_draw_exactly, exact_draws
 from numpyro_disco.energy.importance import (
     BLOCK,
     ESS_PER_DRAW,
@@ -51,7 +53,7 @@ MIN_PARTICLES = 1024
 POINTS_PER_PARTICLE = 64
 """Most points for each particle that tempering would move. Moving a particle from the reference to
 the target takes at least ten times as many evaluations."""
-IMPORTANCE_NAME, TEMPERING_NAME = "importance", "tempering"
+EXACT_NAME, IMPORTANCE_NAME, TEMPERING_NAME = "exact", "importance", "tempering"
 
 
 class Request(NamedTuple):
@@ -83,15 +85,19 @@ class DrawInfo(NamedTuple):
     """How the draws of each row were made."""
 
     method: np.ndarray
-    """"importance" or "tempering", shape (rows,)."""
+    """"exact", "importance" or "tempering", shape (rows,)."""
     num_distinct: np.ndarray
-    """Number of distinct draws, shape (rows,)."""
+    """Number of distinct draws, shape (rows,). With "importance", at most 1 % are expected to be
+    copies of another draw; with "tempering", copies are rare but have no bound."""
     weight_ess: np.ndarray
     """Effective sample size of the weights of the reference's points, shape (rows,). With
     "tempering" it shows how far the reference is from the target."""
     pareto_k: np.ndarray
     """Pareto k of the same weights, shape (rows,). Means little if a discrete coordinate is free:
     the weights may then come in steps."""
+    effective_share: np.ndarray
+    """`weight_ess` over the number of points, shape (rows,): about the share of the reference's
+    draws that are worth one of the target."""
 
 
 class RowDraws(NamedTuple):
@@ -206,14 +212,15 @@ class _Drawing:
         self.known = np.asarray(rows.values, self.values.dtype)
         num_rows = len(self.values)
         self.weight_ess, self.pareto_k = np.zeros(num_rows), np.full(num_rows, np.inf)
+        self.effective_share = np.zeros(num_rows)
 
     def run(self) -> RowDraws:
         """Draw every row."""
         num_rows, dimension = self.values.shape
-        done: dict[int, _Row] = {}
-        for start in range(0, num_rows, self.request.rows_at_once):
-            chunk = np.arange(start, min(start + self.request.rows_at_once, num_rows))
-            done |= self._by_importance(chunk)
+        done = self._exactly(np.flatnonzero(~self.observed.any(axis=1)))
+        left = np.setdiff1d(np.arange(num_rows), list(done))
+        for start in range(0, len(left), self.request.rows_at_once):
+            done |= self._by_importance(left[start : start + self.request.rows_at_once])
         left = np.setdiff1d(np.arange(num_rows), list(done))
         mixed = (self.supports.discrete & ~self.observed[left]).any(axis=1)
         done |= self._by_tempering(left[~mixed], 0)
@@ -232,8 +239,23 @@ class _Drawing:
                 np.array([one.num_distinct for one in in_order], int),
                 self.weight_ess,
                 self.pareto_k,
+                self.effective_share,
             ),
         )
+
+    # -- exact draws of all coordinates ---------------------------------------------------------
+
+    def _exactly(self, rows: np.ndarray) -> dict[int, _Row]:
+        """Rows of which nothing is observed, if the energy is a normalised density."""
+        if not can_draw_exactly(self.energy):
+            return {}
+        done, num_samples = {}, self.request.num_samples
+        for row in map(int, rows):
+            y = exact_draws(self.rng_key, self.energy, row, particles_for(max(num_samples, 1)))
+            draws = np.asarray(self.supports.constrain(y[:num_samples]))
+            self.weight_ess[row], self.pareto_k[row] = len(y), 0.0
+            done[row] = _Row(draws, 0.0, 0.0, EXACT_NAME, num_samples)
+        return done
 
     # -- importance -----------------------------------------------------------------------------
 
@@ -301,6 +323,7 @@ class _Drawing:
             in_steps=bool((self.supports.discrete & ~self.observed[row]).any()),
         )
         self.weight_ess[row], self.pareto_k[row] = judgement.weight_ess, judgement.pareto_k
+        self.effective_share[row] = judgement.weight_ess / len(points.log_weights)
         return judgement
 
     def _resampled(self, row: int, points: Points) -> _Row:

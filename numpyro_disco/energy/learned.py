@@ -6,6 +6,9 @@ mean of the training rows, and both add a network to a reference density q of z:
 - `LearnedEnergy`: E(z) = -log q(z) + f(z), the energy of a density;
 - `LearnedScore`: s(z) = grad log q(z) + g(z), which need not be the gradient of anything.
 
+The network of an energy may itself be a normalised density a(z). Then f(z) = log q(z) - log p(z)
+with p = (1 - e) a + e q for a small share e, so that E = -log p, whose integral is one.
+
 Weights are leaves of the callable, so that compiled programs take them as arguments instead of
 holding them as constants.
 """
@@ -18,10 +21,12 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from numpyro_disco._typing import Array, EnergyFn, Pytree
+from numpyro_disco.energy.autoregressive import AutoregressiveNetwork
 from numpyro_disco.references.base import Reference
 
 
@@ -62,6 +67,8 @@ class Learned(abc.ABC):
         """
         network = nnx.merge(self.graph, self.weights)
         log_prob, local = self.reference.describe(z)
+        if isinstance(network, AutoregressiveNetwork):
+            return log_prob, log_prob - network.mixed_with(log_prob, network.log_prob(z))
         return log_prob, network(z, local) if network.num_local else network(z)
 
     @abc.abstractmethod
@@ -97,6 +104,21 @@ class LearnedEnergy(Learned):
     def score(self, z: Array) -> Array:
         """Minus the gradient of `standardized`, shape (D,)."""
         return -jax.grad(self.standardized)(z)
+
+    @property
+    def is_normalized(self) -> bool:
+        """True if the network is a normalised density: exp(-E) integrates to one."""
+        return isinstance(nnx.merge(self.graph, self.weights), AutoregressiveNetwork)
+
+    def sample(self, rng_key: Array, num_draws: int) -> Array:
+        """Independent draws of exp(-E), which has to be normalised, shape (num_draws, D)."""
+        network_key, reference_key, share_key = jax.random.split(rng_key, 3)
+        network = nnx.merge(self.graph, self.weights)
+        z = network.sample(network_key, num_draws)
+        others = self.reference.sample(reference_key, (num_draws,))
+        taken = jax.random.uniform(share_key, (num_draws, 1)) < network.defensive_share
+        z = jnp.where(taken, others, z)
+        return self.loc + jnp.linalg.solve(self.whitener, z.T).T
 
 
 @register_learned

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from flax import nnx
 from numpyro_disco._numpyro import with_batch_shape
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energy.archive import LoadError, damage_reported, read_archive, write_archive
+from numpyro_disco.energy.autoregressive import AutoregressiveNetwork
 from numpyro_disco.energy.convolutions import EnergyUNet
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
 from numpyro_disco.energy.learned import LearnedEnergy
@@ -40,6 +41,10 @@ REFERENCE_FIELDS = {
     "MixedReference": ("log_weights", "means", "covariances", "log_probabilities"),
 }
 """Arrays of each kind of reference."""
+NETWORKS: dict[str, Callable[..., nnx.Module]] = {
+    kind.__name__: kind for kind in (EnergyNetwork, EnergyUNet, AutoregressiveNetwork)
+}
+"""Kinds of networks by name."""
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -205,9 +210,7 @@ def _energy(description: Mapping[str, Any], arrays: Arrays) -> LearnedEnergy:
     # Shapes only: the sizes in the description are compared with the arrays before any memory of
     # such a size is allocated.
     sizes = dict(description["network"])
-    make = {"EnergyNetwork": EnergyNetwork, "EnergyUNet": EnergyUNet}[
-        sizes.pop("kind", "EnergyNetwork")
-    ]
+    make = NETWORKS[sizes.pop("kind", EnergyNetwork.__name__)]
     network = nnx.eval_shape(lambda: make(**sizes, rngs=nnx.Rngs(0)))
     graph, fresh = nnx.split(network)
 

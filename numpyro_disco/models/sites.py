@@ -107,18 +107,15 @@ def sample(
             f"Expected an `EnergyDistribution` for `prior`; got {type(prior).__name__}. For other "
             "distributions use `numpyro.sample`."
         )
-    array = prior.variables is not None and prior.variables.array is not None
     if obs is not None:
         values = prior.from_vectors(_sample_table(name, prior, obs, padded))
-    elif array:
+    elif len(prior.event_shape) > 1:
         return numpyro.sample(name, prior)
     else:
         values = _sample_vector(name, prior)
     if not deterministic:
         return values
-    if array:
-        return numpyro.deterministic(name, values)
-    if prior.variables is None:
+    if not isinstance(values, dict):
         return numpyro.deterministic(name, values)
     sites = {part.name for part in parts_of(prior, _given(name))} if obs is None else ()
     for variable in sorted(set(values) - set(sites)):
@@ -155,7 +152,7 @@ def site_values(name: str, prior: EnergyDistribution, x: ArrayLike) -> dict[str,
 def _sample_vector(name: str, prior: EnergyDistribution) -> Any:
     """One site for each free coordinate or variable, and their joint factor."""
     known = site_names(prior)
-    parts = [part for v in prior.variables or () for part in v.elements] or prior.names
+    parts = [p for v in prior.variables or () for p in v.elements + v.coordinates] or prior.names
     _check_handlers(name, known, set(parts) - set(known), prior)
     values = [
         (part, _sample_part(f"{name}.{part.name}", part)) for part in parts_of(prior, _given(name))
@@ -278,7 +275,6 @@ def _check_handlers(
 def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool | None) -> Array:
     """The missing entries of a table as one site, and the completed table."""
     pattern = prior.pattern(_known(obs), "obs")
-    observed = pattern.observed
     if prior.variables is not None and any(v.joint_support for v in prior.variables):
         joint = [v.name for v in prior.variables if v.joint_support]
         raise ValueError(
@@ -287,7 +283,7 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
         )
     if any(prior.observed):
         raise ValueError("Expected an unclamped prior with `obs`: put the values into the table.")
-    prior = prior.as_vector
+    prior, observed = prior.as_vector, pattern.observed
     own = ["missing", "levels"] if prior.coordinate_supports.discrete.any() else ["missing"]
     _check_handlers(name, own, prior.names)
     # Under `jit` a conversion by JAX would trace concrete values.

@@ -37,6 +37,8 @@ ROUNDING_VARIANCE = 2.0
 """Share of each column's variance that is added to it in every component, in units of the machine
 epsilon times the number of columns. Without it, a component could be closer to singular than the
 precision of its conditionals allows."""
+MAX_COMPONENTS, ROWS_FOR_ONE = (128, 512), 32
+"""Default largest number of components, on few rows and on many, and rows for each in between."""
 ROWS_PER_COLUMN = 4
 """Rows per column from which a component's covariance is used without shrinkage."""
 BASE_COMPONENTS, BASE_ROWS_PER_COLUMN = 8, 4
@@ -57,7 +59,8 @@ class MixtureFit:
     component, wide and of small weight, covers the space in between.
 
     Args:
-        max_components: largest number of components, not counting the wide one.
+        max_components: largest number of components, not counting the wide one. By default one for
+            every 32 rows, but at least 128 and at most 512.
 
     Raises:
         ValueError: `max_components` is not a positive whole number.
@@ -67,10 +70,18 @@ class MixtureFit:
         MixtureFit(max_components=16)
     """
 
-    max_components: int = 128
+    max_components: int | None = None
 
     def __post_init__(self) -> None:
-        check_count(self.max_components, "max_components")
+        if self.max_components is not None:
+            check_count(self.max_components, "max_components")
+
+    def resolved(self, num_rows: float) -> MixtureFit:
+        """Choose the largest number of components by the number of rows."""
+        if self.max_components is not None:
+            return self
+        fewest, most = MAX_COMPONENTS
+        return MixtureFit(max_components=max(fewest, min(most, int(num_rows) // ROWS_FOR_ONE)))
 
 
 def fit_reference(
@@ -121,7 +132,9 @@ def fit_reference(
     best_log_densities: np.ndarray = np.zeros(0)
     tried: dict[int, float] = {}
     num_means = rows.shape[1] + indicators.shape[1] - len(shares)
-    counts = _component_counts(num_rows, num_means, settings.max_components)
+    most = settings.resolved(num_rows).max_components
+    assert most is not None
+    counts = _component_counts(num_rows, num_means, most)
     whitened, loc, factor = _whitened(rows, row_weights)
     fits = growing_mixtures(
         np.concatenate([whitened, indicators], axis=1), counts, shares, row_weights

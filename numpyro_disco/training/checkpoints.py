@@ -228,11 +228,15 @@ _NO_RECORDS: dict[str, Any] = {name: None for name in Run._fields if name not in
 """Fields of a run that are no arrays of a fixed shape."""
 
 
+_PARTS = r"(fit|refit_\d+)(_likelihood)?"
+"""Names of the parts of a checkpoint, one for each training of a network."""
+
+
 def _check_folder(path: Path) -> None:
     """Refuse a file, and a folder with something else in it."""
     if path.is_dir():
         foreign = sorted(
-            child.name for child in path.iterdir() if not re.fullmatch(r"fit|refit_\d+", child.name)
+            child.name for child in path.iterdir() if not re.fullmatch(_PARTS, child.name)
         )
         if not foreign:
             return

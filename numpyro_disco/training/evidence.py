@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,16 @@ from numpyro_disco.tables.columns import Column
 from numpyro_disco.training.batches import TrainingRows, spread_picks, training_rows
 from numpyro_disco.training.loop import History
 from numpyro_disco.training.objectives import Objective
+from numpyro_disco.training.settings import FitSettings
+
+
+class ImputedRows(NamedTuple):
+    """Numbers of rows with missing entries, which were imputed to learn from them."""
+
+    total: int
+    """In all."""
+    judging: int
+    """Among the held-out rows that judge; 0 if these are complete rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,17 +56,29 @@ class FitEvidence:
     """Losses by training step."""
     best_step: int
     """The step whose weights `model` holds; 0 if no step improved on the initial weights."""
-    objective: Objective
-    """The training objective, every default resolved."""
+    settings: FitSettings
+    """The settings of the fit, every default resolved."""
     noise_scales: Mapping[float, float]
     """Mean held-out log density of the smoothed rows by noise scale tried; empty if the scale was
     given."""
+    components: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    """Mean held-out log density by number of components tried; empty unless a mixture was
+    fitted as the reference."""
+    interrupted: bool = False
+    """True if training was interrupted."""
     row_weights: np.ndarray | None = None
     """Positive weights of the training rows, shape (N,); None if all are equal."""
     held_out_weights: np.ndarray | None = None
     """Positive weights of the held-out rows, shape (M,); None if all are equal."""
+    imputed: ImputedRows = ImputedRows(0, 0)
+    """Rows with missing entries."""
     array_shape: tuple[int, ...] | None = None
     """Shape of the arrays that the rows are, such as images; None for a table."""
+
+    @property
+    def objective(self) -> Objective:
+        """The training objective."""
+        return self.settings.objective
 
     @property
     def density(self) -> EnergyDistribution:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ import optax
 from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_key
-from numpyro_disco._statistics import effective_number, selected
+from numpyro_disco._statistics import selected
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit
@@ -33,14 +32,14 @@ from numpyro_disco.training.arrays import (
 )
 from numpyro_disco.training.checkpoints import Checkpoint, fit_marks
 from numpyro_disco.training.incomplete_rows import learn_from_incomplete
-from numpyro_disco.training.learning import FitKeys, PreparedRows, Task, learn
+from numpyro_disco.training.learning import FitKeys, PreparedRows, Task
 from numpyro_disco.training.network import MLP, UNet
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.optimizer import AdamW
-from numpyro_disco.training.report_lines import FEW_PER_COLUMN
 from numpyro_disco.training.result import FitResult
-from numpyro_disco.training.row_weights import draws_without_weights
+from numpyro_disco.training.row_weights import aligned_with_draws, draws_without_weights
 from numpyro_disco.training.settings import FitSettings, Refit, requested_settings
+from numpyro_disco.training.stages import learn_in_stages
 from numpyro_disco.training.table import (
     Table,
     check_dependence,
@@ -50,6 +49,8 @@ from numpyro_disco.training.table import (
 )
 from numpyro_disco.training.table_warnings import (
     warn_of_determined,
+    warn_of_few_effective_rows,
+    warn_of_incomplete_rows,
     warn_of_spikes,
     warn_of_wide,
 )
@@ -120,7 +121,7 @@ def fit(
         noise_scale: short for `objective=disco.Disco(noise_scale=...)`.
         network: sizes of the network, `disco.MLP(width=128, num_blocks=2)` by default, and
             `disco.UNet(width=32)` for arrays.
-        reference: "mixture" or `disco.MixtureFit(max_components=128)`, a Gaussian mixture with as
+        reference: "mixture" or `disco.MixtureFit(max_components=...)`, a Gaussian mixture with as
             many components as held-out rows support, the default of contrastive objectives;
             "gaussian", a Gaussian with the mean and twice the standard deviations of the data, the
             default of the others; or a reference of your own in the user's units (of unconstrained
@@ -214,13 +215,11 @@ def fit(
         "held_out_fraction": held_out_fraction,
         "patience": patience,
     }
-    if is_stack_of_arrays(data) and resume is None:
-        given = array_defaults(given)
-    settings = requested_settings(None if resume is None else resume.settings, **given)
+    settings = _requested(data, resume, given)
     sample_key = jax.random.fold_in(keys.table, 2)
     table, stream, variables = _read(sample_key, data, names, weights, settings)
     _check_stream(settings, stream)
-    _check_settings(table, settings)
+    settings = _for_columns(table, variables, settings)
     spread_key, impute_key = jax.random.split(keys.table)
     marks = fit_marks(
         rng_key,
@@ -231,16 +230,20 @@ def fit(
     )
     leaves_out = settings.missing == "complete" or stream is not None
     if leaves_out:
-        _warn_of_incomplete_rows(table, stream)
-    if variables is not None and variables.array is not None:
-        settings, prepared = prepare_arrays(table, variables, settings, leaves_out)
-    else:
-        settings, prepared = _prepare(spread_key, table, settings, leaves_out)
-        prepared = prepared._replace(stream=stream, variables=variables)
+        warn_of_incomplete_rows(table, sampled=stream is not None)
+    settings, prepared = _prepare(spread_key, table, settings, leaves_out, variables)
+    prepared = prepared._replace(stream=stream, variables=variables)
     task = Task(keys, prepared, settings, Checkpoint(checkpoint, marks), devices, progress_bar)
     if np.isnan(prepared.rows).any():
         return learn_from_incomplete(impute_key, task, resume)
-    return learn(task, "fit", resume)
+    return learn_in_stages(task, "fit", resume)
+
+
+def _requested(data: Any, resume: FitResult | None, given: dict[str, Any]) -> FitSettings:
+    """The requested settings, for rows or for arrays."""
+    if is_stack_of_arrays(data) and resume is None:
+        given = array_defaults(given)
+    return requested_settings(None if resume is None else resume.settings, **given)
 
 
 def _read(
@@ -260,8 +263,9 @@ def _read(
     else:
         stream = None
         columns, draws = draws.columns, draws_without_weights(draws, weights)
+        weights = aligned_with_draws(weights, data, len(next(iter(columns.values()))))
         table = read_table(columns, None, draws.supports, weights, smoothed=smoothed, fills=fills)
-    _warn_of_few_effective_rows(table)
+    warn_of_few_effective_rows(table)
     warn_of_wide(table, smoothed)
     return table, stream, None if draws is None else draws.variables
 
@@ -285,38 +289,13 @@ def _check_stream(settings: FitSettings, stream: Stream | None) -> None:
         )
 
 
-def _warn_of_few_effective_rows(table: Table) -> None:
-    """Warn of weights of which a few are much larger than all others."""
-    num_rows, dimension = table.values.shape
-    effective = effective_number(table.weights, num_rows)
-    if table.weights is not None and effective < FEW_PER_COLUMN * dimension:
-        warnings.warn(
-            f"`weights` make {num_rows} rows of `data` worth {effective:.3g} equally weighted "
-            f"ones, which are few for {dimension} columns: most of the weight is on a few rows. "
-            "Bring more rows, or limit the largest weights.",
-            stacklevel=4,
-        )
-
-
-def _warn_of_incomplete_rows(table: Table, stream: Stream | None) -> None:
-    """Warn of rows with missing entries, which are left out."""
-    num_incomplete = int(table.incomplete.sum())
-    if num_incomplete:
-        found = f"{num_incomplete} of {len(table.values)} rows of"
-        warnings.warn(
-            f"{found} `data` have missing entries and are left out. To learn from them as well, "
-            "leave out `missing='complete'`."
-            if stream is None
-            else f"{found} a sample of `data` have missing entries; all such rows are left out.",
-            stacklevel=3,
-        )
-
-
-def _check_settings(table: Table, settings: FitSettings) -> None:
-    """Refuse settings that do not fit the columns."""
+def _for_columns(table: Table, variables: Variables | None, settings: FitSettings) -> FitSettings:
+    """Refuse settings that do not fit the columns; find the columns that the objective names."""
     _check_reference(settings.reference, len(table.names))
     settings.objective.check_dimension(*table.values.shape)
     _check_discrete(table, settings)
+    objective = settings.objective.for_columns(table.names, variables)
+    return dataclasses.replace(settings, objective=objective)
 
 
 def _check_discrete(table: Table, settings: FitSettings) -> None:
@@ -358,12 +337,18 @@ def _check_reference(reference: Any, dimension: int) -> None:
 
 
 def _prepare(
-    rng_key: Array, table: Table, settings: FitSettings, leaves_out: bool
+    rng_key: Array,
+    table: Table,
+    settings: FitSettings,
+    leaves_out: bool,
+    variables: Variables | None,
 ) -> tuple[FitSettings, PreparedRows]:
     """Check the rows, choose a transform, and map the rows to unconstrained space.
 
     Rows with missing entries are left out, if `leaves_out`.
     """
+    if variables is not None and variables.array is not None:
+        return prepare_arrays(table, variables, settings, leaves_out)
     resolution = settings.objective.smallest_resolution
     if settings.objective.is_contrastive:
         warn_of_spikes(table)

@@ -14,12 +14,14 @@ from numpyro_disco._checks import check_count
 from numpyro_disco._compiling import compiler_options
 from numpyro_disco._statistics import effective_number
 from numpyro_disco._typing import Array
+from numpyro_disco.energy.autoregressive import AutoregressiveNetwork
 from numpyro_disco.energy.convolutions import EnergyUNet, ScoreUNet
 from numpyro_disco.energy.learned import Learned, LearnedEnergy, LearnedScore
 from numpyro_disco.energy.networks import EnergyNetwork, ScoreNetwork
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.gaussian import GaussianReference
 from numpyro_disco.training.batches import TrainingRows
+from numpyro_disco.training.column_order import column_order
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.units import Units
 
@@ -197,6 +199,7 @@ def untrained_model(
         shape: shape of an array, for a `UNet`.
     """
     dimension = len(units.loc)
+    order = column_order(units.standardize(units.rows)) if objective.normalizes else None
     gaussian = isinstance(reference, GaussianReference)
     num_local = 0 if gaussian else dimension + len(reference.components().log_weights)
     if linear is not None and not objective.learns_energy:
@@ -211,6 +214,15 @@ def untrained_model(
     def made(rng_key: Array) -> nnx.Module:
         if isinstance(network, UNet):
             return network.make(objective, shape, nnx.Rngs(rng_key))
+        if objective.normalizes:
+            return AutoregressiveNetwork(
+                dimension,
+                order=order,
+                width=max(1, network.width // 2),
+                num_blocks=network.num_blocks,
+                defensive_share=objective.share,
+                rngs=nnx.Rngs(rng_key),
+            )
         return make(
             dimension,
             width=network.width,

@@ -111,6 +111,27 @@ def weights_line(evidence: FitEvidence) -> ReportLine:
     )
 
 
+def missing_line(evidence: FitEvidence) -> ReportLine:
+    """Check that no imputed entries are among those that judge."""
+    total, judging = evidence.imputed
+    held_out = len(evidence.held_out)
+    return make_line(
+        "missing",
+        judging,
+        WARN if judging else PASS,
+        f"{total} rows with missing entries were imputed; "
+        + (
+            f"{judging} of {held_out} held-out rows are among them, and agree with what imputed "
+            "them in the other checks"
+            if judging
+            else f"the {held_out} held-out rows that judge are complete, and weighted to stand for "
+            "all"
+        ),
+        "complete rows are too few to judge alone: bring more, or hold out a larger "
+        "`held_out_fraction`",
+    )
+
+
 def no_draws_line(problem: RuntimeError) -> ReportLine:
     """Report why the learned density could not be sampled."""
     return make_line(
@@ -163,6 +184,9 @@ def log_density_line(
         rows = np.asarray(evidence.rows[:, real], np.float64)
         covariance = np.cov(rows, rowvar=False, aweights=row_weights)
         covariance = covariance.reshape(2 * rows.shape[1:])
+        if evidence.array_shape is not None:
+            # Elements of arrays may be constant; both densities are smoothed.
+            covariance = covariance + evidence.objective.resolution**2 * np.eye(len(covariance))
         center = column_means(rows, row_weights)
         gaussian = multivariate_normal.logpdf(held_out[:, real], center, covariance)
         simple = simple + np.asarray(gaussian, np.float64)

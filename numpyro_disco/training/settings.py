@@ -24,8 +24,10 @@ from numpyro_disco.training.transforms import TRANSFORMS
 BATCH_SIZE, SMALL_BATCH, SMALL_ROWS, LARGE_BATCH, LARGE_ROWS = 1024, 512, 2000, 2048, 10_000
 """Default batch size, and those of a contrastive objective on at most `SMALL_ROWS` and on more than
 `LARGE_ROWS` rows."""
+LIKELIHOOD_BATCH = 256
+"""Default batch size of maximum likelihood, which does without draws."""
 STRICT_STEPS, NUM_STEPS = 1500, 3000
-"""Default number of steps of strict objectives, and of the others."""
+"""Default number of steps of contrastive objectives, and of the others."""
 PATIENCE, HELD_OUT_FRACTION = 500, 0.1
 """Defaults of the arguments of `fit` with these names."""
 
@@ -90,11 +92,6 @@ class FitSettings:
             raise ValueError(
                 f"Expected one of {TRANSFORMS} for `transform`; got {self.transform!r}."
             )
-        if self.transform is not None and isinstance(self.reference, Reference):
-            raise ValueError(
-                "Expected 'mixture' or 'gaussian' for `reference` with `transform`: yours cannot "
-                "know the coordinates that columns are mapped to. Leave one of the two out."
-            )
         if not isinstance(self.missing, Refit) and self.missing not in ("complete", "mixture"):
             raise ValueError(
                 "Expected 'mixture', 'complete' or `disco.Refit(num_refits=...)` for `missing`; "
@@ -138,9 +135,13 @@ class FitSettings:
             optimizer = dataclasses.replace(optimizer, weight_decay=1.0 if decays else 0.0)
         if batch_size is None:
             batch_size = _contrastive_batch(num_rows) if contrastive else BATCH_SIZE
+            if self.objective.normalizes:
+                batch_size = LIKELIHOOD_BATCH
         objective = self.objective.resolved(reference, num_rows)
+        made_by = self.reference
         return dataclasses.replace(
             self,
+            reference=made_by.resolved(num_rows) if isinstance(made_by, MixtureFit) else made_by,
             objective=objective,
             network=self.network.resolved(objective, reference),
             optimizer=optimizer,
@@ -186,11 +187,12 @@ def requested_settings(
         supports={},
         transform=None,
         missing="mixture",
-        num_steps=STRICT_STEPS if chosen.strict else NUM_STEPS,
+        num_steps=STRICT_STEPS if chosen.strict and not chosen.normalizes else NUM_STEPS,
         batch_size=None,
         held_out_fraction=HELD_OUT_FRACTION,
         patience=PATIENCE,
     )
+    _check_transform(given["transform"] or defaults.transform, reference, previous)
     if reference is None:
         reference = defaults.reference
     if given["network"] is not None and not isinstance(given["network"], MLP | UNet):
@@ -204,6 +206,16 @@ def requested_settings(
     return dataclasses.replace(
         defaults, objective=chosen, reference=_reference(reference), **explicit
     )
+
+
+def _check_transform(transform: str | None, reference: Any, previous: FitSettings | None) -> None:
+    """Refuse a reference of the user's own for columns that are mapped."""
+    mapped = transform is not None and previous is None
+    if mapped and isinstance(reference, Reference):
+        raise ValueError(
+            "Expected 'mixture' or 'gaussian' for `reference` with `transform`: yours cannot "
+            "know the coordinates that columns are mapped to. Leave one of the two out."
+        )
 
 
 def _objective(

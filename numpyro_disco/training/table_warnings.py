@@ -7,8 +7,10 @@ import warnings
 import numpy as np
 
 from numpyro_disco._levels import MAX_LEVELS
+from numpyro_disco._statistics import effective_number
 from numpyro_disco.tables.columns import Whole
 from numpyro_disco.training.determined import find_determined
+from numpyro_disco.training.report_lines import FEW_PER_COLUMN
 from numpyro_disco.training.table import Table, constant_columns
 
 SPIKE_ROWS, SPIKE = 20, 5
@@ -100,4 +102,31 @@ def warn_of_wide(table: Table, smoothed: bool) -> None:
             "over the unit interval around each, others are taken as real numbers. Round draws to "
             "get whole numbers back.",
             stacklevel=4,
+        )
+
+
+def warn_of_few_effective_rows(table: Table) -> None:
+    """Warn of weights of which a few are much larger than all others."""
+    num_rows, dimension = table.values.shape
+    effective = effective_number(table.weights, num_rows)
+    if table.weights is not None and effective < FEW_PER_COLUMN * dimension:
+        warnings.warn(
+            f"`weights` make {num_rows} rows of `data` worth {effective:.3g} equally weighted "
+            f"ones, which are few for {dimension} columns: most of the weight is on a few rows. "
+            "Bring more rows, or limit the largest weights.",
+            stacklevel=4,
+        )
+
+
+def warn_of_incomplete_rows(table: Table, *, sampled: bool) -> None:
+    """Warn of rows with missing entries, which are left out; `sampled` rows stand for others."""
+    num_incomplete = int(table.incomplete.sum())
+    if num_incomplete:
+        found = f"{num_incomplete} of {len(table.values)} rows of"
+        warnings.warn(
+            f"{found} a sample of `data` have missing entries; all such rows are left out."
+            if sampled
+            else f"{found} `data` have missing entries and are left out. To learn from them as "
+            "well, leave out `missing='complete'`.",
+            stacklevel=3,
         )

@@ -21,6 +21,7 @@ OBJECTIVES: dict[str, type] = {
     "disco": disco.Disco,
     "disco_score": disco.DiscoScore,
     "joint": disco.Joint,
+    "likelihood": disco.Likelihood,
     "denoising": disco.Denoising,
     "multiscale": disco.Multiscale,
     "diffusion": disco.Diffusion,
@@ -28,7 +29,7 @@ OBJECTIVES: dict[str, type] = {
     "hutchinson": disco.Hutchinson,
     "sliced": disco.Sliced,
 }
-WITH_MIXTURE = ("contrastive", "joint")
+WITH_MIXTURE = ("contrastive", "joint", "likelihood")
 """Objectives for which `fit` fits a mixture by default."""
 REFERENCES = ("mixture", "gaussian")
 PLAIN = (

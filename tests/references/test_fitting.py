@@ -96,7 +96,13 @@ def test_draws_that_are_not_finite_are_refused():
         fit_mixture(np.array([[0.0], [np.inf]]))
 
 
-@pytest.mark.parametrize("wrong", [0, -1, 2.0, True, None])
+@pytest.mark.parametrize(("num_rows", "most"), [(100, 128), (9000, 281), (1e6, 512)])
+def test_more_rows_allow_more_components(num_rows, most):
+    assert MixtureFit().resolved(num_rows) == MixtureFit(max_components=most)
+    assert MixtureFit(max_components=4).resolved(num_rows) == MixtureFit(max_components=4)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.0, True])
 def test_max_components_must_be_a_count(wrong):
     with pytest.raises(ValueError, match="`max_components`; got"):
         MixtureFit(max_components=wrong)

@@ -33,7 +33,7 @@ def test_settings_of_a_fit_have_no_open_defaults(few):
     assert settings.reference == disco.MixtureFit(max_components=128)
     assert (settings.batch_size, settings.patience) == (64, 500)
     printed = str(settings)
-    assert "objective          Contrastive(defensive_share=0.001, num_redraws=0)" in printed
+    assert f"objective          {settings.objective}" in printed
     assert all(getattr(settings, name) is not None for name in NOTHING if name != "transform")
 
 

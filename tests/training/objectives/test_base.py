@@ -70,7 +70,8 @@ def test_objective_trains(rows, name):
         return
     np.testing.assert_allclose(score, fit.distribution.score(rows[:100]), rtol=1e-3, atol=1e-3)
     smoothed = fit.distribution.noise_scale is not None
-    assert smoothed == (name not in ("contrastive", "joint", "implicit", "hutchinson", "sliced"))
+    exact = ("contrastive", "joint", "implicit", "hutchinson", "sliced", "likelihood")
+    assert smoothed == (name not in exact)
 
 
 @pytest.mark.slow

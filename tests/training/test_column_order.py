@@ -1,0 +1,19 @@
+"""The order of columns of an autoregressive density."""
+
+import numpy as np
+
+from numpyro_disco.training.column_order import column_order
+
+
+def test_a_function_of_others_comes_last():
+    a, b = np.random.default_rng(0).normal(size=(2, 1500))
+    c = np.sin(2 * a) + b**2
+    rows = np.stack([c / c.std(), a, b], axis=1)
+    assert column_order(rows)[-1] == 0
+    # Broken twin: a column of its own comes first.
+    rows[:, 0] = np.random.default_rng(1).normal(size=1500)
+    assert column_order(rows)[0] == 0 or column_order(rows)[-1] != 0
+
+
+def test_a_single_column_has_one_order():
+    assert column_order(np.zeros((5, 1))) == (0,)
