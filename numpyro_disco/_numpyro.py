@@ -43,6 +43,7 @@ __all__ = [
     "chooses_start",
     "constrain_fn",
     "enumerated",
+    "enumerates_later",
     "event_constraint",
     "handlers_that_observe",
     "has_own_support",
@@ -129,6 +130,16 @@ def chooses_start(rng_key: Array) -> bool:
     # The strategy is not to see our handlers: it may run parts of a model itself.
     with only_handlers([]):
         return any(function(dict(unknown)) is not None for function in functions)
+
+
+def enumerates_later() -> bool:
+    """True while SVI runs a model with `config_enumerate` beside its guide.
+
+    `TraceEnum_ELBO` does so for parameters, shapes and dependencies alone, before it enumerates.
+    """
+    active = active_handlers()
+    marked = any(isinstance(handler, numpyro.handlers.infer_config) for handler in active)
+    return marked and any(isinstance(handler, numpyro.handlers.replay) for handler in active)
 
 
 # -- models ------------------------------------------------------------------------------------
@@ -254,6 +265,31 @@ class _OtherModel:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.kernel, name)
+
+
+def with_observed_vectors(sampler: MCMC, vectors: Mapping[str, Array]) -> MCMC:
+    """A copy of an `MCMC` that has run, with arrays in place of the observed values of some sites.
+
+    Args:
+        sampler: the sampler, which stays as it is.
+        vectors: the arrays by site.
+    """
+    other = copy.copy(sampler)
+    other.sampler = _OtherModel(sampler.sampler, _Observe(sampler.sampler.model, vectors))
+    return other
+
+
+class _Observe(Messenger):
+    """Other observed values for sites."""
+
+    def __init__(self, fn: Callable, vectors: Mapping[str, Array]) -> None:
+        super().__init__(fn)
+        self.vectors = vectors
+
+    def process_message(self, msg: dict[str, Any]) -> None:
+        """Replace the value of a message that is observed."""
+        if msg["type"] == "sample" and msg["is_observed"] and msg["name"] in self.vectors:
+            msg["value"] = self.vectors[msg["name"]]
 
 
 def with_renamed_sites(sampler: MCMC, names: Mapping[str, str]) -> MCMC:

@@ -89,6 +89,15 @@ def draw_mixture(rng, weights, means, deviations, num_draws):
     return means[component] + deviations[component] * rng.standard_normal(num_draws)
 
 
+def draw_tempered(rng, weights, means, deviations, inverse_temperature, num_draws):
+    """Draws of a power of the density of a mixture in one dimension, from a grid, shape (n,)."""
+    grid = np.linspace((means - 9 * deviations).min(), (means + 9 * deviations).max(), 20_001)
+    squares = ((grid[:, None] - means) / deviations) ** 2
+    density = np.exp(-0.5 * squares) @ (weights / deviations)
+    mass = np.cumsum(density**inverse_temperature)
+    return np.interp(rng.uniform(0, mass[-1], num_draws), mass, grid)
+
+
 def paper_mixture(dimension, seed=0):
     """The paper's twenty Gaussians, standardised by the mean and deviation of 10,000 draws.
 

@@ -32,7 +32,7 @@ def learned(rows, size, name):
         diffusion_key, rows, process, energy=False, name=name, **training
     )
     num_draws = size["num_draws"]
-    found = {"DISCO": methods.disco_tempered(prior, num_draws, 1, 10)}
+    found = {"DISCO": methods.disco_tempered(prior.energy, num_draws, 1, 10)}
     return found | {
         rival: methods.rival(rival, process, denoise, num_draws, 2) for rival in methods.RIVALS
     }

@@ -6,6 +6,7 @@ so an interrupted run continues where it stopped.
 
     python examples/paper/figure_4.py                  the paper's size: hours on a GPU
     python examples/paper/figure_4.py --size reduced   D = 2 and 10: twenty minutes on one core
+    python examples/paper/figure_4.py --exact          exact scores: the samplers' own errors
     python examples/paper/figure_4.py --quick          a quick run of every step
 """
 
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import methods
 import numpy as np
-from exact import draw_mixture, paper_mixture, wasserstein
+from exact import draw_mixture, draw_tempered, paper_mixture, wasserstein
 from processes import variance_exploding
 
 import numpyro_disco as disco
@@ -57,8 +58,11 @@ SIZES = {
     "reduced": Size((2, 10), 1, 20_000, 2500, 512, 2, {2: 64, 10: 64}, None, 100, 20, 512),
     "quick": Size((2,), 1, 1000, 50, 64, 1, {2: 16}, 50, 20, 2, 64),
 }
-FLOOR, PERFECT = "exact draws", "perfect model at sigma(0)"
+FLOOR = "exact draws"
+PERFECT, PERFECT_COOLED = "perfect model at sigma(0)", "perfect model, cooled"
 DEFAULT = "numpyro_disco by default"
+COOLING = (methods.NOISE_SCALE / methods.COOLED) ** 2
+"""Power of the density that sampling with a smaller sigma(0) amounts to."""
 
 
 class Result(NamedTuple):
@@ -80,19 +84,44 @@ def learn(truth, dimension, seed, size, name):
     steps = size.num_steps * (1 if dimension == 2 else 2)
     training = {"num_steps": steps, "batch_size": size.batch_size, "name": name}
     training |= {"width": size.widths[dimension], "num_blocks": size.num_blocks}
-    process = variance_exploding(size.num_levels, methods.NOISE_SCALE, 2 if dimension < 50 else 5)
+    process = noise_process(dimension, size)
     prior = methods.learn_disco(keys[0], rows, **training)
     denoise = methods.learn_diffusion(keys[1], rows, process, energy=True, **training)
-    default = methods.learn_default(keys[2], rows, num_steps=size.num_default_steps, name=name)
-    cooled = prior.cool(methods.COOLED)
+
+    def default(rng_key, points):
+        steps = size.num_default_steps
+        prior = methods.learn_default(keys[2], rows, num_steps=steps, name=name)
+        return by_default(rng_key, prior, points, size.num_draws)
+
+    found = samplers(prior.energy, process, denoise, size.num_draws, dimension)
+    return found | {DEFAULT: default}
+
+
+def learn_nothing(truth, dimension, size):
+    """The same samplers with exact energies and scores, which leaves the samplers' own errors."""
+    process = noise_process(dimension, size)
+
+    def energy(x):
+        return -truth.log_prob(x, 1.0, methods.NOISE_SCALE)
+
+    return samplers(energy, process, truth.denoiser(process), size.num_draws, dimension)
+
+
+def noise_process(dimension, size):
+    """The paper's noise levels."""
+    largest = 2.0 if dimension < 50 else 5.0
+    return variance_exploding(size.num_levels, methods.NOISE_SCALE, largest)
+
+
+def samplers(energy, process, denoise, num_draws, dimension):
+    """Conditional samplers of an energy and of a denoiser, by name, each for many points."""
     found = {
-        "DISCO, as published": methods.disco_tempered(cooled, size.num_draws),
-        "DISCO, not cooled": methods.disco_tempered(prior, size.num_draws),
+        "DISCO, as published": methods.disco_tempered(lambda x: COOLING * energy(x), num_draws),
+        "DISCO, not cooled": methods.disco_tempered(energy, num_draws),
     }
     for rival in methods.RIVALS:
-        found[rival] = methods.rival(rival, process, denoise, size.num_draws, dimension)
-    found = {label: at_points(run) for label, run in found.items()}
-    return found | {DEFAULT: by_default(default, size.num_draws)}
+        found[rival] = methods.rival(rival, process, denoise, num_draws, dimension)
+    return {label: at_points(run) for label, run in found.items()}
 
 
 def at_points(run):
@@ -109,23 +138,19 @@ def at_points(run):
     return many
 
 
-def by_default(prior, num_draws):
+def by_default(rng_key, prior, points, num_draws):
     """`sample_conditional`, called twice so that the second call compiles nothing."""
-
-    def many(rng_key, points):
-        observed = np.array(points)
-        observed[:, -1] = np.nan
-        for _ in range(2):
-            start = time.perf_counter()
-            draws = disco.sample_conditional(rng_key, prior, observed, num_draws)
-            draws = np.asarray(draws)[:, :, -1].T
-            seconds = time.perf_counter() - start
-        return draws, np.nan, seconds
-
-    return many
+    observed = np.array(points)
+    observed[:, -1] = np.nan
+    for _ in range(2):
+        start = time.perf_counter()
+        draws = disco.sample_conditional(rng_key, prior, observed, num_draws)
+        draws = np.asarray(draws)[:, :, -1].T
+        seconds = time.perf_counter() - start
+    return draws, np.nan, seconds
 
 
-def measure(dimension, seed, size, name):
+def measure(dimension, seed, size, name, left_out):
     """Results by method, for one mixture."""
     truth = paper_mixture(dimension, seed)
     rng = np.random.default_rng([seed, 2])
@@ -134,16 +159,22 @@ def measure(dimension, seed, size, name):
     true_draws = [draw_mixture(rng, *each, size.num_draws) for each in exact]
     smoothed = [truth.last_given_rest(point, methods.NOISE_SCALE) for point in points]
     results = {}
-    for label, densities in ((FLOOR, exact), (PERFECT, smoothed)):
-        draws = [draw_mixture(rng, *each, size.num_draws) for each in densities]
+    known = {FLOOR: (exact, 1.0), PERFECT: (smoothed, 1.0), PERFECT_COOLED: (smoothed, COOLING)}
+    for label, (densities, power) in known.items():
+        draws = [draw_tempered(rng, *each, power, size.num_draws) for each in densities]
         results[label] = Result(distances(draws, true_draws), 0.0, 0.0)
-    samplers = learn(truth, dimension, seed, size, name)
-    for index, (label, sampler) in enumerate(samplers.items()):
+    if name.endswith("exact"):
+        found = learn_nothing(truth, dimension, size)
+    else:
+        found = learn(truth, dimension, seed, size, name)
+    for index, (label, sampler) in enumerate(found.items()):
+        if label in left_out:
+            continue
         path = methods.OUTPUT / f"{name}_{dimension}_{seed}_{label.replace(' ', '_')}.npz"
         if not path.exists():
             print(f"D = {dimension}, seed {seed}: {label}", flush=True)
-            found = sampler(jax.random.fold_in(jax.random.key(seed), index), points)
-            np.savez(path, *Result(distances(found[0], true_draws), *found[1:]))
+            draws, *cost = sampler(jax.random.fold_in(jax.random.key(seed), index), points)
+            np.savez(path, *Result(distances(draws, true_draws), *cost))
         with np.load(path) as saved:
             array, evaluations, seconds = (saved[key] for key in saved.files)
         results[label] = Result(array, float(evaluations), float(seconds))
@@ -191,13 +222,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="paper")
     parser.add_argument("--quick", action="store_const", const="quick", dest="size")
+    parser.add_argument("--exact", action="store_true", help="exact scores, nothing is learned")
+    parser.add_argument("--leave-out", nargs="+", default=(), help="names of methods")
     parser.add_argument("--dimensions", type=int, nargs="+", help="only these dimensions")
     args = parser.parse_args()
-    size, name = SIZES[args.size], f"figure_4_{args.size}"
+    size, name = SIZES[args.size], f"figure_4_{args.size}{'_exact' * args.exact}"
     methods.OUTPUT.mkdir(exist_ok=True)
     results = {}
     for dimension in args.dimensions or size.dimensions:
-        runs = [measure(dimension, seed, size, name) for seed in range(size.num_seeds)]
+        runs = [
+            measure(dimension, seed, size, name, args.leave_out) for seed in range(size.num_seeds)
+        ]
         results[dimension] = {label: pooled([run[label] for run in runs]) for label in runs[0]}
         lines = table(results)
         print(lines, flush=True)

@@ -54,14 +54,14 @@ def rival(name, process, denoise, num_draws, dimension):
     return run
 
 
-def disco_tempered(prior, num_draws, num_moves=2, num_leapfrog=2):
-    """Tempered SMC from a box on a learned prior, with the paper's numbers for Figure 4."""
+def disco_tempered(energy, num_draws, num_moves=2, num_leapfrog=2):
+    """Tempered SMC from a box on an energy of points (D,), with the numbers of Figure 4."""
 
     def run(rng_key, point):
-        def energy(last):
-            return prior.energy(point.at[-1].set(last))
+        def energy_of_last(last):
+            return energy(point.at[-1].set(last))
 
-        draws, count = tempered(rng_key, energy, BOX, num_draws, num_moves, num_leapfrog)
+        draws, count = tempered(rng_key, energy_of_last, BOX, num_draws, num_moves, num_leapfrog)
         return draws, count * (1 + num_moves * (1 + num_leapfrog))
 
     return run

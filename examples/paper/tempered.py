@@ -33,6 +33,7 @@ def tempered(rng_key, energy, box, num_particles, num_moves=2, num_leapfrog=2, s
     References:
         Wedenig & Peharz 2025, sections A and D.1.
     """
+    start_key, loop_key = jax.random.split(rng_key)
     at = jax.vmap(jax.value_and_grad(energy))
 
     def move(state, rng_key):
@@ -53,7 +54,7 @@ def tempered(rng_key, energy, box, num_particles, num_moves=2, num_leapfrog=2, s
 
     def step(state):
         x, inverse_temperature, count = state
-        select_key, move_key = jax.random.split(jax.random.fold_in(rng_key, count))
+        select_key, move_key = jax.random.split(jax.random.fold_in(loop_key, count))
         values = jax.vmap(energy)(x)
         increment = next_increment(values, 1 - inverse_temperature)
         x = select(select_key, -increment * values, x)
@@ -65,7 +66,7 @@ def tempered(rng_key, energy, box, num_particles, num_moves=2, num_leapfrog=2, s
     def unfinished(state):
         return (state[1] < 1 - 1e-6) & (state[2] < MAX_TEMPERATURES)
 
-    first = jax.random.uniform(rng_key, (num_particles,), minval=box[0], maxval=box[1])
+    first = jax.random.uniform(start_key, (num_particles,), minval=box[0], maxval=box[1])
     x, _, count = jax.lax.while_loop(unfinished, step, (first, jnp.zeros(()), jnp.zeros((), int)))
     return x, count
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from numpyro_disco._checks import check_count, check_key, check_positive
+from numpyro_disco._checks import check_count, check_key, check_positive, is_traced
 from numpyro_disco._numpyro import promote_batch_shape, with_batch_shape
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.density import EnergyDensity
@@ -109,14 +109,14 @@ class EnergyDistribution(EnergyDensity):
             A `Pattern` of what `observed` itself says; `with_clamped` adds what is clamped.
 
         Raises:
-            ValueError: unknown names, shapes that do not fit, entries that are not numbers, or
-                values outside their supports.
+            ValueError: unknown names, shapes that do not fit, entries that are not numbers, values
+                outside their supports, or some coordinates of a variable with a joint support.
         """
         if self._array is not None and not isinstance(observed, Mapping):
             observed = self._flattened(observed, argument)
         elif self.variables is not None and isinstance(observed, Mapping):
             observed = self.variables.observed_coordinates(observed, argument)
-        return parse_pattern(
+        pattern = parse_pattern(
             observed,
             self.names,
             self.columns,
@@ -124,6 +124,9 @@ class EnergyDistribution(EnergyDensity):
             self.loc.dtype,
             argument,
         )
+        if self.variables is not None and not is_traced(pattern.observed):
+            self.variables.check_whole(np.asarray(pattern.observed), argument)
+        return pattern
 
     def with_clamped(self, pattern: Pattern) -> Pattern:
         """`pattern`, completed by the clamped values of this distribution."""

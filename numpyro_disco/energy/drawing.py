@@ -87,7 +87,8 @@ class DrawInfo(NamedTuple):
     method: np.ndarray
     """"exact", "importance" or "tempering", shape (rows,)."""
     num_distinct: np.ndarray
-    """Number of distinct draws, shape (rows,)."""
+    """Number of distinct draws, shape (rows,). With "importance", at most 1 % are expected to be
+    copies of another draw; with "tempering", copies are rare but have no bound."""
     weight_ess: np.ndarray
     """Effective sample size of the weights of the reference's points, shape (rows,). With
     "tempering" it shows how far the reference is from the target."""

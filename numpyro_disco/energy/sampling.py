@@ -128,7 +128,9 @@ def temper_rows(
         key = jax.random.fold_in(jax.random.fold_in(rng_key, TEMPERING), index)
         result = sample_one_conditional(key, energy, value, seen, settings, num_levels)
         nothing = jnp.zeros(())
-        summary = result._replace(position=nothing, log_base=nothing, log_target=nothing)
+        summary = result._replace(
+            position=nothing, log_base=nothing, log_target=nothing, starts=nothing
+        )
         return supports.constrain(result.position), summary
 
     if jax.default_backend() == "cpu":

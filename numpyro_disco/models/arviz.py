@@ -8,10 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from numpyro_disco._arviz import get_group, set_group, storable_names
-from numpyro_disco._numpyro import model_and_arguments, with_renamed_sites
+from numpyro_disco._numpyro import (
+    model_and_arguments,
+    with_observed_vectors,
+    with_renamed_sites,
+)
 from numpyro_disco._statistics import log_mean
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.models.missing import MissingEntries, PaddedEntries
@@ -38,6 +43,7 @@ def to_arviz(
       of the runs' mean evidence, its standard error and the share of draws of the priors that are
       impossible are attributes of the groups "posterior" and "sample_stats": "log_normalizer",
       "log_normalizer_error" and "impossible_share".
+    - A table with names that a vector site observes is stored in the order of the coordinates.
     - A site whose name holds "/", which ArviZ cannot store, is renamed, with a warning.
 
     Args:
@@ -70,6 +76,8 @@ def to_arviz(
     if model is None:
         raise ValueError("Expected a sampler with a `model`; got one of a potential function.")
     sites = trace_sites(model, args, model_kwargs)
+    if vectors := _observed_vectors(sites):
+        sampler = with_observed_vectors(sampler, vectors)
     if renamed := storable_names(sites):
         sampler = with_renamed_sites(sampler, renamed)
         sites = trace_sites(sampler.sampler.model, args, model_kwargs)
@@ -90,6 +98,18 @@ def to_arviz(
         set_group(az, data, "sample_stats", stats)
     set_group(az, data, "posterior", posterior)
     return data
+
+
+def _observed_vectors(sites: dict[str, dict]) -> dict[str, Any]:
+    """Observed values with names, such as DataFrames, as vectors in the order of their priors."""
+    found = {}
+    for name, site in sites.items():
+        if site["type"] != "sample" or not site["is_observed"]:
+            continue
+        fn, value = without_wrappers(site["fn"]), site["value"]
+        if isinstance(fn, EnergyDistribution) and not isinstance(value, np.ndarray | jax.Array):
+            found[name] = fn.points(value)
+    return found
 
 
 def _evidence(sampler: RunResults) -> dict[str, float]:

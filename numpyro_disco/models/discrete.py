@@ -26,6 +26,7 @@ from numpyro_disco._numpyro import (
     StableDistribution,
     active_handlers,
     chooses_start,
+    enumerates_later,
     validate_sample,
 )
 from numpyro_disco._typing import Array, ArrayLike
@@ -38,6 +39,10 @@ MOST_COMBINATIONS = 4096
 """Most combinations of levels that are summed out in one row."""
 MOST_VALUES = 128
 """Largest value, plus one, of a whole number that may be latent."""
+
+NO_LEVEL = -1
+"""Stands for a level that is summed out later. It is impossible, so that a bound of SVI that does
+not sum, such as that of `Trace_ELBO`, is infinite instead of wrong."""
 
 
 class DiscreteCoordinate(Coordinate):
@@ -53,6 +58,8 @@ class DiscreteCoordinate(Coordinate):
     """
 
     has_enumerate_support = True
+    # `TraceEnum_ELBO` finds what depends on a site only if it cannot be reparametrised.
+    has_rsample = False
 
     def __init__(self, prior: EnergyDistribution, index: int, *, latent: bool = True) -> None:
         super().__init__(prior, index)
@@ -80,6 +87,8 @@ class DiscreteCoordinate(Coordinate):
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
         """A level for a sampler to start from; otherwise raise `NotImplementedError`."""
+        if enumerates_later():
+            return jnp.full(self.shape(sample_shape), NO_LEVEL)
         if key is None or not chooses_start(key):
             return super().sample(key, sample_shape)
         lowest, highest = self._bounds
@@ -114,6 +123,7 @@ class RowLevels(StableDistribution):
     arg_constraints: dict[str, Any] = {}
     pytree_data_fields = ("levels", "possible", "missing")
     has_enumerate_support = True
+    has_rsample = False
 
     levels: ArrayLike
     """Values of the discrete entries in each combination, shape (..., M, D)."""
@@ -173,6 +183,8 @@ class RowLevels(StableDistribution):
 
     def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
         """The first possible combination, for samplers; otherwise raise `NotImplementedError`."""
+        if enumerates_later():
+            return jnp.full(self.shape(sample_shape), NO_LEVEL)
         if key is None or not chooses_start(key):
             raise NotImplementedError(NOT_DRAWN)
         first = jnp.argmax(jnp.asarray(self.possible), axis=-1)
@@ -181,8 +193,9 @@ class RowLevels(StableDistribution):
     @validate_sample
     def log_prob(self, value: ArrayLike) -> Array:
         """Zero for a combination that the row can have, otherwise -inf."""
-        possible = jnp.asarray(self.possible)[(*self._rows, jnp.asarray(value))]
-        return jnp.where(possible, 0.0, -jnp.inf)
+        value = jnp.asarray(value)
+        possible = jnp.asarray(self.possible)[(*self._rows, value)]
+        return jnp.where(possible & (value >= 0), 0.0, -jnp.inf)
 
     @property
     def _rows(self) -> tuple[np.ndarray, ...]:

@@ -7,6 +7,7 @@ site of the missing entries alone, and draws have to fit the model.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -30,10 +31,22 @@ def without_padding(
     Returns:
         The runs, with a vector of the missing entries in the place of each padded site, and without
         the site of a table in which nothing is missing. Sites that the model pads stay padded.
+
+    Warns:
+        UserWarning: the model fails when it is called by itself, so the draws stay as they are.
     """
     if not finished.padded:
         return finished
-    sites = trace_sites(model, args, kwargs)
+    try:
+        sites = trace_sites(model, args, kwargs)
+    except Exception as error:  # noqa: BLE001 - whatever a model raises, the runs are done.
+        warnings.warn(
+            f"The draws of {list(finished.padded)} keep a value for every entry of their tables, "
+            "also for observed ones, because the model could not be called by itself to see which "
+            f"entries are missing: {type(error).__name__}: {error}",
+            stacklevel=3,
+        )
+        return finished
     draws = dict(finished.draws)
     for name in finished.padded:
         if name not in sites:

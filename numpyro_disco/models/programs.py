@@ -18,6 +18,7 @@ from numpyro.distributions import Distribution
 
 from numpyro_disco._compiling import compiler_options
 from numpyro_disco._numpyro import constrain_fn
+from numpyro_disco._statistics import log_mean
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.models.bases import BaseBlock
 from numpyro_disco.models.reading import (
@@ -25,7 +26,8 @@ from numpyro_disco.models.reading import (
     prepare_model,
     refuse_inferred_normalizers,
 )
-from numpyro_disco.tempering.missed import lost_a_mode
+from numpyro_disco.tempering.noise import threefry_key
+from numpyro_disco.tempering.peaks import Peak, find_peak
 from numpyro_disco.tempering.program import Program
 from numpyro_disco.tempering.settings import TemperingSettings
 from numpyro_disco.tempering.state import State, TemperedResult
@@ -39,6 +41,10 @@ from numpyro_disco.tempering.status import (
 
 MAX_R_HAT = 1.1
 """R-hat across runs of any coordinate above which runs have found different distributions."""
+LEAST_EXCESS = 0.2
+"""Nats by which the mass of a peak has to exceed the evidence to speak against it."""
+EXCESS_SIGMAS = 5
+"""Standard errors of the difference, likewise."""
 
 
 class FinishedRuns(NamedTuple):
@@ -50,17 +56,21 @@ class FinishedRuns(NamedTuple):
     """Results with a leading axis for the runs, without positions, which `draws` holds."""
     r_hat: Array
     """R-hat across runs of each unconstrained coordinate, shape (d,)."""
+    scale: Array
+    """Standard deviation of each unconstrained coordinate in all runs, shape (d,)."""
     latent: tuple[str, ...] = ()
     """Names of the latent sites."""
     padded: tuple[str, ...] = ()
     """Names of those that have a value for every entry of a table."""
+    peak: Peak | None = None
+    """The heaviest peak of the target, if one was searched for."""
 
     @property
     def status(self) -> np.ndarray:
         """Status code of each run.
 
         If all runs converged on their own, all have the code DISAGREE if their distributions
-        differ, or else MISSED if together they lost a mode that draws of the base had met.
+        differ, or else MISSED if a peak holds more mass than they found.
 
         Returns:
             An integer array of shape (num_chains,).
@@ -70,9 +80,17 @@ class FinishedRuns(NamedTuple):
         if (status == CONVERGED).all():
             if (np.asarray(self.r_hat) > MAX_R_HAT).any():
                 status[:] = DISAGREE
-            elif lost_a_mode(result.highest, result.log_target, result.log_normalizer):
+            elif self.peak is not None and self._excess(self.peak) > 0:
                 status[:] = MISSED
         return status
+
+    def _excess(self, peak: Peak) -> float:
+        """Nats by which the mass of a peak exceeds all that the runs found, beyond errors."""
+        log_mass, error = log_mean(np.asarray(self.result.log_normalizer, np.float64))
+        # The error of a single run is unknown.
+        error = np.nan_to_num(error, nan=LEAST_EXCESS / EXCESS_SIGMAS)
+        margin = max(LEAST_EXCESS, EXCESS_SIGMAS * np.hypot(error, float(peak.error)))
+        return float(peak.log_mass) - float(log_mass) - margin
 
     @property
     def status_messages(self) -> list[str]:
@@ -149,6 +167,8 @@ class RunOptions(NamedTuple):
     """Devices over which particles are spread, or None for the default device."""
     report: Callable[[Any, Any], None] | None
     """Called with a run's index and its inverse temperature after each step."""
+    search_peaks: bool = False
+    """Search for a peak that the particles missed."""
 
 
 class Programs:
@@ -176,6 +196,7 @@ class Programs:
         self.advance: Callable[[State, Inputs, Any], State] = jit(self._advance)
         self.finish: Callable[[State, Inputs], FinishedRuns] = jit(self._finish)
         self.probe: Callable[[Inputs], Array] = jit(self._probe)
+        self.peak: Callable[[Inputs, Array, Array], Peak] = jit(self._peak)
 
     def _whole(self, inputs: Inputs) -> FinishedRuns:
         """All runs from start to end."""
@@ -219,6 +240,12 @@ class Programs:
         prepared = self._read(inputs)
         keys = jax.random.split(self._keys(inputs)[0], 3)
         return jnp.stack(jax.vmap(prepared.log_densities)(jax.vmap(prepared.draw_base)(keys)))
+
+    def _peak(self, inputs: Inputs, starts: Array, scale: Array) -> Peak:
+        """The heaviest peak on whose slopes some start lies."""
+        log_densities = self._read(inputs).log_densities
+        rng_key = jax.random.fold_in(threefry_key(self._keys(inputs)[0]), 1)
+        return find_peak(rng_key, lambda u: log_densities(u)[1], starts, scale)
 
     def _read(self, inputs: Inputs) -> TemperedModel:
         options = self.options
@@ -269,7 +296,9 @@ class Programs:
         )
         r_hat = potential_scale_reduction(result.position)
         nothing = jnp.zeros(len(result.status))
-        return FinishedRuns(draws, result._replace(position=nothing, log_base=nothing), r_hat)
+        scale = result.position.std(axis=(0, 1))
+        result = result._replace(position=nothing, log_base=nothing)
+        return FinishedRuns(draws, result, r_hat, scale)
 
 
 def potential_scale_reduction(position: Array) -> Array:

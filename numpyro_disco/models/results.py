@@ -121,8 +121,8 @@ class RunResults(MCMC):
 
         The codes are constants of `numpyro_disco.tempering.status`. If all runs converged on
         their own but R-hat across runs is above 1.1 for some coordinate, they have found different
-        distributions, and all have the code DISAGREE. If they agree, but draws of the base put
-        much of the mass where hardly any particle is, all have the code MISSED.
+        distributions, and all have the code DISAGREE. If they agree, but `search_peaks` found a
+        peak with more mass, all have the code MISSED.
         """
         return self._require_run().status
 
@@ -156,6 +156,12 @@ class RunResults(MCMC):
             f"({len(estimates)} independent runs: {estimates.min():.3f} to {estimates.max():.3f}); "
             f"inverse temperatures: {steps.min()} to {steps.max()}"
         )
+        peak = self._require_run().peak
+        if peak is not None:
+            print(
+                f"log mass near the heaviest peak found by climbing: {float(peak.log_mass):.3f} "
+                f"+- {float(peak.error):.3f}"
+            )
         print(
             "the error leaves out modes that no run saw, such as one within a region that holds "
             f"less than {self.unseen_share:.1g} of the base's mass"

@@ -45,6 +45,7 @@ class ModelRuns:
         devices: JAX devices over which the particles of each run are spread.
         jit_model_args: compile for the shapes of arrays and floats, not for their values.
         report: called with a run's index and its inverse temperature after each step, or None.
+        search_peaks: search for a peak that the particles missed, see `find_peak`.
 
     Raises:
         ValueError: The devices cannot share the particles equally.
@@ -59,6 +60,7 @@ class ModelRuns:
         devices: Sequence[jax.Device] | None,
         jit_model_args: bool,
         report: Callable[[Any, Any], None] | None,
+        search_peaks: bool,
     ) -> None:
         if devices is not None and settings.num_survivors % len(devices):
             raise ValueError(
@@ -66,7 +68,7 @@ class ModelRuns:
                 f"got {settings.num_survivors} (`num_particles` over `chain_length`)."
             )
         mesh = None if devices is None else make_mesh(devices)
-        self.options = RunOptions(model, settings, num_chains, base, mesh, report)
+        self.options = RunOptions(model, settings, num_chains, base, mesh, report, search_peaks)
         self.jit_model_args = jit_model_args
         self._programs: dict[Signature, Programs] = {}
 
@@ -104,7 +106,7 @@ class ModelRuns:
             `FinishedRuns`.
         """
         programs, inputs = self._prepare(rng_keys, args, kwargs, block)
-        return self._collect(programs, programs.whole(inputs))
+        return self._collect(programs, inputs, programs.whole(inputs))
 
     def run_with_checkpoints(
         self,
@@ -144,7 +146,7 @@ class ModelRuns:
             until = int(np.asarray(state.num_steps)[running].min()) + every
             state = jax.block_until_ready(programs.advance(state, inputs, until))
             save_state(path, self._local(state), mark, probe)
-        return self._collect(programs, programs.finish(state, inputs))
+        return self._collect(programs, inputs, programs.finish(state, inputs))
 
     def _prepare(
         self, rng_keys: Array, args: tuple, kwargs: dict, block: BaseBlock | None
@@ -182,8 +184,12 @@ class ModelRuns:
             self._programs[signature] = Programs(self.options, signature)
         return self._programs[signature]
 
-    def _collect(self, programs: Programs, finished: FinishedRuns) -> FinishedRuns:
+    def _collect(self, programs: Programs, inputs: Inputs, finished: FinishedRuns) -> FinishedRuns:
         finished = jax.block_until_ready(finished)
+        if self.options.search_peaks:
+            starts = finished.result.starts
+            starts = starts.reshape((-1, starts.shape[-1]))
+            finished = finished._replace(peak=programs.peak(inputs, starts, finished.scale))
         names = {"latent": tuple(programs.latent), "padded": tuple(programs.padded)}
         return self._local(finished)._replace(**names)
 

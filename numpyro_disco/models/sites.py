@@ -116,9 +116,7 @@ def sample(
         values = _sample_vector(name, prior)
     if not deterministic:
         return values
-    if array:
-        return numpyro.deterministic(name, values)
-    if prior.variables is None:
+    if array or prior.variables is None:
         return numpyro.deterministic(name, values)
     sites = {part.name for part in parts_of(prior, _given(name))} if obs is None else ()
     for variable in sorted(set(values) - set(sites)):
@@ -155,7 +153,7 @@ def site_values(name: str, prior: EnergyDistribution, x: ArrayLike) -> dict[str,
 def _sample_vector(name: str, prior: EnergyDistribution) -> Any:
     """One site for each free coordinate or variable, and their joint factor."""
     known = site_names(prior)
-    parts = [part for v in prior.variables or () for part in v.elements] or prior.names
+    parts = [p for v in prior.variables or () for p in v.elements + v.coordinates] or prior.names
     _check_handlers(name, known, set(parts) - set(known), prior)
     values = [
         (part, _sample_part(f"{name}.{part.name}", part)) for part in parts_of(prior, _given(name))
@@ -277,10 +275,8 @@ def _check_handlers(
 
 def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool | None) -> Array:
     """The missing entries of a table as one site, and the completed table."""
-    pattern = prior.pattern(_known(obs), "obs")
-    observed = pattern.observed
-    if prior.variables is not None and any(v.joint_support for v in prior.variables):
-        joint = [v.name for v in prior.variables if v.joint_support]
+    observed = (pattern := prior.pattern(_known(obs), "obs")).observed
+    if joint := [v.name for v in prior.variables or () if v.joint_support]:
         raise ValueError(
             f"Expected a prior whose variables have no joint supports with `obs`; {joint} have. "
             "Condition on them with `clamp`, or with NumPyro's `condition`."

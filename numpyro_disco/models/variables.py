@@ -68,9 +68,14 @@ def _free(prior: EnergyDistribution, places: Iterable[int]) -> list[int]:
 
 
 def site_names(prior: EnergyDistribution) -> list[str]:
-    """Names, without a prefix, that `condition` and `do` may give."""
+    """Names, without a prefix, that `condition` and `do` may give.
+
+    The coordinates of a variable with a joint support are not among them.
+    """
     whole = [place for place in _sites(prior) if isinstance(place, str)]
-    return whole + [prior.names[place] for place in _free(prior, range(len(prior.names)))]
+    coupled = {name for v in prior.variables or () if v.joint_support for name in v.coordinates}
+    free = [prior.names[place] for place in _free(prior, range(len(prior.names)))]
+    return whole + [name for name in free if name not in coupled]
 
 
 def join(prior: EnergyDistribution, values: Iterable[tuple[PriorPart, Any]]) -> Array:

@@ -6,6 +6,7 @@ the draws come with one, and given by `supports` otherwise.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from numpyro_disco._numpyro import event_constraint, model_and_arguments
 from numpyro_disco._tracing import is_latent, trace_sites
 from numpyro_disco.tables.columns import Boolean, Whole
 from numpyro_disco.tables.kinds import default_support
-from numpyro_disco.tables.reading import aligned
+from numpyro_disco.tables.reading import aligned, by_name
 from numpyro_disco.tables.variables import (
     Variable,
     Variables,
@@ -107,6 +108,32 @@ def read_draws(data: Any, names: Sequence[str] | None, supports: Supports | None
     _check_constants(variables, columns)
     bounded = {name: s for name, s in found.items() if s is not constraints.real}
     return Draws(columns, bounded, Variables(tuple(variables)))
+
+
+def draw_labels(data: Any) -> list[Any] | None:
+    """Labels of the draws in order; None if they have none but their positions.
+
+    Args:
+        data: draws, as for `read_draws`.
+
+    Returns:
+        Pairs (chain, draw), or labels of samples, of an ArviZ or xarray object; labels as text of a
+        mapping with pandas Series.
+    """
+    if not isinstance(data, MCMC) and (dataset := _posterior(data)) is not None:
+        return stacked_labels(dataset)
+    if not isinstance(data, Mapping):
+        return None
+    series = {n: v for n, v in data.items() if hasattr(v, "index") and _num_axes(v) == 1}
+    named = by_name(series, "data") if series else None
+    return None if named is None or named.rows is None else list(named.rows)
+
+
+def stacked_labels(array: Any) -> list[Any]:
+    """Labels of the draws of an xarray object: pairs of chain and draw, or one for each sample."""
+    if {"chain", "draw"} <= {*array.dims}:
+        return list(itertools.product(*(array[dim].values.tolist() for dim in ("chain", "draw"))))
+    return array["sample"].values.tolist()
 
 
 # -- what draws come in --------------------------------------------------------------------------

@@ -260,6 +260,20 @@ class Variables:
             found |= new
         return found
 
+    def check_whole(self, observed: np.ndarray, argument: str) -> None:
+        """Require that what a joint support couples is observed as a whole, or not at all.
+
+        Args:
+            observed: boolean array (..., D) of observed coordinates.
+            argument: name of the argument for error messages.
+        """
+        for variable in self:
+            if variable.joint_support is None:
+                continue
+            seen = observed[..., self.indices[variable.name]]
+            if (seen.any(-1) & ~seen.all(-1)).any():
+                raise ValueError(_coupled(variable, argument))
+
     def check_element(self, name: str, argument: str) -> None:
         """Require the name of a coordinate; refuse elements that a joint support couples."""
         for variable in self:
@@ -330,6 +344,14 @@ def _element_names(name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
     return tuple(f"{name}[{','.join(map(str, index))}]" for index in np.ndindex(shape))
 
 
+def _coupled(variable: Variable, argument: str) -> str:
+    return (
+        f"Expected all elements of {variable.name!r} in `{argument}`, or none (NaN): they are "
+        f"coupled by its support ({variable.joint_support}), so some cannot be held while the "
+        "others move freely."
+    )
+
+
 def _numbers(value: Any, name: str, argument: str) -> np.ndarray:
     try:
         return np.asarray(value, np.float64)
@@ -347,11 +369,7 @@ def _observed_coordinates(variable: Variable, value: Any, argument: str) -> Any:
     free = np.isnan(value)
     whole = free.all(axes)
     if (free.any(axes) & ~whole).any():
-        raise ValueError(
-            f"Expected all elements of {variable.name!r} in `{argument}`, or none (NaN): they are "
-            f"coupled by its support ({variable.joint_support}), so some cannot be held while the "
-            "others move freely."
-        )
+        raise ValueError(_coupled(variable, argument))
     with jax.ensure_compile_time_eval():
         coordinates, inside = double_precision_coordinates(variable, value)
     if not (inside | whole).all():

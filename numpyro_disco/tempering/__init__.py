@@ -38,7 +38,7 @@ Each file owns one part:
 - `moves.py`: the sequence of moves at one inverse temperature.
 - `proposals.py`: the Gaussian mixture that is fitted to the particles.
 - `sweep.py`: independence Metropolis with that mixture.
-- `missed.py`: a mode that draws of the base met and the particles lost.
+- `peaks.py`: a search for narrow modes that particles missed.
 - `program.py`: a whole run, as `init`, `step` and `result`, and as one call (`tempered_smc`).
 - `checkpoints.py`: runs on disk, between two inverse temperatures.
 

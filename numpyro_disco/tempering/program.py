@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from numpyro_disco._batching import in_batches
 from numpyro_disco._devices import shard
 from numpyro_disco._typing import Array
-from numpyro_disco.tempering.missed import highest_draws
 from numpyro_disco.tempering.moves import Moves, move_particles
 from numpyro_disco.tempering.noise import draw_key, quick_key, threefry_key
+from numpyro_disco.tempering.peaks import highest
 from numpyro_disco.tempering.resampling import (
     SCHEMES,
     log_mean_exp,
@@ -128,7 +128,7 @@ class Program(NamedTuple):
             rng_key=rng_key,
             history=history,
             impossible=impossible,
-            highest=highest_draws(flat),
+            highest=highest(flat),
         )
 
     def _draw_start(self, rng_key: Array) -> BaseDraws:
@@ -305,7 +305,7 @@ class Program(NamedTuple):
             status=state.status,
             steps=state.history,
             impossible=state.impossible,
-            highest=state.highest,
+            starts=jnp.concatenate([state.highest, highest(flat)]),
         )
 
 

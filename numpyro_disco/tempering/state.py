@@ -125,7 +125,7 @@ class State(NamedTuple):
     impossible: Array
     """Share of the draws of the base at which the target is NaN, shape ()."""
     highest: Array
-    """What `missed.highest_draws` returned, shape (2, at most 64)."""
+    """Positions of the draws of the base at which the target is highest, shape (at most 8, d)."""
 
 
 class TemperedResult(NamedTuple):
@@ -154,8 +154,9 @@ class TemperedResult(NamedTuple):
     """The columns of `history` as one array, shape (max_temperatures, fields)."""
     impossible: Array
     """Share of the draws of the base at which the target is NaN, shape ()."""
-    highest: Array
-    """What `missed.highest_draws` returned, shape (2, at most 64)."""
+    starts: Array
+    """Positions of the highest draws of the base and of the highest particles, from which
+    `find_peak` climbs; shape (at most 16, d)."""
 
     @property
     def history(self) -> TemperedHistory:

@@ -17,7 +17,7 @@ FROZEN = 5
 DISAGREE = 6
 """Independent runs found different distributions; a single run never returns this code."""
 MISSED = 7
-"""Particles lost a mode that draws of the base had met; a single run never returns this code."""
+"""A peak holds more mass than the runs found; a single run never returns this code."""
 
 LEAST_ACCEPTANCE = 0.01
 """Mean acceptance of the last moves below which a run is `FROZEN`."""
@@ -49,9 +49,9 @@ _MESSAGES = {
         "happens when only some of them find a mode. Use more particles or a higher `target_ess`."
     ),
     MISSED: (
-        "inverse temperature 1 was reached, but particles lost a mode: draws of the base put much "
-        "of the mass where the density is higher than at nearly all particles. Use many more "
-        "particles, or a `base` that covers the narrow mode."
+        "inverse temperature 1 was reached, but the particles missed a narrow mode: near a peak of "
+        "the density that was found by climbing there is more mass than they found in all. Give a "
+        "`base` that covers this peak, or use many more particles."
     ),
 }
 

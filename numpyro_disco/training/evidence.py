@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,15 @@ from numpyro_disco.tables.columns import Column
 from numpyro_disco.training.batches import TrainingRows, spread_picks, training_rows
 from numpyro_disco.training.loop import History
 from numpyro_disco.training.objectives import Objective
+
+
+class ImputedRows(NamedTuple):
+    """Numbers of rows with missing entries, which were imputed to learn from them."""
+
+    total: int
+    """In all."""
+    judging: int
+    """Among the held-out rows that judge; 0 if these are complete rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +64,8 @@ class FitEvidence:
     """Positive weights of the training rows, shape (N,); None if all are equal."""
     held_out_weights: np.ndarray | None = None
     """Positive weights of the held-out rows, shape (M,); None if all are equal."""
+    imputed: ImputedRows = ImputedRows(0, 0)
+    """Rows with missing entries."""
     array_shape: tuple[int, ...] | None = None
     """Shape of the arrays that the rows are, such as images; None for a table."""
 

@@ -39,7 +39,7 @@ from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.optimizer import AdamW
 from numpyro_disco.training.report_lines import FEW_PER_COLUMN
 from numpyro_disco.training.result import FitResult
-from numpyro_disco.training.row_weights import draws_without_weights
+from numpyro_disco.training.row_weights import aligned_with_draws, draws_without_weights
 from numpyro_disco.training.settings import FitSettings, Refit, requested_settings
 from numpyro_disco.training.stages import learn_in_stages
 from numpyro_disco.training.table import (
@@ -261,6 +261,7 @@ def _read(
     else:
         stream = None
         columns, draws = draws.columns, draws_without_weights(draws, weights)
+        weights = aligned_with_draws(weights, data, len(next(iter(columns.values()))))
         table = read_table(columns, None, draws.supports, weights, smoothed=smoothed, fills=fills)
     _warn_of_few_effective_rows(table)
     warn_of_wide(table, smoothed)

@@ -3,10 +3,19 @@
 All rows, held-out ones included, are learned from with their missing entries imputed: first from a
 mixture fitted to the training rows by expectation-maximisation (`references/incomplete.py`), which
 is right if entries are missing at random; then, on request, from the learned density itself.
+
+Imputed entries agree with whatever drew them, so they judge nothing: complete held-out rows do,
+each weighted by the inverse of the chance that such a row is complete. Without weights they would
+stand for the kinds of rows that are often complete only.
+
+References:
+    Seaman & White 2013, for weights by the inverse chance of being complete.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -14,17 +23,21 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from numpyro_disco._random import host_generator
-from numpyro_disco._statistics import selected
+from numpyro_disco._statistics import effective_number, selected
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.imputation import impute
 from numpyro_disco.references.incomplete import draw_missing, fit_incomplete
 from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.training.evidence import ImputedRows
 from numpyro_disco.training.learning import PreparedRows, Task
 from numpyro_disco.training.result import FitResult
 from numpyro_disco.training.settings import Refit
 from numpyro_disco.training.stages import learn_in_stages
 from numpyro_disco.training.units import split_rows
+
+MIN_COMPLETE = 100
+"""Smallest effective number of complete held-out rows that judge alone."""
 
 
 def learn_from_incomplete(rng_key: Array, task: Task, resume: FitResult | None) -> FitResult:
@@ -48,19 +61,65 @@ def learn_from_incomplete(rng_key: Array, task: Task, resume: FitResult | None) 
     prepared = task.prepared
     start_key, refit_key = jax.random.split(rng_key)
 
-    def learned_from(name: str, filled: dict[str, np.ndarray]) -> FitResult:
-        one = task._replace(prepared=prepared._replace(rows=filled["rows"]))
-        return learn_in_stages(one, name, resume)
-
     make = partial(_drawn_from_mixture, start_key, task)
-    result = learned_from("fit", task.checkpoint.subfolder("fit").kept("imputed", make))
+    result = _learn_imputed(task, "fit", make, resume)
     for refit in range(num_refits):
         if result.interrupted:
             break
         name, key = f"refit_{refit + 1}", jax.random.fold_in(refit_key, refit)
         make = partial(_drawn_from_prior, key, prepared, result.distribution)
-        result = learned_from(name, task.checkpoint.subfolder(name).kept("imputed", make))
+        result = _learn_imputed(task, name, make, resume)
     return result
+
+
+def _learn_imputed(
+    task: Task, name: str, impute: Callable[[], dict[str, np.ndarray]], resume: FitResult | None
+) -> FitResult:
+    """Learn from imputed rows, judged by complete held-out rows if there are enough of them."""
+    rows = task.checkpoint.subfolder(name).kept("imputed", impute)["rows"]
+    complete, weights = ~np.isnan(task.prepared.rows).any(axis=1), task.prepared.weights
+    held_out, _ = split_rows(task.keys.split, len(rows), task.settings.held_out_fraction)
+    judging = judging_weights(rows, complete, held_out, weights)
+    prepared = task.prepared._replace(rows=rows, judging_weights=judging)
+    result = learn_in_stages(task._replace(prepared=prepared), name, resume)
+    among = ~complete if judging is None else np.zeros(len(rows), bool)
+    imputed = ImputedRows(int((~complete).sum()), int(among[held_out].sum()))
+    evidence = dataclasses.replace(result.evidence, imputed=imputed)
+    return dataclasses.replace(result, evidence=evidence)
+
+
+def judging_weights(
+    rows: np.ndarray,
+    complete: np.ndarray,
+    held_out: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> np.ndarray | None:
+    """Weights with which complete rows stand for all, or None if too few are held out.
+
+    A logistic regression on the columns and their squares estimates the chance that a row is
+    complete. Incomplete rows take part in it with their imputed entries.
+
+    Args:
+        rows: rows whose missing entries are imputed, shape (N, D).
+        complete: True for rows in which no entry was missing, shape (N,).
+        held_out: indices of the held-out rows.
+        weights: positive weights of the rows, shape (N,); None if all are equal.
+
+    Returns:
+        Array (N,), zero for incomplete rows, or None.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    if complete[held_out].sum() < MIN_COMPLETE:
+        return None
+    scale = rows.std(axis=0)
+    standard = (rows - rows.mean(axis=0)) / np.where(scale > 0, scale, 1.0)
+    features = np.concatenate([standard, standard**2], axis=1)
+    regression = LogisticRegression(max_iter=500).fit(features, complete, weights)
+    chance = regression.predict_proba(features)[:, 1]
+    found = np.where(complete, (1.0 if weights is None else weights) / chance, 0.0)
+    judging = found[held_out][complete[held_out]]
+    return found if effective_number(judging, len(judging)) >= MIN_COMPLETE else None
 
 
 def _drawn_from_mixture(rng_key: Array, task: Task) -> dict[str, np.ndarray]:

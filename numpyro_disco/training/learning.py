@@ -66,6 +66,9 @@ class PreparedRows(NamedTuple):
     """How the columns form variables, if they are draws of variables."""
     weights: np.ndarray | None = None
     """Positive weights of the rows, shape (N,); None if all are equal."""
+    judging_weights: np.ndarray | None = None
+    """Weights of the rows if they are held out, shape (N,), zero for rows that judge nothing; None
+    if they are `weights`."""
 
     @property
     def array_shape(self) -> tuple[int, ...] | None:
@@ -167,6 +170,7 @@ def _set_up(task: Task, resume: FitResult | None, checkpoint: Checkpoint) -> _Se
         prepared.rows,
         prepared.names,
         row_weights=prepared.weights,
+        judging_weights=prepared.judging_weights,
         held_out_fraction=settings.held_out_fraction,
         resolution=objective.smallest_resolution,
         whiten=objective.whitens,

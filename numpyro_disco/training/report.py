@@ -85,6 +85,8 @@ def make_report(rng_key: Array, evidence: FitEvidence) -> Report:
     lines = [report_lines.network_line(evidence)]
     if evidence.row_weights is not None:
         lines.append(report_lines.weights_line(evidence))
+    if evidence.imputed.total:
+        lines.append(report_lines.missing_line(evidence))
     draws = np.zeros((0, held_out.shape[1]))
     noise_scales = score_errors = np.zeros(0)
     try:

@@ -111,6 +111,27 @@ def weights_line(evidence: FitEvidence) -> ReportLine:
     )
 
 
+def missing_line(evidence: FitEvidence) -> ReportLine:
+    """Check that no imputed entries are among those that judge."""
+    total, judging = evidence.imputed
+    held_out = len(evidence.held_out)
+    return make_line(
+        "missing",
+        judging,
+        WARN if judging else PASS,
+        f"{total} rows with missing entries were imputed; "
+        + (
+            f"{judging} of {held_out} held-out rows are among them, and agree with what imputed "
+            "them in the other checks"
+            if judging
+            else f"the {held_out} held-out rows that judge are complete, and weighted to stand for "
+            "all"
+        ),
+        "complete rows are too few to judge alone: bring more, or hold out a larger "
+        "`held_out_fraction`",
+    )
+
+
 def no_draws_line(problem: RuntimeError) -> ReportLine:
     """Report why the learned density could not be sampled."""
     return make_line(

@@ -134,6 +134,9 @@ class FitResult:
         - network: the held-out loss against that of the untrained network.
         - draws: why the learned density cannot be sampled. This line appears only if that happens,
           and then log density, memorisation, constant and masses are left out.
+        - missing (rows with missing entries only): whether complete held-out rows judge alone,
+          weighted by the inverse chance that such a row is complete. If there are fewer than about
+          100 of them, all held-out rows judge, with imputed entries.
         - log density: the log density of held-out rows, normalised by tempered SMC, against that of
           the Gaussian fitted to the training rows.
         - memorisation: the log density of training rows against that of held-out rows.

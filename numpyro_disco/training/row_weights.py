@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from numpyro_disco.tables.draws import Draws
+from numpyro_disco.tables.draws import Draws, draw_labels, stacked_labels
 from numpyro_disco.tables.reading import Rows, by_name
 from numpyro_disco.tables.variables import Variables
 
@@ -162,6 +162,50 @@ def aligned(weights: Any, data: Any) -> Any:
             "`weights.to_numpy()`, if the order of both is the same."
         )
     return np.asarray(weights)[[places[label] for label in rows]]
+
+
+def aligned_with_draws(weights: Any, data: Any, num_draws: int) -> Any:
+    """Weights with labels in the order of draws of variables; others as they are.
+
+    Args:
+        weights: an xarray array over chain and draw, or over sample, or a pandas Series.
+        data: draws, as for `fit`. Draws of an ArviZ or xarray object have the labels of chain and
+            draw, or of sample; those of a mapping have the index of its Series; others 0, 1, ....
+        num_draws: number of draws.
+
+    Raises:
+        ValueError: labels that are not those of the draws.
+    """
+    labels, values = _labels_and_values(weights)
+    if labels is None:
+        return weights
+    positions = list(range(num_draws))
+    known = draw_labels(data) or positions
+    for label in (lambda one: one, str):
+        places = {label(one): place for place, one in enumerate(labels)}
+        if len(places) == len(labels) == num_draws and set(places) == set(known):
+            return values[[places[one] for one in known]]
+    if labels == positions:
+        return values
+    raise ValueError(
+        "Expected `weights` with the labels of the draws in `data`; theirs are different, for "
+        f"example {labels[0]!r} beside {known[0]!r}. Give an array, `np.asarray(weights)`, if the "
+        "order of both is the same."
+    )
+
+
+def _labels_and_values(weights: Any) -> tuple[list[Any] | None, np.ndarray]:
+    """Labels of the weights of draws, or None, and their values, chain by chain."""
+    if hasattr(getattr(weights, "index", None), "equals"):
+        if set(weights.index.names) == {"chain", "draw"}:
+            weights = weights.reorder_levels(["chain", "draw"])
+        return list(weights.index), np.asarray(weights)
+    dims = set(getattr(weights, "dims", ()))
+    if dims == {"chain", "draw"}:
+        return stacked_labels(weights), weights.transpose("chain", "draw").values.ravel()
+    if dims == {"sample"}:
+        return stacked_labels(weights), weights.values
+    return None, np.zeros(0)
 
 
 def _text_labels(weights: Any) -> tuple[str, ...] | None:

@@ -190,6 +190,7 @@ def standard_units(
     names: tuple[str, ...],
     *,
     row_weights: np.ndarray | None = None,
+    judging_weights: np.ndarray | None = None,
     held_out_fraction: float,
     resolution: float,
     whiten: bool,
@@ -203,6 +204,8 @@ def standard_units(
         rows: complete rows, shape (N, D).
         names: names of the columns, for messages.
         row_weights: positive weights of the rows, shape (N,); None if all are equal.
+        judging_weights: weights of the rows if they are held out, shape (N,); those of weight zero
+            are neither trained on nor judge. By default `row_weights`.
         held_out_fraction: share of the rows that is held out.
         resolution: the finest scale that matters, in standardised units.
         whiten: True decorrelates the columns; False standardises each by itself.
@@ -215,8 +218,12 @@ def standard_units(
         ValueError: too few rows to train on, or columns that are constant among these.
     """
     judging, training = split_rows(rng_key, len(rows), held_out_fraction)
+    if judging_weights is None:
+        judging_weights = row_weights
+    else:
+        judging = judging[judging_weights[judging] > 0]
     held_out, train = rows[judging], rows[training]
-    held_out_weights, weights = (selected(row_weights, part) for part in (judging, training))
+    held_out_weights, weights = selected(judging_weights, judging), selected(row_weights, training)
     dimension = train.shape[1]
     if pooled:
         loc, scale = _moments(train, weights)

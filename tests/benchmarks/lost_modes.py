@@ -1,6 +1,6 @@
 """Narrow modes that TemperedSMC loses, and what its error and status say of them.
 
-    python tests/benchmarks/lost_modes.py            eight groups of four runs, 3 minutes
+    python tests/benchmarks/lost_modes.py            six groups of four runs, 2 minutes
     python tests/benchmarks/lost_modes.py --small    one group
 
 The prior is N(0, I) in five dimensions. The posterior is a plateau with a tenth of the mass and a
@@ -8,10 +8,10 @@ spike with the rest; the true log evidence is 0, and -2.3 without the spike. The
 centre of the plateau, or at it. A group is a TemperedSMC with four runs of default settings.
 
 Columns: evidence, the median over groups of the log evidence; error, the median of the printed
-error; low, groups whose evidence is low by more than five printed errors; told, the number of these
-with a status that says so; difference, those in which twice as many particles find an evidence that
-differs by more than five errors; draws, those whose status says so with 32 times as many draws of
-the base; Pareto k, the median of the first weights' shape.
+error; low, groups whose evidence is low by more than five printed errors; status, the number of
+these that say so by themselves; peaks, the number that say so with `search_peaks`; difference, the
+number in which twice as many particles find an evidence that differs by more than five errors;
+Pareto k, the median of the shape of the first step's weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scipy.special import logsumexp
 
 import numpyro_disco as disco
 from numpyro_disco.energy.importance import pareto_k
-from numpyro_disco.tempering.status import CONVERGED
+from numpyro_disco.tempering.status import CONVERGED, MISSED
 
 DIMENSION = 5
 SHARE = 0.9
@@ -39,7 +39,6 @@ WIDTHS = (0.3, 0.1, 0.07, 0.05, 0.03, 0.01)
 """Widths of the spike."""
 SIGMAS = 5
 """Printed errors beyond which an evidence is wrong."""
-SETTINGS = {"default": {}, "twice": {"num_particles": 2048}, "draws": {"base_draws": 1024}}
 
 
 class Group(NamedTuple):
@@ -47,7 +46,7 @@ class Group(NamedTuple):
 
     log_evidence: float
     error: float
-    told: bool
+    status: int
     first_step: float
 
 
@@ -72,7 +71,7 @@ def one_group(smc: disco.TemperedSMC, seed: int, place: jax.Array, width: float)
     return Group(
         float(logsumexp(estimates) - np.log(len(estimates))),
         float(smc.log_normalizer_error),
-        bool((smc.status != CONVERGED).any()),
+        int(smc.status[0]),
         float(smc.history.inverse_temperature[0, 0]),
     )
 
@@ -84,27 +83,23 @@ def first_shape(group: Group, seed: int, place: jax.Array, width: float) -> floa
     return pareto_k(np.exp(group.first_step * (ratios - ratios.max())))
 
 
-def measure(name: str, width: float, samplers: dict, num_groups: int) -> str:
+def measure(name: str, width: float, samplers: list, num_groups: int) -> str:
     """One row of the table."""
     place, seeds = jnp.array(PLACES[name]), range(num_groups)
-    groups = {
-        kind: [one_group(smc, seed, place, width) for seed in seeds]
-        for kind, smc in samplers.items()
-    }
-    default = groups["default"]
+    default, twice = ([one_group(smc, seed, place, width) for seed in seeds] for smc in samplers)
     low = [seed for seed in seeds if default[seed].log_evidence < -SIGMAS * default[seed].error]
     apart = [
-        abs(groups["twice"][seed].log_evidence - default[seed].log_evidence)
-        > SIGMAS * np.hypot(groups["twice"][seed].error, default[seed].error)
+        abs(twice[seed].log_evidence - default[seed].log_evidence)
+        > SIGMAS * np.hypot(twice[seed].error, default[seed].error)
         for seed in low
     ]
     evidence, error = (np.median([group[i] for group in default]) for i in (0, 1))
     shape = np.median([first_shape(default[seed], seed, place, width) for seed in seeds])
     counts = [
         len(low),
-        sum(default[seed].told for seed in low),
+        sum(default[seed].status not in (CONVERGED, MISSED) for seed in low),
+        sum(default[seed].status == MISSED for seed in low),
         sum(apart),
-        sum(groups["draws"][seed].told for seed in low),
     ]
     cells = [name, width, f"{evidence:.2f}", f"{error:.3f}", *counts, f"{shape:.1f}"]
     return "| " + " | ".join(map(str, cells)) + " |"
@@ -115,15 +110,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="one group, two widths")
     small = parser.parse_args(arguments).small
-    samplers = {
-        kind: disco.TemperedSMC(model, progress_bar=False, throw=False, **settings)
-        for kind, settings in SETTINGS.items()
-    }
-    print("| spike | width | evidence | error | low | told | difference | draws | Pareto k |")
+    samplers = [
+        disco.TemperedSMC(
+            model,
+            num_particles=num_particles,
+            progress_bar=False,
+            throw=False,
+            search_peaks=num_particles == 1024,
+        )
+        for num_particles in (1024, 2048)
+    ]
+    print("| spike | width | evidence | error | low | status | peaks | difference | Pareto k |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in PLACES:
         for width in WIDTHS[::4] if small else WIDTHS:
-            print(measure(name, width, samplers, 1 if small else 8), flush=True)
+            print(measure(name, width, samplers, 1 if small else 6), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What is lost when rows have missing entries, by what `fit` does with them.
 
     python tests/benchmarks/missing_rows.py            wine, breast cancer and MAGIC, two seeds
+    python tests/benchmarks/missing_rows.py --tasks magic --shares 0.5 --seeds 1
     python tests/benchmarks/missing_rows.py --small    one seed of the wine data, briefly trained
 
 A share of the rows misses a third of the entries in all columns but the first. These rows are
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -93,7 +95,7 @@ def judge(
     return np.asarray(prior.log_prob(test), np.float64), float(np.mean(distances))
 
 
-def run_task(task: str, shares: tuple[float, ...], num_seeds: int, num_steps: int) -> None:
+def run_task(task: str, shares: Sequence[float], num_seeds: int, num_steps: int) -> None:
     """Print one line for each share, mechanism and way to learn."""
     for seed in range(num_seeds):
         rng, key = np.random.default_rng(seed), jax.random.key(seed)
@@ -127,12 +129,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="one seed, briefly trained")
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), help="which tables")
+    parser.add_argument("--shares", nargs="*", type=float, default=SHARES, help="incomplete rows")
+    parser.add_argument("--seeds", type=int, default=2, help="how many")
     args = parser.parse_args(arguments)
     if args.small:
         run_task("wine", (0.5,), 1, 100)
         return
     for task in args.tasks:
-        run_task(task, SHARES, 2, 500)
+        run_task(task, args.shares, args.seeds, 500)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,19 @@ def test_values_outside_of_a_joint_support_have_no_density():
         PRIOR.log_prob(DRAWS | {"s2": DRAWS["s2"] * np.nan})
 
 
+def test_coordinates_that_a_support_couples_are_observed_together():
+    row = np.full(len(PRIOR.names), np.nan)
+    row[3] = 0.1
+    for condition in (
+        PRIOR.clamp,
+        lambda row: disco.sample_conditional(jax.random.key(0), PRIOR, row[None], num_samples=2),
+    ):
+        with pytest.raises(ValueError, match="all elements of 'p'.*coupled.*simplex"):
+            condition(row)
+    row[4] = 0.2
+    assert PRIOR.clamp(row).observed == (False, False, False, True, True, False)
+
+
 def test_conditionals_are_dicts():
     observed = {"b": [0.3, np.nan], "p": [0.2, 0.3, 0.5]}
     draws = disco.sample_conditional(jax.random.key(0), PRIOR, observed, num_samples=2000)

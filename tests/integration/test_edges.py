@@ -71,7 +71,14 @@ def many():
 
 
 @pytest.mark.parametrize(
-    "model", [beta_binomial(0.01, 3)[0], beta_binomial(0.01, 0)[0], gamma, dirichlet, many]
+    "model",
+    [
+        beta_binomial(0.01, 3)[0],
+        dirichlet,
+        pytest.param(beta_binomial(0.01, 0)[0], marks=pytest.mark.slow),
+        pytest.param(gamma, marks=pytest.mark.slow),
+        pytest.param(many, marks=pytest.mark.slow),
+    ],
 )
 def test_mass_between_the_edge_and_the_last_number_is_reported(model):
     with pytest.raises(RuntimeError, match="edge of their support"):

@@ -174,10 +174,8 @@ def test_a_defensive_share_keeps_outliers_from_spoiling_the_fit():
     assert lowest[None] < lowest[0] - 0.1
 
 
-@pytest.mark.training
-@pytest.mark.parametrize(
-    "load", [load_wine, pytest.param(load_breast_cancer, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("load", [load_wine, load_breast_cancer])
 def test_on_few_rows_fit_is_no_worse_than_a_gaussian_or_a_mixture(load):
     """Log density of unseen test rows, normalised by SMC: at most two standard errors worse."""
     from sklearn.mixture import GaussianMixture

@@ -66,7 +66,7 @@ def check(smc, edge, log_share=0.0):
     assert_within(found, mean, error, resolution=0.1, sigmas=RUN_SIGMAS, label="mean")
 
 
-@pytest.mark.parametrize("model", [factor, solver, no_gradient])
+@pytest.mark.parametrize("model", [solver, no_gradient])
 def test_the_evidence_is_the_integral_over_the_rest(model):
     edge = -0.2
     smc = tempered(model(edge), num_chains=16, non_finite="impossible")
@@ -99,6 +99,7 @@ def test_a_model_that_fails_everywhere():
         tempered(factor(100.0), num_particles=64, num_chains=2, non_finite="impossible")
 
 
+@pytest.mark.slow
 def test_a_kernel_without_gradients():
     smc = tempered(
         solver(-0.2), num_chains=16, kernel="random_walk", max_moves=16, non_finite="impossible"

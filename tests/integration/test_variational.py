@@ -18,6 +18,7 @@ from helpers.two_coordinates import (
     model,
     posterior,
 )
+from helpers.variables import LOC, SCALE, variables_prior
 from numpyro.infer import SVI, Trace_ELBO, init_to_uniform
 from numpyro.infer.autoguide import (
     AutoBNAFNormal,
@@ -28,6 +29,8 @@ from numpyro.infer.autoguide import (
 )
 
 import numpyro_disco as disco
+
+VARIABLES = variables_prior()
 
 
 def exact_guide(vector, flip=1.0):
@@ -129,6 +132,42 @@ def test_a_flow_as_a_guide_comes_close_to_the_evidence(vector):
     check(trained)
     with pytest.raises(AssertionError, match="is off|is too noisy"):
         check(untrained)
+
+
+def variables_model():
+    disco.sample("theta", VARIABLES)
+
+
+def test_the_bound_is_the_evidence_for_variables_with_shapes():
+    """All coordinates are independent normals, so the posterior is among the automatic guides."""
+    guide = AutoNormal(variables_model)
+    SVI(variables_model, guide, numpyro.optim.Adam(0.1), Trace_ELBO()).init(KEY)
+    loc, scale = (np.asarray(part) for part in VARIABLES.location_and_scale)
+
+    def loss(shift):
+        params = {}
+        for name, places in VARIABLES.variables.indices.items():
+            shape = VARIABLES.variables[name].coordinate_shape
+            mean, deviation = ((LOC - loc) / scale)[places], (SCALE / scale)[places]
+            params[f"theta.{name}_auto_loc"] = jnp.asarray(mean + shift).reshape(shape)
+            params[f"theta.{name}_auto_scale"] = jnp.asarray(deviation).reshape(shape)
+        return Trace_ELBO(num_particles=5).loss(KEY, params, variables_model, guide)
+
+    np.testing.assert_allclose(loss(0.0), 0.0, atol=1e-4)
+    assert abs(loss(0.5)) > 0.1
+
+
+def test_a_point_of_variables_with_shapes_is_the_mode():
+    guide = AutoDelta(variables_model)
+    svi = SVI(variables_model, guide, numpyro.optim.Adam(0.02), Trace_ELBO())
+    params = svi.run(KEY, 800, progress_bar=False).params
+    mode = {name.removeprefix("theta."): value for name, value in guide.median(params).items()}
+    assert {name: value.shape for name, value in mode.items()} == VARIABLES.variables.shapes
+    loss = Trace_ELBO().loss(KEY, params, variables_model, guide)
+    np.testing.assert_allclose(loss, -VARIABLES.log_prob(mode), rtol=1e-5)
+    np.testing.assert_allclose(mode["b"], LOC[:2], atol=1e-2)
+    # The mode of a log-normal.
+    np.testing.assert_allclose(mode["s2"], np.exp(LOC[2] - SCALE[2] ** 2), atol=1e-2)
 
 
 @pytest.mark.parametrize("guide_class", [AutoNormal, AutoMultivariateNormal])

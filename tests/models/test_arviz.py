@@ -134,3 +134,14 @@ def test_the_evidence_of_a_run():
     # ArviZ's own converter repeats it for each draw.
     whole = az.from_numpyro(run)["sample_stats"]["log_normalizer"]
     np.testing.assert_array_equal(whole, np.repeat(found.values[:, None], 64, axis=1))
+
+
+def test_a_frame_at_a_vector_site_is_stored_in_the_order_of_the_prior():
+    frame = TABLE.fillna(0.4)
+
+    def model():
+        numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.sample("x", PRIOR, obs=frame[list(NAMES[::-1])])
+
+    observed = disco.to_arviz(nuts_run(model))["observed_data"]["x"]
+    np.testing.assert_allclose(observed, frame, rtol=1e-6)

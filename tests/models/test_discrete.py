@@ -12,7 +12,17 @@ from helpers.statistics import assert_within
 from numpyro import handlers
 from numpyro.contrib.funsor import config_enumerate
 from numpyro.distributions import constraints
-from numpyro.infer import MCMC, NUTS, DiscreteHMCGibbs, Predictive, init_to_uniform
+from numpyro.infer import (
+    MCMC,
+    NUTS,
+    SVI,
+    DiscreteHMCGibbs,
+    Predictive,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    init_to_uniform,
+)
+from numpyro.infer.autoguide import AutoNormal
 from numpyro.infer.util import log_density
 
 import numpyro_disco as disco
@@ -147,6 +157,38 @@ def test_the_joint_density_with_discrete_coordinates_summed_out():
 
     found = summed(enum(config_enumerate(model), -1), (), {}, values)[0]
     np.testing.assert_allclose(found, jax.nn.logsumexp(jnp.array(by_hand)), rtol=1e-5)
+    np.testing.assert_allclose(bound(TraceEnum_ELBO(), model, values), found, rtol=1e-5)
+    # A broken twin: a bound that does not sum is infinite, not wrong.
+    with pytest.warns(UserWarning, match="does not support models with discrete latent"):
+        assert bound(Trace_ELBO(), model, values) == -np.inf
+
+
+def bound(elbo, model, values):
+    """The bound of SVI whose guide has all mass at some values of the continuous sites."""
+
+    def guide():
+        for name, value in values.items():
+            numpyro.sample(name, dist.Delta(jnp.asarray(value), event_dim=jnp.ndim(value)))
+
+    svi = SVI(config_enumerate(model), guide, numpyro.optim.Adam(0.1), elbo)
+    return -svi.evaluate(svi.init(KEY))
+
+
+def test_variational_bounds_sum_missing_levels_of_a_table_out():
+    from numpyro.contrib.funsor import enum
+    from numpyro.contrib.funsor.infer_util import log_density as summed
+
+    values = {"x.missing": jnp.array([0.3, -0.2])}
+    found = summed(enum(config_enumerate(table_model), -2), (), {}, values)[0]
+    np.testing.assert_allclose(bound(TraceEnum_ELBO(), table_model, values), found, rtol=1e-5)
+
+
+def test_automatic_guides_leave_discrete_coordinates_to_the_sum():
+    guide = AutoNormal(handlers.condition(model, {"x.b": 0, "x.d": 1}), init_scale=0.3)
+    svi = SVI(config_enumerate(model), guide, numpyro.optim.Adam(0.05), TraceEnum_ELBO())
+    losses = svi.run(KEY, 200, progress_bar=False).losses
+    evidence = np.log(posterior(FREE, Y)[0])
+    assert -np.mean(losses[-50:]) < evidence + 0.1 and losses[-50:].mean() < losses[:10].mean()
 
 
 def test_levels_can_be_conditioned_on_and_others_are_refused():
@@ -174,15 +216,16 @@ def test_nuts_sums_discrete_coordinates_out():
     mcmc = MCMC(
         NUTS(config_enumerate(model)),
         num_warmup=300,
-        num_samples=4000,
-        num_chains=2,
+        num_samples=400,
+        num_chains=48,
         chain_method="vectorized",
         progress_bar=False,
     )
     mcmc.run(KEY)
     draws = mcmc.get_samples(group_by_chain=True)
     _, _, _, mean = posterior(FREE, Y)
-    check_mean(jnp.stack([draws["x.a"], draws["x.c"]], -1), mean)
+    # Chains are independent; stretches of one chain are not, as it seldom leaves a mode.
+    check_mean(jnp.stack([draws["x.a"], draws["x.c"]], -1), mean, resolution=0.25, batches=1)
 
 
 @pytest.mark.slow

@@ -47,7 +47,6 @@ SETTINGS = {"num_particles": 40, "num_chains": 2, "base_draws": 4, "num_sweeps":
 @pytest.mark.parametrize(
     "model, shape",
     [
-        (without_plates, (NUM_MISSING,)),
         (with_plates, (NUM_MISSING,)),
         (in_a_scope, (NUM_MISSING,)),
         (padded_by_the_user, TABLE.shape),
@@ -77,6 +76,17 @@ def test_a_table_in_which_nothing_is_missing_has_no_site():
     assert set(smc.get_samples()) == {"slope", "x"}
     smc.print_summary()
     assert set(az.from_numpyro(smc)["posterior"].data_vars) == {"slope", "x"}
+
+
+def test_draws_are_kept_if_the_model_fails_by_itself():
+    def for_compiled_code(table, y=None):
+        if not isinstance(table, jax.core.Tracer):
+            raise ValueError("no concrete tables")
+        without_plates(table, y)
+
+    with pytest.warns(UserWarning, match=r"\['x.missing'\] keep a value.*no concrete tables"):
+        smc = tempered(for_compiled_code, TABLE, Y, throw=False, **SETTINGS)
+    assert smc.get_samples()["x.missing"].shape == (80, *TABLE.shape)
 
 
 def test_draws_of_a_traced_table_as_a_base_are_refused():

@@ -77,6 +77,7 @@ def test_whole_variables_are_given():
     ("given", "message"),
     [
         ({"theta.p[0]": 0.2}, "coupled by its support \\(simplex\\)"),
+        ({"theta.p.unconstrained[0]": 0.2}, "coupled by its support \\(simplex\\)"),
         ({"theta.b": 0.2}, r"array of shape \(2,\) for 'theta.b'"),
         ({"theta.b": jnp.ones((5, 2))}, "one array of shape .* into a plate"),
         ({"theta.b": jnp.array([0.2, jnp.nan])}, "finite numbers inside the support of 'theta.b'"),

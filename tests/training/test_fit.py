@@ -135,21 +135,28 @@ def learned_mean(**settings):
     return np.asarray(fit.distribution.sample(jax.random.key(1), (2000,))).mean(axis=0)
 
 
-@pytest.mark.training
-def test_rows_with_missing_entries_are_learned_from():
-    """Imputed rows recover the means of all rows; complete rows alone do not."""
+def check_mean(found, label):
     rows, _ = rows_missing_at_random()
     # Errors of the mean of all rows, of the draws, and of the imputed half of the rows.
     error = np.sqrt(2 / len(rows) + 1 / 2000)
-    for missing in ("mixture", disco.Refit(num_refits=1)):
-        found = learned_mean(missing=missing)
-        assert_within(found, rows.mean(axis=0), error, sigmas=5, resolution=0.3, label="mean")
+    assert_within(found, rows.mean(axis=0), error, sigmas=5, resolution=0.3, label=label)
+
+
+@pytest.mark.training
+def test_rows_with_missing_entries_are_learned_from():
+    """Imputed rows recover the means of all rows; complete rows alone do not."""
+    check_mean(learned_mean(missing="mixture"), "mean")
     with pytest.warns(
         UserWarning, match=r"\d+ of 800 rows of `data` have missing entries.*'complete'"
     ):
         alone = learned_mean(missing="complete")
     with pytest.raises(AssertionError, match="is off"):
-        assert_within(alone, rows.mean(axis=0), error, sigmas=5, resolution=0.3, label="twin")
+        check_mean(alone, "twin")
+
+
+@pytest.mark.slow
+def test_refits_learn_from_rows_with_missing_entries():
+    check_mean(learned_mean(missing=disco.Refit(num_refits=1)), "mean")
 
 
 def fitted_quickly(data, **settings):

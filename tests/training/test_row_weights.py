@@ -3,10 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+import xarray
 
 from numpyro_disco.tables.draws import read_draws
 from numpyro_disco.training.row_weights import (
     aligned,
+    aligned_with_draws,
     draws_without_weights,
     weights_beside,
     with_mean_one,
@@ -111,3 +113,28 @@ def test_weights_of_draws_are_no_variable():
     assert draws_without_weights(draws, WEIGHTS) is draws
     with pytest.raises(ValueError, match=r"one number for each draw.*got 'b\[1\]'"):
         draws_without_weights(draws, "b[1]")
+
+
+def test_labelled_weights_of_draws_go_by_label():
+    draws = xarray.Dataset(
+        {"b": (("chain", "draw", "k"), np.zeros((2, 3, 2)))},
+        coords={"chain": [0, 1], "draw": [5, 6, 7]},
+    )
+    weights = draws["b"][..., 0] + np.arange(6.0).reshape(2, 3)
+    turned = weights.transpose("draw", "chain")[::-1, ::-1]
+    stacked = turned.to_series().rename("w")
+    for labelled in (weights, turned, stacked):
+        np.testing.assert_array_equal(aligned_with_draws(labelled, draws, 6), np.arange(6.0))
+    np.testing.assert_array_equal(aligned_with_draws(weights.values, draws, 6), weights.values)
+    with pytest.raises(ValueError, match="`weights` with the labels of the draws"):
+        aligned_with_draws(weights.assign_coords(draw=[5, 6, 8]), draws, 6)
+
+
+def test_weights_of_draws_without_labels_have_their_positions():
+    draws, weights = {"b": np.zeros((4, 2))}, pd.Series(np.arange(4.0))
+    np.testing.assert_array_equal(aligned_with_draws(weights[::-1], draws, 4), np.arange(4.0))
+    with pytest.raises(ValueError, match="np.asarray"):
+        aligned_with_draws(pd.Series(np.arange(4.0), index=list("abcd")), draws, 4)
+    indexed = draws | {"s": pd.Series(np.zeros(4), index=list("dcba"))}
+    by_label = pd.Series(np.arange(4.0), index=list("abcd"))
+    np.testing.assert_array_equal(aligned_with_draws(by_label, indexed, 4), [3, 2, 1, 0])
