@@ -37,7 +37,7 @@ def load():
     return images[100:], images[:100]
 
 
-def learn(images, num_steps, width):
+def learn(images, num_steps, width, batch_size):
     """A prior over images."""
     return disco.fit(
         jax.random.key(0),
@@ -45,7 +45,7 @@ def learn(images, num_steps, width):
         objective=disco.Disco(noise_scale=0.15, max_noise_scale=1.0),
         network=disco.UNet(width=width),
         num_steps=num_steps,
-        batch_size=128,
+        batch_size=batch_size,
     )
 
 
@@ -114,11 +114,11 @@ def plot(path, truth, pixels, draws):
 
 def main(args):
     """Learn, in-paint, compare and draw."""
-    sizes = (50, 8, 2, 128) if args.small else (args.num_steps, 32, 6, 1024)
+    sizes = (50, 4, 1, 64) if args.small else (args.num_steps, 32, 6, 1024)
     num_steps, width, num_images, num_particles = sizes
     images, test = load()
     start = time.time()
-    fit = learn(images, num_steps, width)
+    fit = learn(images, num_steps, width, 32 if args.small else 128)
     print(f"learned in {time.time() - start:.0f} s; step {fit.best_step} is kept")
     truth = test[:num_images]
     noise = np.random.default_rng(1).normal(size=truth[:, :, :4].shape)

@@ -3,7 +3,8 @@
 A conditional draw can be wrong in three ways, and each has its own check.
 
 - The conditioning values lie where the training data has no rows. `check_conditional` compares
-  them with draws of the prior and with the rows. Use it whenever new values are conditioned on.
+  them with draws of the prior and with the rows, and says how far conditionals of the nearest rows
+  are off. Use it whenever new values are conditioned on.
 - The conditional is shifted, too wide or too narrow. `calibration` hides known entries of new rows
   and ranks each among draws of its conditional. Use it once for each prior, on rows that the prior
   was not trained on.

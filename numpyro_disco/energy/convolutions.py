@@ -6,6 +6,7 @@ together with a reference it is that of a density.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +32,37 @@ def halvings(shape: Sequence[int], most: int) -> int:
     while count < most and all(size % 2 ** (count + 1) == 0 for size in shape):
         count += 1
     return count
+
+
+class Convolution(nnx.Module):
+    """A convolution with zeros beyond the edges, as one product of matrices.
+
+    Gradients with respect to single points, and theirs with respect to the weights, are products of
+    matrices again. A convolution of XLA would become one with a group for each point there, which
+    is slow on CPUs.
+
+    Args:
+        num_inputs: channels of the input.
+        num_outputs: channels of the output.
+        num_axes: spatial axes, before the channels.
+        **settings: further arguments of `nnx.Linear`.
+    """
+
+    def __init__(self, num_inputs: int, num_outputs: int, num_axes: int, **settings: Any) -> None:
+        self.num_axes = num_axes
+        self.linear = nnx.Linear(num_inputs * KERNEL**num_axes, num_outputs, **settings)
+
+    def __call__(self, h: Array) -> Array:
+        """Map an array spatial + (num_inputs,) to spatial + (num_outputs,)."""
+        margin = KERNEL // 2
+        padded = jnp.pad(h, [(margin, margin)] * self.num_axes + [(0, 0)])
+        shifts = itertools.product(range(KERNEL), repeat=self.num_axes)
+        spatial = h.shape[: self.num_axes]
+        patches = [
+            padded[tuple(slice(s, s + size) for s, size in zip(shift, spatial, strict=True))]
+            for shift in shifts
+        ]
+        return self.linear(jnp.concatenate(patches, axis=-1))
 
 
 class UNetwork(nnx.Module):
@@ -75,9 +107,8 @@ class UNetwork(nnx.Module):
         self.num_channels = math.prod(self.shape[num_spatial_axes:])
         self.num_scales = 1 + halvings(self.spatial, num_scales - 1)
 
-        def convolution(num_inputs: int, num_outputs: int, **settings: Any) -> nnx.Conv:
-            kernel = (KERNEL,) * num_spatial_axes
-            return nnx.Conv(num_inputs, num_outputs, kernel, rngs=rngs, **settings)
+        def convolution(num_inputs: int, num_outputs: int, **settings: Any) -> Convolution:
+            return Convolution(num_inputs, num_outputs, num_spatial_axes, rngs=rngs, **settings)
 
         def blocks() -> nnx.List:
             pairs = [[convolution(width, width) for _ in range(2)] for _ in range(num_blocks)]

@@ -95,6 +95,9 @@ class DrawInfo(NamedTuple):
     pareto_k: np.ndarray
     """Pareto k of the same weights, shape (rows,). Means little if a discrete coordinate is free:
     the weights may then come in steps."""
+    effective_share: np.ndarray
+    """`weight_ess` over the number of points, shape (rows,): about the share of the reference's
+    draws that are worth one of the target."""
 
 
 class RowDraws(NamedTuple):
@@ -209,6 +212,7 @@ class _Drawing:
         self.known = np.asarray(rows.values, self.values.dtype)
         num_rows = len(self.values)
         self.weight_ess, self.pareto_k = np.zeros(num_rows), np.full(num_rows, np.inf)
+        self.effective_share = np.zeros(num_rows)
 
     def run(self) -> RowDraws:
         """Draw every row."""
@@ -235,6 +239,7 @@ class _Drawing:
                 np.array([one.num_distinct for one in in_order], int),
                 self.weight_ess,
                 self.pareto_k,
+                self.effective_share,
             ),
         )
 
@@ -318,6 +323,7 @@ class _Drawing:
             in_steps=bool((self.supports.discrete & ~self.observed[row]).any()),
         )
         self.weight_ess[row], self.pareto_k[row] = judgement.weight_ess, judgement.pareto_k
+        self.effective_share[row] = judgement.weight_ess / len(points.log_weights)
         return judgement
 
     def _resampled(self, row: int, points: Points) -> _Row:

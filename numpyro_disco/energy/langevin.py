@@ -97,7 +97,8 @@ class AnnealedLangevin:
 
     Args:
         num_steps: number of steps.
-        step_size: root of h at the end, as for `Langevin`.
+        step_size: root of h at the end, as for `Langevin`; the last quarter of the steps should
+            cover the density, so that num_steps * step_size^2 / 8 is at least a few units.
         lowest: the inverse temperature at the start; they rise geometrically to 1 over the first
             three quarters of the steps.
     """

@@ -107,16 +107,15 @@ def sample(
             f"Expected an `EnergyDistribution` for `prior`; got {type(prior).__name__}. For other "
             "distributions use `numpyro.sample`."
         )
-    array = prior.variables is not None and prior.variables.array is not None
     if obs is not None:
         values = prior.from_vectors(_sample_table(name, prior, obs, padded))
-    elif array:
+    elif len(prior.event_shape) > 1:
         return numpyro.sample(name, prior)
     else:
         values = _sample_vector(name, prior)
     if not deterministic:
         return values
-    if array or prior.variables is None:
+    if not isinstance(values, dict):
         return numpyro.deterministic(name, values)
     sites = {part.name for part in parts_of(prior, _given(name))} if obs is None else ()
     for variable in sorted(set(values) - set(sites)):
@@ -275,15 +274,16 @@ def _check_handlers(
 
 def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool | None) -> Array:
     """The missing entries of a table as one site, and the completed table."""
-    observed = (pattern := prior.pattern(_known(obs), "obs")).observed
-    if joint := [v.name for v in prior.variables or () if v.joint_support]:
+    pattern = prior.pattern(_known(obs), "obs")
+    if prior.variables is not None and any(v.joint_support for v in prior.variables):
+        joint = [v.name for v in prior.variables if v.joint_support]
         raise ValueError(
             f"Expected a prior whose variables have no joint supports with `obs`; {joint} have. "
             "Condition on them with `clamp`, or with NumPyro's `condition`."
         )
     if any(prior.observed):
         raise ValueError("Expected an unclamped prior with `obs`: put the values into the table.")
-    prior = prior.as_vector
+    prior, observed = prior.as_vector, pattern.observed
     own = ["missing", "levels"] if prior.coordinate_supports.discrete.any() else ["missing"]
     _check_handlers(name, own, prior.names)
     # Under `jit` a conversion by JAX would trace concrete values.

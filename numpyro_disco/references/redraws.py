@@ -19,6 +19,7 @@ the components; those that are free are drawn from the component that was drawn.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -44,7 +45,11 @@ class Directions(NamedTuple):
 
 
 def column_directions(
-    rng_key: Array, whitener: Array, num_sets: int, num_levels: tuple[int, ...] | None = None
+    rng_key: Array,
+    whitener: Array,
+    num_sets: int,
+    num_levels: tuple[int, ...] | None = None,
+    free_columns: Sequence[int] | None = None,
 ) -> Directions:
     """Random sets of columns of the data to be free, as directions in standardised units.
 
@@ -57,6 +62,7 @@ def column_directions(
         num_sets: number of sets.
         num_levels: number of levels of each column, 0 for real ones; all are real by default. The
             whitener is the identity on discrete columns.
+        free_columns: the columns of every set; random ones by default.
 
     Returns:
         Directions with a leading axis of `num_sets`.
@@ -68,6 +74,9 @@ def column_directions(
     num_free = np.where(rng.random(num_sets) < 0.5, 1, several)
     orders = rng.permuted(np.tile(np.arange(dimension), (num_sets, 1)), axis=1)
     free = np.argsort(orders, axis=1) < num_free[:, None]
+    if free_columns is not None:
+        free = np.tile(np.isin(np.arange(dimension), free_columns), (num_sets, 1))
+        orders = np.argsort(~free, axis=1, kind="stable")
     discrete = np.zeros(dimension, bool) if num_levels is None else np.asarray(num_levels) > 0
     # Discrete columns come last; all others keep their order, the free ones first.
     last = np.argsort(discrete[orders], axis=1, kind="stable")

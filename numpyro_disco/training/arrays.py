@@ -77,7 +77,7 @@ def read_arrays(data: Any, names: Any, weights: Any) -> tuple[Table, Variables]:
     if np.isinf(values).any():
         raise ValueError("Expected finite numbers, or NaN where one is missing, in `data`.")
     checked = None if weights is None else check_weights(weights, len(values))
-    kept = ~np.isnan(values).all(axis=1)
+    kept = np.asarray(~np.isnan(values).all(axis=1))
     if checked is not None:
         kept &= checked > 0
     values = values[kept]

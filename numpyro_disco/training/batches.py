@@ -130,11 +130,16 @@ def spread_draws(rng: np.random.Generator, draws: np.ndarray, num_batches: int) 
 
 
 def rows_and_draws(
-    rng_key: Array, rows: TrainingRows, model: Learned, batch_size: int
+    rng_key: Array,
+    rows: TrainingRows,
+    model: Learned,
+    batch_size: int,
+    redrawn: tuple[int, ...] | None = None,
 ) -> RowsAndDraws:
     """The batches of one round, from rows in k-d tree order.
 
-    They are made on the host: the device can be at work on the round before.
+    They are made on the host: the device can be at work on the round before. The columns to redraw
+    are `redrawn`, or random ones by default.
     """
     draw_key, directions_key = jax.random.split(rng_key)
     rng = host_generator(draw_key)
@@ -145,7 +150,7 @@ def rows_and_draws(
     return RowsAndDraws(
         rows.values[picks],
         spread_draws(rng, draws[tree_order(draws)], STEPS_PER_ROUND),
-        column_directions(directions_key, model.whitener, STEPS_PER_ROUND, num_levels),
+        column_directions(directions_key, model.whitener, STEPS_PER_ROUND, num_levels, redrawn),
         random_level_sets(rng, num_levels, STEPS_PER_ROUND) if any(num_levels) else None,
     )
 

@@ -18,6 +18,7 @@ from numpyro_disco.tables.columns import Column
 from numpyro_disco.training.batches import TrainingRows, spread_picks, training_rows
 from numpyro_disco.training.loop import History
 from numpyro_disco.training.objectives import Objective
+from numpyro_disco.training.settings import FitSettings
 
 
 class ImputedRows(NamedTuple):
@@ -55,11 +56,16 @@ class FitEvidence:
     """Losses by training step."""
     best_step: int
     """The step whose weights `model` holds; 0 if no step improved on the initial weights."""
-    objective: Objective
-    """The training objective, every default resolved."""
+    settings: FitSettings
+    """The settings of the fit, every default resolved."""
     noise_scales: Mapping[float, float]
     """Mean held-out log density of the smoothed rows by noise scale tried; empty if the scale was
     given."""
+    components: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    """Mean held-out log density by number of components tried; empty unless a mixture was
+    fitted as the reference."""
+    interrupted: bool = False
+    """True if training was interrupted."""
     row_weights: np.ndarray | None = None
     """Positive weights of the training rows, shape (N,); None if all are equal."""
     held_out_weights: np.ndarray | None = None
@@ -68,6 +74,11 @@ class FitEvidence:
     """Rows with missing entries."""
     array_shape: tuple[int, ...] | None = None
     """Shape of the arrays that the rows are, such as images; None for a table."""
+
+    @property
+    def objective(self) -> Objective:
+        """The training objective."""
+        return self.settings.objective
 
     @property
     def density(self) -> EnergyDistribution:

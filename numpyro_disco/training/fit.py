@@ -215,13 +215,11 @@ def fit(
         "held_out_fraction": held_out_fraction,
         "patience": patience,
     }
-    if is_stack_of_arrays(data) and resume is None:
-        given = array_defaults(given)
-    settings = requested_settings(None if resume is None else resume.settings, **given)
+    settings = _requested(data, resume, given)
     sample_key = jax.random.fold_in(keys.table, 2)
     table, stream, variables = _read(sample_key, data, names, weights, settings)
     _check_stream(settings, stream)
-    _check_settings(table, settings)
+    settings = _for_columns(table, variables, settings)
     spread_key, impute_key = jax.random.split(keys.table)
     marks = fit_marks(
         rng_key,
@@ -233,15 +231,19 @@ def fit(
     leaves_out = settings.missing == "complete" or stream is not None
     if leaves_out:
         _warn_of_incomplete_rows(table, stream)
-    if variables is not None and variables.array is not None:
-        settings, prepared = prepare_arrays(table, variables, settings, leaves_out)
-    else:
-        settings, prepared = _prepare(spread_key, table, settings, leaves_out)
-        prepared = prepared._replace(stream=stream, variables=variables)
+    settings, prepared = _prepare(spread_key, table, settings, leaves_out, variables)
+    prepared = prepared._replace(stream=stream, variables=variables)
     task = Task(keys, prepared, settings, Checkpoint(checkpoint, marks), devices, progress_bar)
     if np.isnan(prepared.rows).any():
         return learn_from_incomplete(impute_key, task, resume)
     return learn_in_stages(task, "fit", resume)
+
+
+def _requested(data: Any, resume: FitResult | None, given: dict[str, Any]) -> FitSettings:
+    """The requested settings, for rows or for arrays."""
+    if is_stack_of_arrays(data) and resume is None:
+        given = array_defaults(given)
+    return requested_settings(None if resume is None else resume.settings, **given)
 
 
 def _read(
@@ -314,11 +316,13 @@ def _warn_of_incomplete_rows(table: Table, stream: Stream | None) -> None:
         )
 
 
-def _check_settings(table: Table, settings: FitSettings) -> None:
-    """Refuse settings that do not fit the columns."""
+def _for_columns(table: Table, variables: Variables | None, settings: FitSettings) -> FitSettings:
+    """Refuse settings that do not fit the columns; find the columns that the objective names."""
     _check_reference(settings.reference, len(table.names))
     settings.objective.check_dimension(*table.values.shape)
     _check_discrete(table, settings)
+    objective = settings.objective.for_columns(table.names, variables)
+    return dataclasses.replace(settings, objective=objective)
 
 
 def _check_discrete(table: Table, settings: FitSettings) -> None:
@@ -360,12 +364,18 @@ def _check_reference(reference: Any, dimension: int) -> None:
 
 
 def _prepare(
-    rng_key: Array, table: Table, settings: FitSettings, leaves_out: bool
+    rng_key: Array,
+    table: Table,
+    settings: FitSettings,
+    leaves_out: bool,
+    variables: Variables | None,
 ) -> tuple[FitSettings, PreparedRows]:
     """Check the rows, choose a transform, and map the rows to unconstrained space.
 
     Rows with missing entries are left out, if `leaves_out`.
     """
+    if variables is not None and variables.array is not None:
+        return prepare_arrays(table, variables, settings, leaves_out)
     resolution = settings.objective.smallest_resolution
     if settings.objective.is_contrastive:
         warn_of_spikes(table)

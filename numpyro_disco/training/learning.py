@@ -260,8 +260,10 @@ def _result(setup: _Setup, prepared: PreparedRows, run: Run, interrupted: bool) 
         array_shape=prepared.array_shape,
         history=history,
         best_step=run.best_step,
-        objective=setup.settings.objective,
+        settings=setup.settings,
         noise_scales=setup.noise_scales,
+        components=setup.references.components,
+        interrupted=interrupted,
     )
     return FitResult(
         settings=setup.settings,

@@ -59,7 +59,7 @@ def disco_loss(
         and MDSM learn.
     """
     error = (target - x) - noise_scale**2 * score_fn(x)
-    if proposal_scale.ndim:
+    if jnp.ndim(proposal_scale):
         return ((error / proposal_scale) ** 2).mean()
     return (error**2).mean() / proposal_scale**2
 

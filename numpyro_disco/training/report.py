@@ -11,7 +11,14 @@ import numpy as np
 from numpyro_disco._random import host_generator
 from numpyro_disco._statistics import selected
 from numpyro_disco._typing import Array
-from numpyro_disco.training import report_lines, report_smoothing
+from numpyro_disco.energy.drawing import Request, particles_for
+from numpyro_disco.training import (
+    report_draws,
+    report_focus,
+    report_lines,
+    report_smoothing,
+    report_training,
+)
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.report_lines import ReportLine
 
@@ -73,27 +80,30 @@ def make_report(rng_key: Array, evidence: FitEvidence) -> Report:
 
     Returns:
         A `Report`. If the learned density cannot be sampled, a failed line "draws" says why, and
-        the lines that need draws or log Z ("log density", "memorisation", "constant", "masses",
-        "levels") are left out.
+        the lines that need draws or log Z ("log density", "memorisation", "constant",
+        "reference", "masses", "levels", "columns", "copies") are left out.
 
     Raises:
         ValueError: the fit is a score network, which has no density.
     """
     keys = _Keys(*jax.random.split(rng_key, len(_Keys._fields)))
     held_out = evidence.held_out[:MAX_POINTS]
-    held_out_weights = selected(evidence.held_out_weights, slice(MAX_POINTS))
-    lines = [report_lines.network_line(evidence)]
+    lines = [report_lines.network_line(evidence), report_training.training_line(evidence)]
+    if evidence.components:
+        lines.append(report_training.components_line(evidence))
     if evidence.row_weights is not None:
         lines.append(report_lines.weights_line(evidence))
     if evidence.imputed.total:
         lines.append(report_lines.missing_line(evidence))
+    lines += report_focus.focus_lines(jax.random.fold_in(rng_key, 1), evidence)
     draws = np.zeros((0, held_out.shape[1]))
     noise_scales = score_errors = np.zeros(0)
     try:
-        draws, densities = _draws_and_densities(keys, evidence, held_out)
+        draws, share, densities = _draws_and_densities(keys, evidence, held_out)
     except RuntimeError as problem:
         lines.append(report_lines.no_draws_line(problem))
     else:
+        lines.append(report_training.reference_line(evidence, share))
         lines.append(report_lines.log_density_line(evidence, held_out, densities))
         lines.append(report_lines.memorisation_line(densities, held_out.shape[1]))
         if evidence.objective.is_contrastive:
@@ -104,21 +114,38 @@ def make_report(rng_key: Array, evidence: FitEvidence) -> Report:
         lines += [report_smoothing.score_line(check), report_smoothing.own_row_line(check)]
         noise_scales, score_errors = check.noise_scales, check.errors
     if len(draws):
-        standardized = np.asarray(evidence.standardize(draws))
-        lines.append(report_lines.masses_line(evidence, held_out, standardized, held_out_weights))
-        if evidence.coordinate_supports.discrete.any():
-            lines.append(
-                report_lines.levels_line(evidence, held_out, standardized, held_out_weights)
-            )
+        lines += _lines_of_draws(keys.rows, evidence, held_out, draws)
     if not evidence.coordinate_supports.discrete.all():
         lines.append(report_lines.tails_line(evidence, held_out))
     return Report(tuple(lines), draws, noise_scales, score_errors)
 
 
+def _lines_of_draws(
+    rng_key: Array, evidence: FitEvidence, held_out: np.ndarray, draws: np.ndarray
+) -> list[ReportLine]:
+    """Lines that compare draws (n, D), in the user's units, with held-out rows (m, D)."""
+    weights = selected(evidence.held_out_weights, slice(len(held_out)))
+    standardized = np.asarray(evidence.standardize(draws))
+    lines = [report_lines.masses_line(evidence, held_out, standardized, weights)]
+    discrete = evidence.coordinate_supports.discrete
+    if discrete.any():
+        lines.append(report_lines.levels_line(evidence, held_out, standardized, weights))
+    rng = host_generator(jax.random.fold_in(rng_key, 1))
+    sample = report_draws.compared(rng, evidence, held_out, weights, standardized)
+    lines.append(report_draws.draws_line(evidence, sample))
+    if not discrete.all():
+        lines.append(report_draws.columns_line(evidence, sample))
+    lines.append(report_draws.copies_line(evidence, sample))
+    return lines
+
+
 def _draws_and_densities(
     keys: _Keys, evidence: FitEvidence, held_out: np.ndarray
-) -> tuple[np.ndarray, report_lines.LogDensities]:
-    """Draws in the user's units (n, D), and log densities of training and of held-out rows.
+) -> tuple[np.ndarray, float, report_lines.LogDensities]:
+    """Draws, the effective share of the reference's, and log densities.
+
+    Draws are in the user's units, shape (n, D); log densities are those of training and of held-out
+    rows.
 
     Raises:
         RuntimeError: the learned density cannot be sampled, or has no finite integral.
@@ -126,11 +153,16 @@ def _draws_and_densities(
     order = host_generator(keys.rows).permutation(len(evidence.rows))
     rows, weights = evidence.rows[order[:MAX_POINTS]], evidence.row_weights
     weights = selected(weights, order[:MAX_POINTS])
-    draws = evidence.density.as_vector.sample(keys.draws, (MAX_POINTS,))
+    density = evidence.density.as_vector
+    everything_free = density.clamped.reshape(-1, len(density.names))
+    request = Request(MAX_POINTS, particles_for(MAX_POINTS))
+    drawn = density.draw_rows(keys.draws, everything_free, request)
     normalized = evidence.density.normalize(keys.density, num_chains=NUM_CHAINS)
     log_z = float(np.asarray(normalized.log_normalizer))
     error = float(np.asarray(normalized.log_normalizer_error))
     densities = report_lines.log_densities(evidence.energy, rows, held_out, log_z, error)
     held_out_weights = selected(evidence.held_out_weights, slice(len(held_out)))
     densities = densities._replace(row_weights=weights, held_out_weights=held_out_weights)
-    return np.asarray(draws, np.float64), densities
+    assert drawn.info is not None
+    draws = np.asarray(drawn.draws[:, 0], np.float64)
+    return draws, float(drawn.info.effective_share[0]), densities

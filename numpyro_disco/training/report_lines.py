@@ -184,6 +184,9 @@ def log_density_line(
         rows = np.asarray(evidence.rows[:, real], np.float64)
         covariance = np.cov(rows, rowvar=False, aweights=row_weights)
         covariance = covariance.reshape(2 * rows.shape[1:])
+        if evidence.array_shape is not None:
+            # Elements of arrays may be constant; both densities are smoothed.
+            covariance = covariance + evidence.objective.resolution**2 * np.eye(len(covariance))
         center = column_means(rows, row_weights)
         gaussian = multivariate_normal.logpdf(held_out[:, real], center, covariance)
         simple = simple + np.asarray(gaussian, np.float64)

@@ -132,11 +132,14 @@ class FitResult:
         what to do:
 
         - network: the held-out loss against that of the untrained network.
-        - draws: why the learned density cannot be sampled. This line appears only if that happens,
-          and then log density, memorisation, constant and masses are left out.
         - missing (rows with missing entries only): whether complete held-out rows judge alone,
           weighted by the inverse chance that such a row is complete. If there are fewer than about
           100 of them, all held-out rows judge, with imputed entries.
+        - training: whether training ended by itself, or still gained in its last quarter.
+        - components (fitted mixtures only): whether their number ran into `max_components`.
+        - reference: the effective share of the reference's draws under the learned density.
+        - focus (only with `Contrastive(focus=...)`): the log density of the columns in focus given
+          the others, against that of the reference, and how well draws of the reference cover it.
         - log density: the log density of held-out rows, normalised by tempered SMC, against that of
           the Gaussian fitted to the training rows.
         - memorisation: the log density of training rows against that of held-out rows.
@@ -150,6 +153,13 @@ class FitResult:
         - masses: shares of held-out rows and of draws in clusters of the training rows.
         - levels (discrete columns only): shares of held-out rows and of draws at each level of the
           column where they differ most.
+        - draws: the accuracy with which gradient-boosted trees tell draws from held-out rows, with
+          cross-validation, beside that for draws of the reference alone; 0.5 is perfect. It fails
+          if draws of the fit are easier to tell. If the learned density cannot be sampled, this
+          line says why, and the lines that need draws or log Z are left out.
+        - columns: the largest first Wasserstein distance of a column between held-out rows and
+          draws, in standard deviations.
+        - copies: whether draws lie nearer to training rows than held-out rows do.
         - tails: whether the energy increases beyond the farthest training row.
 
         A check that depends on the number of held-out rows does not pass when there are too few to

@@ -75,6 +75,42 @@ def test_distance_alone_finds_a_gap_between_rows():
     assert check.percentile > 0.5 and check.distance_percentile < 0.01
 
 
+@pytest.mark.statistics
+def test_the_nearest_rows_say_how_far_a_conditional_is_off():
+    """Conditionals of a prior whose slope is wrong on one side only, and right on the other."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=4000)
+    b = np.where(a > 0, 3.0, 0.0) * 0.1 + 0.1 * rng.normal(size=4000)
+    truth = gaussian_prior(np.zeros(2), np.array([[1.0, 0.0], [0.0, 0.01]]), ("a", "b"))
+    data = np.stack([a, b], axis=1)
+    with pytest.warns(UserWarning, match=r"1 of 2 rows.*near row 1.*'b' lie 3"):
+        check = disco.check_conditional(KEY, truth, {"a": [-0.5, 0.5]}, data=data)
+    assert check.typical.all()
+    # The mean is off by three deviations, so the RMS distance is sqrt(1 + 9) deviations.
+    assert_within(
+        check.relative_error[:, 1],
+        np.sqrt([1.0, 10.0]),
+        check.relative_error_se[:, 1] + 0.02,
+        resolution=1.0,
+        label="relative error",
+    )
+    assert np.isnan(check.relative_error[:, 0]).all()
+    right, wrong = str(check).splitlines()
+    assert right.startswith("pass") and "typical" in right and "'b'" in right
+    assert wrong.startswith("fail") and "widen what is concluded" in wrong
+
+
+def test_sentences_without_data():
+    check = disco.check_conditional(KEY, PRIOR, {"a": 0.4}, num_samples=50)
+    assert 0 < check.effective_share <= 1 and check.relative_error is None
+    text = str(check)
+    assert text.startswith("pass") and "typical" in text and "give `data`" in text
+    left_out = disco.check_conditional(
+        KEY, PRIOR, {"a": 0.4}, data=rows(100), num_samples=50, num_neighbours=0
+    )
+    assert left_out.relative_error is None and "give `data`" in str(left_out)
+
+
 def test_wrong_arguments_raise():
     with pytest.raises(ValueError, match="at least one number in every row.*row 1"):
         disco.check_conditional(KEY, PRIOR, {"a": [0.1, np.nan]})

@@ -40,13 +40,10 @@ def check_conditional_moments(draws):
     np.testing.assert_array_equal(np.asarray(draws)[:, 0, 1], 0.0)
     mean, covariance = conditional()
     exact = np.random.default_rng(0).multivariate_normal(mean, covariance, 400_000)
-    truth = moments(exact).mean(0)
-    assert_within(*_against(moments(free), truth), resolution=0.6)
-
-
-def _against(values, truth):
-    mean, error = mean_and_error(values)
-    return mean, truth, error
+    # A Gaussian: coordinates and products of pairs say all, the cubes that follow say nothing new.
+    truth = moments(exact).mean(0)[:5]
+    estimate, error = mean_and_error(moments(free)[:, :5])
+    assert_within(estimate, truth, error, resolution=0.6)
 
 
 def test_metropolis_corrected_draws_have_the_moments_of_the_conditional():
@@ -56,18 +53,17 @@ def test_metropolis_corrected_draws_have_the_moments_of_the_conditional():
     check_conditional_moments(draws)
 
 
-@pytest.mark.parametrize("step_size", [1.2])
-def test_uncorrected_draws_with_large_steps_do_not(step_size):
-    # The broken twin: the same steps without the Metropolis correction.
-    sampler = disco.Langevin(num_steps=200, step_size=step_size)
+def test_uncorrected_draws_with_large_steps_do_not():
+    # The broken twin: no Metropolis correction.
+    sampler = disco.Langevin(num_steps=200, step_size=1.2)
     draws = disco.sample_langevin(jax.random.key(0), prior(), 2000, observed=GIVEN, sampler=sampler)
     with pytest.raises(AssertionError, match="is off"):
         check_conditional_moments(draws)
 
 
 def test_annealed_draws_end_at_the_density():
-    sampler = disco.AnnealedLangevin(num_steps=400, step_size=0.1)
-    draws = disco.sample_langevin(jax.random.key(0), prior(), 1000, sampler=sampler)
+    sampler = disco.AnnealedLangevin(num_steps=400, step_size=0.3)
+    draws = disco.sample_langevin(jax.random.key(0), prior(), 1500, sampler=sampler)
     mean, error = mean_and_error(np.asarray(draws).reshape(-1, 3))
     # The steps at the end leave a bias of the order of their square.
     assert_within(mean, MEAN, error, resolution=0.3)

@@ -4,6 +4,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from numpyro.distributions import biject_to
 from numpyro.infer import MCMC, NUTS
 
 import numpyro_disco as disco
@@ -85,17 +86,28 @@ def test_saved_and_loaded(fit, tmp_path):
     np.testing.assert_array_equal(loaded.log_prob(stack(3)), fit.distribution.log_prob(stack(3)))
 
 
-def test_one_site_of_a_model(fit):
-    image = stack(1)[0]
-
+def model_of(prior):
     def model(obs):
-        x = disco.sample("image", fit.distribution)
+        x = disco.sample("image", prior)
         numpyro.sample("obs", dist.Normal(x[:, :2], 0.1).to_event(2), obs=obs)
 
-    trace = numpyro.handlers.trace(numpyro.handlers.seed(model, 0)).get_trace(image[:, :2])
-    assert trace["image"]["value"].shape == SHAPE
-    mcmc = MCMC(NUTS(model), num_warmup=5, num_samples=5, progress_bar=False)
-    mcmc.run(jax.random.key(0), image[:, :2])
+    return model
+
+
+def test_one_site_of_a_model(fit):
+    seeded = numpyro.handlers.seed(model_of(fit.distribution), 0)
+    image = stack(1)[0]
+    substituted = numpyro.handlers.substitute(seeded, {"image": jnp.asarray(image)})
+    site = numpyro.handlers.trace(substituted).get_trace(image[:, :2])["image"]
+    assert site["value"].shape == SHAPE and site["fn"].event_shape == SHAPE
+    u = biject_to(site["fn"].support).inv(site["value"])
+    assert u.shape == (16,)
+
+
+@pytest.mark.slow
+def test_nuts_moves_whole_arrays(fit):
+    mcmc = MCMC(NUTS(model_of(fit.distribution)), num_warmup=5, num_samples=5, progress_bar=False)
+    mcmc.run(jax.random.key(0), stack(1)[0][:, :2])
     assert mcmc.get_samples()["image"].shape == (5, *SHAPE)
 
 

@@ -10,6 +10,7 @@ import numpyro_disco as disco
 from numpyro_disco.energy.learned import LearnedEnergy, LearnedScore
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.loop import History
+from numpyro_disco.training.settings import requested_settings
 
 LOC, WHITENER = np.array([300.0, -1.0]), np.array([[0.01, 0.0], [0.4, 2.0]])
 PRIOR = gaussian_prior(np.zeros(2), np.eye(2))
@@ -18,6 +19,9 @@ PRIOR = gaussian_prior(np.zeros(2), np.eye(2))
 def evidence(prior, kind=LearnedEnergy):
     reference = disco.GaussianReference(np.zeros(2), np.eye(2))
     model = kind({}, reference, jnp.asarray(LOC), jnp.asarray(WHITENER), jnp.asarray(0.0), None)
+    settings = requested_settings(
+        None, objective=None, noise_scale=None, reference=None, network=None, optimizer=None
+    )
     return FitEvidence(
         distribution=prior,
         model=model,
@@ -28,7 +32,7 @@ def evidence(prior, kind=LearnedEnergy):
         held_out=np.zeros((2, 2)),
         history=History(*np.zeros((4, 1))),
         best_step=0,
-        objective=disco.Contrastive(),
+        settings=settings,
         noise_scales={},
     )
 

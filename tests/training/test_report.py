@@ -21,14 +21,29 @@ TARGET = Mixture(
 )
 NAMES = [
     "network",
+    "training",
+    "components",
+    "reference",
     "log density",
     "memorisation",
     "smoothing",
     "score",
     "own row",
     "masses",
+    "draws",
+    "columns",
+    "copies",
     "tails",
 ]
+NEED_DRAWS = (
+    "reference",
+    "log density",
+    "memorisation",
+    "masses",
+    "draws",
+    "columns",
+    "copies",
+)
 KEY = jax.random.key(0)
 
 
@@ -56,8 +71,8 @@ def test_a_good_fit_passes(report):
     assert [line.name for line in report.lines] == NAMES
     verdicts = {line.name: line.verdict for line in report.lines}
     assert "fail" not in verdicts.values()
-    passing = ("log density", "memorisation", "masses", "tails")
-    assert {verdicts[name] for name in passing} == {"pass"}
+    passing = ("reference", "log density", "memorisation", *NEED_DRAWS[3:6], "tails")
+    assert {name: verdicts[name] for name in passing} == dict.fromkeys(passing, "pass")
     assert report.draws.shape[1] == 2 and np.isfinite(report.draws).all()
 
 
@@ -103,7 +118,7 @@ def test_wrong_masses_fail(fit):
 
 def test_a_wrong_density_fails(fit):
     report = report_on(fit, TARGET.draw(np.random.default_rng(1), 1000) + [0.0, 2.5])
-    names = ("log density", "memorisation", "masses")
+    names = ("log density", "memorisation", "masses", "draws", "columns")
     assert {report[name].verdict for name in names} == {"fail"}
 
 
@@ -150,9 +165,8 @@ class Unknown(LearnedEnergy):
 
 def test_without_draws_the_other_lines_remain(fit):
     report = make_report(KEY, with_energy(fit.evidence, Unknown))
-    needs_draws = ("log density", "memorisation", "masses")
-    names = [name for name in NAMES if name not in needs_draws]
-    assert [line.name for line in report.lines] == [names[0], "draws", *names[1:]]
+    names = [name for name in NAMES if name not in NEED_DRAWS]
+    assert [line.name for line in report.lines] == [*names[:3], "draws", *names[3:]]
     assert report["draws"].verdict == "fail" and "cannot be sampled" in report["draws"].reason
     assert len(report.draws) == 0 and fit.plot_report(report) is not None
 
@@ -160,7 +174,7 @@ def test_without_draws_the_other_lines_remain(fit):
 def test_a_handful_of_held_out_rows_does_not_pass(fit):
     evidence = dataclasses.replace(fit.evidence, held_out=fit.evidence.held_out[:5])
     report = make_report(KEY, evidence)
-    for name in ("network", "log density", "memorisation", "masses"):
+    for name in ("network", "log density", "memorisation", "masses", "draws", "copies"):
         assert report[name].verdict != "pass"
         assert "too few held-out rows" in report[name].reason
 
@@ -177,9 +191,9 @@ def test_a_contrastive_objective_has_a_constant_and_no_smoothing():
     )
     report = fit.report(jax.random.key(1))
     assert [line.name for line in report.lines] == [
-        *NAMES[:3],
+        *NAMES[:6],
         "constant",
-        *(name for name in NAMES[3:] if name not in ("score", "own row")),
+        *(name for name in NAMES[6:] if name not in ("score", "own row")),
     ]
     assert report["constant"].verdict == "pass" and abs(report["constant"].value) < 0.1
     assert report["smoothing"].verdict == "pass" and "none" in report["smoothing"].reason

@@ -47,7 +47,7 @@ def test_smoothing_wider_than_the_modes_fails():
     small_scale = disco.Disco(noise_scale=0.01, undo_smoothing=True)
     undone = dataclasses.replace(
         fit.evidence,
-        objective=small_scale,
+        settings=dataclasses.replace(fit.settings, objective=small_scale),
         distribution=fit.distribution.replace(noise_scale=None),
     )
     line = smoothing_line(undone, fit.evidence.held_out)

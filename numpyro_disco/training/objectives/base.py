@@ -15,6 +15,7 @@ from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energy.learned import Learned
 from numpyro_disco.references.base import Reference
+from numpyro_disco.tables.variables import Variables
 from numpyro_disco.training.batches import (
     Source,
     TrainingRows,
@@ -108,6 +109,18 @@ class Objective(abc.ABC):
         Args:
             reference: the reference q over standardised coordinates.
             num_rows: number of training rows.
+        """
+        return self
+
+    def for_columns(self, names: tuple[str, ...], variables: Variables | None) -> Self:
+        """Find the columns that the objective names, if it names any.
+
+        Args:
+            names: names of the D columns.
+            variables: the variables that the columns form, or None.
+
+        Raises:
+            ValueError: a name that is not one of theirs.
         """
         return self
 

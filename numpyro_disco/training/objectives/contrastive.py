@@ -8,6 +8,7 @@ the reference q reach.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, Self
 
@@ -22,6 +23,7 @@ from numpyro_disco.references.base import Reference, host_draws
 from numpyro_disco.references.gaussian import GaussianReference
 from numpyro_disco.references.mixture import MixtureReference
 from numpyro_disco.references.redraws import Directions, column_directions, redraw
+from numpyro_disco.tables.variables import Variables
 from numpyro_disco.training.batches import (
     STEPS_PER_ROUND,
     RowsAndDraws,
@@ -32,11 +34,16 @@ from numpyro_disco.training.batches import (
 from numpyro_disco.training.levels import at_other_levels, level_loss, random_level_sets
 from numpyro_disco.training.losses import contrastive_loss, ranking_loss
 from numpyro_disco.training.objectives.base import Objective, or_none, store_checked
+from numpyro_disco.training.objectives.focus import Focus, check_focus, focus_on
 
 DEFENSIVE_SHARE = 0.001
 """Default defensive share with a mixture as the reference."""
 NUM_REDRAWS = 4
 """Default number of redraws with a single Gaussian as the reference."""
+NUM_FOCUSED_REDRAWS = 8
+"""Default number of redraws of the columns in focus."""
+JOINT_WEIGHT = 0.1
+"""Weight of the joint loss beside that of the conditional in focus."""
 NUM_JUDGED_DIRECTIONS = 64
 """Number of choices of redrawn coordinates with which held-out rows are judged."""
 
@@ -59,15 +66,22 @@ class Contrastive(Objective):
             also learns to find the row among them. It adds information about the dependence
             between columns where rows and unconditional draws are told apart easily. The network is
             evaluated at 2 + num_redraws points for each row. By default 4 with a single Gaussian
-            and two columns or more, otherwise 0.
+            and two columns or more, and 8 with a `focus`; otherwise 0.
+        focus: names of the columns or variables, or one name, whose conditional given all others
+            will be asked for, such as the parameters of a simulator given its output. All redraws
+            are of these columns, and the logistic loss of whole rows has a tenth of its weight.
+            The result is still the joint density of all columns, but where a network cannot learn
+            all of it, and where held-out rows choose the step, this conditional comes first. None
+            by default.
         stages: True also learns by `Likelihood`, and lets held-out rows choose, where some columns
             are almost functions of others, or less than 5 % of the reference's draws are effective
             under what was learned: there is little to learn from such draws. It needs real columns
             and a mixture as the reference, and takes up to twice the time. False by default.
 
     Raises:
-        ValueError: a share outside of [0, 1/2), a number of redraws that is not a whole number, or
-            `stages` that is not True or False.
+        ValueError: a share outside of [0, 1/2), a number of redraws that is not a whole number, a
+            `focus` that holds no names or comes without redraws, or `stages` that is not True or
+            False.
 
     References:
         Gutmann & Hyvarinen 2012 for the loss; Hesterberg 1995 for defensive mixtures; Ma & Collins
@@ -75,7 +89,7 @@ class Contrastive(Objective):
 
     Example:
         >>> Contrastive(num_redraws=2)
-        Contrastive(defensive_share=None, num_redraws=2, stages=False)
+        Contrastive(defensive_share=None, num_redraws=2, focus=None, stages=False)
     """
 
     strict: ClassVar[bool] = True
@@ -86,11 +100,18 @@ class Contrastive(Objective):
 
     defensive_share: float | None = None
     num_redraws: int | None = None
+    focus: Focus | Sequence[str] | str | None = None
     stages: bool = False
 
     def __post_init__(self) -> None:
         store_checked(self, or_none(check_share), "defensive_share")
         store_checked(self, or_none(partial(check_count, minimum=0)), "num_redraws")
+        store_checked(self, or_none(check_focus), "focus")
+        if self.focus is not None and self.num_redraws == 0:
+            raise ValueError(
+                "Expected a positive number for `num_redraws` with `focus`, which is learned from "
+                "redraws; got 0. Leave `num_redraws` out."
+            )
         store_checked(self, check_flag, "stages")
 
     @property
@@ -98,12 +119,31 @@ class Contrastive(Objective):
         """The defensive share."""
         return self.defensive_share or 0.0
 
+    @property
+    def redrawn(self) -> tuple[int, ...] | None:
+        """The columns that are redrawn; None if each step redraws others."""
+        return self.focus.places if isinstance(self.focus, Focus) else None
+
+    @property
+    def joint_weight(self) -> float:
+        """Weight of the loss of whole rows, beside that of redraws."""
+        return 1.0 if self.focus is None else JOINT_WEIGHT
+
+    def for_columns(self, names: tuple[str, ...], variables: Variables | None) -> Self:
+        """Find the columns in focus."""
+        if not isinstance(self.focus, Focus):
+            return self
+        return dataclasses.replace(self, focus=focus_on(self.focus.names, names, variables))
+
     def resolved(self, reference: Reference, num_rows: int) -> Self:
         """Choose the defensive share and the number of redraws by the kind of reference."""
+        num_redraws = self.num_redraws
+        if self.focus is not None and num_redraws is None:
+            num_redraws = NUM_FOCUSED_REDRAWS
         return dataclasses.replace(
             self,
             defensive_share=resolved_share(self.defensive_share, reference),
-            num_redraws=resolved_redraws(self.num_redraws, reference),
+            num_redraws=resolved_redraws(num_redraws, reference),
             stages=self.stages and isinstance(reference, MixtureReference),
         )
 
@@ -117,7 +157,7 @@ class Contrastive(Objective):
 
     def round_data(self, rng_key: Array, rows: Any, model: Learned, batch_size: int) -> Any:
         """Batches of rows and of draws of the reference."""
-        return rows_and_draws(rng_key, rows, model, batch_size)
+        return rows_and_draws(rng_key, rows, model, batch_size, self.redrawn)
 
     def batches(self, rng_key: Array, data: Any, model: Learned, batch_size: int) -> Source:
         """Rows, draws of the reference, and redraws of each row."""
@@ -125,15 +165,16 @@ class Contrastive(Objective):
 
     def loss(self, model: Any, *example: Array) -> Array:
         """Logistic loss of a row and a draw, ranking loss among redraws, and loss of levels."""
-        return row_loss(model, *example)
+        return row_loss(model, *example, joint_weight=self.joint_weight)
 
     def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Any:
         """Draws of the reference and redraws of each held-out row."""
-        return draws_and_redraws(rng_key, rows, repeats, model, self.num_redraws or 0)
+        num_redraws, redrawn = self.num_redraws or 0, self.redrawn
+        return draws_and_redraws(rng_key, rows, repeats, model, num_redraws, redrawn)
 
     def judge(self, model: Any, row: Array, noise: Any) -> Array:
         """The training loss, on a held-out row."""
-        return row_loss(model, row, *noise)
+        return row_loss(model, row, *noise, joint_weight=self.joint_weight)
 
 
 def resolved_share(given: float | None, reference: Reference) -> float:
@@ -192,9 +233,16 @@ def _redraws(
 
 
 def draws_and_redraws(
-    rng_key: Array, rows: Array, repeats: int, model: Learned, num_redraws: int
+    rng_key: Array,
+    rows: Array,
+    repeats: int,
+    model: Learned,
+    num_redraws: int,
+    redrawn: tuple[int, ...] | None = None,
 ) -> tuple[Array, ...]:
     """A draw of the reference and redraws of each row, with directions that differ by repeat.
+
+    The directions are those of the columns `redrawn` if these are given.
 
     If some columns are discrete, also the row at other levels of one of these.
     """
@@ -205,7 +253,7 @@ def draws_and_redraws(
     redraws = jnp.zeros((len(rows), repeats, 0, rows.shape[1]), rows.dtype)
     if num_redraws:
         directions = column_directions(
-            redraw_key, model.whitener, NUM_JUDGED_DIRECTIONS, num_levels
+            redraw_key, model.whitener, NUM_JUDGED_DIRECTIONS, num_levels, redrawn
         )
         redraws = _judged_redraws(redraw_key, rows, repeats, model, directions, num_redraws)
     if not any(num_levels):
@@ -241,16 +289,18 @@ def _judged_redraws(
     return redraws.reshape(len(rows), repeats, *redraws.shape[1:])
 
 
-def row_loss(model: Any, row: Array, draw: Array, redraws: Array, *others: Array) -> Array:
+def row_loss(
+    model: Any, row: Array, draw: Array, redraws: Array, *others: Array, joint_weight: float = 1.0
+) -> Array:
     """Contrastive loss of a row and a draw, and ranking loss of the row among its redraws.
 
     If the row comes at `others`, other levels of a discrete column, the loss of its own is added.
+    All but the ranking loss are multiplied by `joint_weight`.
     """
     correction = lambda point: model.parts(point)[1]  # noqa: E731
     log_density, at_row = model.parts(row)
     loss = contrastive_loss(at_row, correction(draw))
-    loss = loss + ranking_loss(at_row, jax.vmap(correction)(redraws))
     for points in others:
         log_densities, corrections = jax.vmap(model.parts)(points)
         loss = loss + level_loss(at_row - log_density, corrections - log_densities)
-    return loss
+    return joint_weight * loss + ranking_loss(at_row, jax.vmap(correction)(redraws))

@@ -1,0 +1,96 @@
+"""Report lines on how the density was learned: its reference, and the length of training."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from numpyro_disco.diagnostics.verdicts import PASS, WARN
+from numpyro_disco.references.fitting import MixtureFit
+from numpyro_disco.training.evidence import FitEvidence
+from numpyro_disco.training.report_lines import ReportLine, make_line
+
+SMALL_SHARE = 0.1
+"""Effective share of the reference's draws below which it is far from what was learned."""
+LATE, LATE_GAIN = 0.75, 0.05
+"""Part of the steps after which training is late, and the share of the whole gain that may come
+then if training is long enough."""
+SMALL_GAIN = 0.02
+"""Gain of the last doubling of the components, in nats a row, that counts as none."""
+
+
+def training_line(evidence: FitEvidence) -> ReportLine:
+    """Check that training ended by itself, or gained little in its last quarter."""
+    steps, losses = evidence.history.step, evidence.history.held_out_loss
+    last, planned = int(steps[-1]), evidence.settings.total_steps
+    kept = losses[np.flatnonzero(steps == evidence.best_step)[0]]
+    late = float(losses[steps <= LATE * last].min() - kept)
+    gain = float(losses[0] - kept)
+    share = max(0.0, late) / gain if gain > 0 else 0.0
+    more = f"continue it, `fit(..., resume=fit, num_steps={2 * planned})`"
+    if evidence.interrupted:
+        finding, verdict = f"training was interrupted after {last} of {planned} steps", WARN
+        more = "continue it, `fit(..., resume=fit)`"
+    elif last < planned:
+        finding, verdict = f"training ended by itself after {last} of {planned} steps", PASS
+    else:
+        finding = (
+            f"training took all of its {planned} steps, and the last quarter of them gave "
+            f"{100 * share:.2g} % of the gain on held-out rows"
+        )
+        verdict = WARN if share > LATE_GAIN else PASS
+    return make_line("training", share, verdict, finding, f"it may gain further: {more}")
+
+
+def components_line(evidence: FitEvidence) -> ReportLine:
+    """Check that the number of components of the fitted mixture did not run into its limit."""
+    tried, fitted = evidence.components, evidence.settings.reference
+    assert isinstance(fitted, MixtureFit)
+    limit = fitted.max_components
+    # One component is wide, and not counted.
+    num_components = len(evidence.energy.reference.components().log_weights) - 1
+    chosen = max(count for count in tried if count <= max(1, num_components))
+    gain = tried[chosen] - tried[chosen // 2] if chosen > 1 else 0.0
+    at_limit = chosen == max(tried) and 2 * chosen > limit
+    finding = f"the reference is a mixture of {chosen} components"
+    if at_limit:
+        finding += f", the limit, and the last doubling gained {gain:.2g} nats a held-out row"
+    elif chosen == max(tried):
+        finding += ", as many as the number of rows allows"
+    else:
+        finding += ", beyond which held-out rows gain nothing"
+    return make_line(
+        "components",
+        chosen,
+        WARN if at_limit and gain > SMALL_GAIN else PASS,
+        finding,
+        f"raise the limit, `reference=disco.MixtureFit(max_components={2 * limit})`",
+    )
+
+
+def reference_line(evidence: FitEvidence, share: float) -> ReportLine:
+    """Check that draws of the reference reach the learned density.
+
+    A contrastive objective learns from these draws, and sees little of the rows if few are
+    effective. The other objectives do not use them, and a small share only costs time.
+
+    Args:
+        evidence: the learned density.
+        share: effective share of the reference's draws under the learned density.
+    """
+    contrastive = evidence.objective.is_contrastive
+    finding = (
+        f"{100 * share:.3g} % of the reference's draws are effective under the learned density"
+    )
+    if share >= SMALL_SHARE:
+        finding += ": draws and conditionals are weighted draws of the reference, which is quick"
+    elif not contrastive:
+        finding += ": draws and conditionals are mostly tempered, which is slower and as exact"
+    return make_line(
+        "reference",
+        share,
+        WARN if contrastive and share < SMALL_SHARE else PASS,
+        finding,
+        "the reference is far from the rows, so training sees little where they are, log Z is "
+        "uncertain, and conditionals are mostly tempered, which is slower: leave out columns that "
+        "others determine, or use more components or more rows",
+    )
