@@ -45,7 +45,9 @@ def components_line(evidence: FitEvidence) -> ReportLine:
     """Check that the number of components of the fitted mixture did not run into its limit."""
     tried, fitted = evidence.components, evidence.settings.reference
     assert isinstance(fitted, MixtureFit)
+    # A finished fit has every default resolved.
     limit = fitted.max_components
+    assert limit is not None
     # One component is wide, and not counted.
     num_components = len(evidence.energy.reference.components().log_weights) - 1
     chosen = max(count for count in tried if count <= max(1, num_components))
