@@ -104,6 +104,27 @@ def test_one_site_of_a_model(fit):
     assert u.shape == (16,)
 
 
+def test_elements_of_an_image_are_no_sites(fit):
+    model = numpyro.handlers.seed(model_of(fit.distribution), 0)
+    for handler in (numpyro.handlers.condition, numpyro.handlers.do):
+        with pytest.raises(ValueError, match=r"the whole array 'image'.*clamp\(\{'\[0,0\]'"):
+            handler(model, {"image.[0,0]": 1.0})(None)
+    image = stack(1)[0]
+    given = numpyro.handlers.condition(model, {"image": jnp.asarray(image), "image.note": 0.0})
+    assert numpyro.handlers.trace(given).get_trace(None)["image"]["is_observed"]
+
+
+def test_values_of_the_site_of_images(fit):
+    values = disco.site_values("image", fit.distribution, stack(3))
+    assert list(values) == ["image"] and values["image"].shape == (3, *SHAPE)
+
+
+def test_missing_elements_are_refused_in_compiled_code(fit):
+    image = half(stack(1)[0])
+    with pytest.raises(ValueError, match="without NaN"):
+        jax.jit(lambda: fit.distribution.log_prob(image))()
+
+
 @pytest.mark.slow
 def test_nuts_moves_whole_arrays(fit):
     mcmc = MCMC(NUTS(model_of(fit.distribution)), num_warmup=5, num_samples=5, progress_bar=False)
