@@ -46,8 +46,8 @@ def is_stack_of_arrays(data: Any) -> bool:
     if {"chain", "draw"} <= set(getattr(data, "dims", ())):
         raise ValueError(
             "Expected a dataset of draws for `data`, or an array with one row for each draw; got "
-            f"an xarray object with dimensions {data.dims}. Give `{{name: data}}` as a dataset, or "
-            "reshape its numbers."
+            f"an xarray object with dimensions {data.dims}. Give `data.to_dataset(name=...)`, or "
+            "its numbers, reshaped."
         )
     return True
 

@@ -4,6 +4,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+import xarray as xr
 from numpyro.distributions import biject_to
 from numpyro.infer import MCMC, NUTS
 
@@ -172,6 +173,13 @@ def test_reading():
     assert table.values.shape == (18, 16) and variables.array.shape == SHAPE
     with pytest.raises(ValueError, match="no `names`"):
         read_arrays(images, ("a",), None)
+    corner = stack(20)
+    corner[:, 3, 3] = np.nan
+    with pytest.raises(ValueError, match=r"1 are in none: \[3,3\]"):
+        read_arrays(corner, None, None)
+    draws = xr.DataArray(np.zeros((2, 9, 3)), dims=("chain", "draw", "b"))
+    with pytest.raises(ValueError, match="to_dataset"):
+        is_stack_of_arrays(draws)
     with pytest.raises(ValueError, match="at least 10 arrays"):
         read_arrays(images[:9], None, None)
     with pytest.raises(ValueError, match="that vary"):
@@ -183,6 +191,14 @@ def test_reading():
 
 
 def test_settings_that_arrays_cannot_have_are_refused():
-    for settings in ({"objective": "contrastive"}, {"transform": "sinh_arcsinh"}):
+    refused = {"objective": "contrastive", "transform": "sinh_arcsinh", "reference": "mixture"}
+    for settings in ({name: value} for name, value in refused.items()):
         with pytest.raises(ValueError, match="for arrays"):
             disco.fit(jax.random.key(0), stack(50), **settings, **SMALL)
+    images = stack(50)
+    images[5:, 0, 1] = np.nan
+    with (
+        pytest.warns(UserWarning, match="45 of 50"),
+        pytest.raises(ValueError, match="at least 10 complete arrays"),
+    ):
+        disco.fit(jax.random.key(0), images, missing="complete", **SMALL)
