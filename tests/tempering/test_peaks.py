@@ -77,8 +77,7 @@ def test_a_plateau_does_not_win_against_a_peak():
     def flat_outside(u):
         return jnp.logaddexp(norm.logpdf(u, CENTRE, 0.01).sum(), -4.0)
 
-    scattered = starts() * 20.0
-    scattered = scattered.at[0].set(CENTRE + 0.01)
+    scattered = (20.0 * starts()).at[0].set(CENTRE)
     peak = jax.jit(find_peak, static_argnums=1)(KEY, flat_outside, scattered, jnp.full(3, 0.5))
     np.testing.assert_allclose(peak.position, CENTRE, atol=2e-3)
 
