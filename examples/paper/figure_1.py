@@ -34,7 +34,7 @@ def learned(rows, size, path):
     num_draws = size["num_draws"]
     found = {"DISCO": methods.disco_tempered(prior.energy, num_draws, 1, 10)}
     return found | {
-        rival: methods.rival(rival, process, denoise, num_draws, 2) for rival in methods.RIVALS
+        rival: methods.rival(rival, process, denoise, num_draws, 2) for rival in size["rivals"]
     }
 
 
@@ -68,13 +68,13 @@ def picture(path, rows, density, draws):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few rows, steps and draws")
+    parser.add_argument("--quick", action="store_true", help="few rows, steps and rivals")
     quick = parser.parse_args().quick
     size = {"num_rows": 20_000, "num_steps": 3000, "batch_size": 512, "width": 128}
-    size |= {"num_blocks": 2, "num_levels": 100, "num_draws": 1024}
+    size |= {"num_blocks": 2, "num_levels": 100, "num_draws": 1024, "rivals": methods.RIVALS}
     if quick:
         size |= {"num_rows": 1000, "num_steps": 50, "batch_size": 64, "width": 16}
-        size |= {"num_blocks": 1, "num_levels": 20, "num_draws": 64}
+        size |= {"num_blocks": 1, "num_levels": 20, "num_draws": 64, "rivals": methods.RIVALS[:2]}
     path = methods.prepare(quick) / "figure_1"
     rng = np.random.default_rng(1)
     truth = paper_mixture(2, seed=4)

@@ -184,3 +184,12 @@ def test_a_failed_search_for_peaks_keeps_the_runs():
 def test_a_search_for_peaks_needs_gradients():
     with pytest.raises(ValueError, match="another kernel than 'random_walk'"):
         disco.TemperedSMC(lambda: None, kernel="random_walk", search_peaks=True)
+
+
+def test_healthy_runs_have_missed_no_peak():
+    """A single run of few particles, whose own error is unknown."""
+    smc = disco.TemperedSMC(
+        conjugate, num_particles=64, num_chains=1, progress_bar=False, search_peaks=True
+    )
+    smc.run(jax.random.key(0), Y)
+    assert (smc.status == status.CONVERGED).all()

@@ -58,6 +58,8 @@ def test_shapes_are_those_of_the_array(fit):
     np.testing.assert_array_equal(flat.log_prob(images.reshape(5, 16)), prior.log_prob(images))
     with pytest.raises(ValueError, match=r"last axes are \(4, 4\)"):
         prior.log_prob(np.zeros(16))
+    with pytest.raises(ValueError, match=r"last axes are \(4, 4\)"):
+        fit.score(np.zeros((2, 8)))
 
 
 def test_conditioning_keeps_what_is_observed(fit):
