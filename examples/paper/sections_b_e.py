@@ -68,7 +68,9 @@ def learned(rng_key, rows, points, quick):
             rng_key,
             rows,
             objective=objective,
-            network=disco.MLP(width=8, num_blocks=1) if quick else disco.MLP(width=64),
+            network=disco.MLP(width=8, num_blocks=1, num_octaves=0)
+            if quick
+            else disco.MLP(width=64),
             optimizer=optax.adam(optax.cosine_decay_schedule(2e-3, size["num_steps"])),
             **size,
         )

@@ -217,6 +217,8 @@ def sample_langevin(
     rng_key, sampler = check_key(rng_key), Langevin() if sampler is None else sampler
     check_count(num_samples, "num_samples")
     shape = _check_target(target, sampler)
+    if isinstance(sampler, Heun):
+        _check_denoiser(target, sampler)
     problem = _problem(target, observed, shape)
     z = _RUN[type(sampler)](rng_key, problem, sampler, num_samples)
     return problem.point(z).reshape(num_samples, *shape)
@@ -229,8 +231,6 @@ def _check_target(target: Any, sampler: Any) -> tuple[int, ...]:
             f"Expected `disco.Langevin(...)`, `disco.AnnealedLangevin(...)` or `disco.Heun(...)` "
             f"for `sampler`; got {sampler!r}."
         )
-    if isinstance(sampler, Heun) and (_is_score(target) or isinstance(target, EnergyDistribution)):
-        _check_denoiser(target, sampler)
     if _is_score(target):
         if isinstance(sampler, Langevin) and sampler.metropolis:
             raise ValueError(
@@ -255,14 +255,12 @@ def _check_denoiser(target: Any, sampler: Heun) -> None:
     if target.noise_scale is None:
         raise ValueError("Expected a `target` learned with `disco.Disco(...)` for `disco.Heun`.")
     model = target.model if _is_score(target) else target.energy_fn
-    if isinstance(model, Learned):
-        whitener = np.asarray(model.whitener)
-        if np.any(whitener != np.diag(np.diag(whitener))):
-            raise ValueError(
-                "Expected a `target` whose smoothing is the same in each column's own unit for "
-                "`disco.Heun`; this one was learned with `whiten=True`. Learn with "
-                "`disco.Disco(..., whiten=False)`."
-            )
+    whitener = np.asarray(model.whitener) if isinstance(model, Learned) else np.eye(1)
+    if np.any(whitener != np.diag(np.diag(whitener))):
+        raise ValueError(
+            "Expected a `target` with the same smoothing in each column's own unit for "
+            "`disco.Heun`; got one learned with `whiten=True`. Learn with `whiten=False`."
+        )
     if not sampler.max_noise_scale > float(target.noise_scale):
         raise ValueError(
             f"Expected more than the smoothing {float(target.noise_scale):.4g} for "
