@@ -55,8 +55,8 @@ class ConditionalCheck(NamedTuple):
     relative_error: np.ndarray | None
     """RMS distance of true values from the mean of their conditional, in its standard deviations,
     over the nearest rows of `data`, shape (rows, D) or (D,): 1 if the conditionals are right there,
-    more if they are off or too narrow. NaN for discrete and observed columns; None without
-    `data`."""
+    more if they are off or too narrow. NaN for discrete and observed columns; None without `data`,
+    and with `num_neighbours=0`."""
     relative_error_se: np.ndarray | None
     """Its standard error, in the same shape."""
     names: tuple[str, ...]
@@ -92,9 +92,9 @@ def _sentence(check: ConditionalCheck) -> str:
     verdict, trust = _trust(check)
     return (
         f"{worst(verdict, PASS if check.typical and not is_far else WARN):5}"
-        f"the values are {'typical' if check.typical else 'rare'}: {check.percentile:.1%} of the "
-        f"draws of the prior are no likelier there{distance}; {check.effective_share:.2g} of the "
-        "reference's draws are effective given them"
+        f"the values are {'typical' if check.typical else 'rare'}: {check.percentile:.1%} of prior "
+        f"draws have a marginal density no higher than these values{distance}; "
+        f"{check.effective_share:.2g} of the reference's draws are effective given them"
         + " (so few that the answer rests on the network alone)" * is_far
         + f"; {trust}"
     )
@@ -104,7 +104,8 @@ def _trust(check: ConditionalCheck) -> tuple[str, str]:
     """Verdict and words on the conditionals of the nearest rows of data."""
     ratios, errors = check.relative_error, check.relative_error_se
     if ratios is None or errors is None:
-        return PASS, "give `data` to see how far conditionals of the nearest rows are off"
+        hint = "give `data` and `num_neighbours` to see how far conditionals of near rows are off"
+        return PASS, hint
     if np.isnan(ratios).all():
         return PASS, "no real column is free"
     place = int(np.nanargmax(ratios))
@@ -113,7 +114,7 @@ def _trust(check: ConditionalCheck) -> tuple[str, str]:
         f"at the nearest rows of `data`, true values of {check.names[place]!r} lie "
         f"{ratios[place]:.2f} +- {errors[place]:.1g} times as far from the mean of their "
         "conditional as its standard deviation says, the most of all columns"
-        + "; widen what is concluded by that factor, or learn from more rows there"
+        + "; widen intervals by that factor, or learn from more rows there"
         * (verdict != PASS)
     )
 
@@ -152,7 +153,7 @@ def check_conditional(
             coordinates in `observed` costs as many runs.
         num_particles: number of particles of each run.
         num_neighbours: number of rows of `data` whose conditionals are drawn for each row of
-            `observed`; 0 leaves that out.
+            `observed`; 0 leaves that out. Each costs as much as a call of `sample_conditional`.
 
     Returns:
         A `ConditionalCheck`; print it.

@@ -91,7 +91,8 @@ class DrawInfo(NamedTuple):
     copies of another draw; with "tempering", copies are rare but have no bound."""
     weight_ess: np.ndarray
     """Effective sample size of the weights of the reference's points, shape (rows,). With
-    "tempering" it shows how far the reference is from the target."""
+    "tempering" it shows how far the reference is from the target. This and the next two are NaN
+    with "exact", which takes no points of the reference."""
     pareto_k: np.ndarray
     """Pareto k of the same weights, shape (rows,). Means little if a discrete coordinate is free:
     the weights may then come in steps."""
@@ -253,7 +254,7 @@ class _Drawing:
         for row in map(int, rows):
             y = exact_draws(self.rng_key, self.energy, row, particles_for(max(num_samples, 1)))
             draws = np.asarray(self.supports.constrain(y[:num_samples]))
-            self.weight_ess[row], self.pareto_k[row] = len(y), 0.0
+            self.weight_ess[row] = self.pareto_k[row] = self.effective_share[row] = np.nan
             done[row] = _Row(draws, 0.0, 0.0, EXACT_NAME, num_samples)
         return done
 

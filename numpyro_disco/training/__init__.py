@@ -1,7 +1,6 @@
 """Training: from rows of data to a learned prior, and a report on it.
 
-`fit.py` is the public function, `learning.py` puts the steps of one training together, and
-`stages.py` goes on with another objective where the first cannot learn. Data is
+`fit.py` is the public function, and `learning.py` puts the steps of one training together. Data is
 parsed once into a `Table` (`table.py`), mapped to unconstrained space and standardised
 (`units.py`, `transforms.py`). Everything that was chosen, by the user or by default, is in
 `FitSettings` (`settings.py`, `network.py`, `optimizer.py`, `objectives/`). `loop.py` trains in

@@ -1,9 +1,10 @@
 """Fits on disk, between two rounds of training.
 
 A checkpoint is a folder. It holds one subfolder for each time that the network is trained ("fit",
-then "refit_1", ... with `Refit`), and in it what took time: the mixture ("reference"), imputed
-rows ("imputed"), and the latest state of training ("rounds"). Orbax writes each of them under
-another name and renames it once it is complete, so a reader finds the former state or the new one.
+then "refit_1", ... with `Refit`), and in it what took time: the mixture ("reference"), the order of
+columns ("order"), imputed rows ("imputed"), and the latest state of training ("rounds"). Orbax
+writes each of them under another name and renames it once it is complete, so a reader finds the
+former state or the new one.
 """
 
 from __future__ import annotations
@@ -228,7 +229,7 @@ _NO_RECORDS: dict[str, Any] = {name: None for name in Run._fields if name not in
 """Fields of a run that are no arrays of a fixed shape."""
 
 
-_PARTS = r"(fit|refit_\d+)(_likelihood)?"
+_PARTS = r"fit|refit_\d+"
 """Names of the parts of a checkpoint, one for each training of a network."""
 
 

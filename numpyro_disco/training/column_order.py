@@ -8,6 +8,10 @@ MAX_ROWS = 3000
 """Most rows that are read, a third of which judge."""
 NUM_TREES = 50
 """Trees of each regression."""
+TINY = 1e-9
+"""Variance that every column has at least, so that functions of others come last."""
+MAX_COLUMNS = 50
+"""Most columns that are regressed by trees; of more, linear functions are judged, for speed."""
 
 
 def column_order(rows: np.ndarray) -> tuple[int, ...]:
@@ -20,12 +24,15 @@ def column_order(rows: np.ndarray) -> tuple[int, ...]:
         rows: rows in which each column is standardised, shape (N, D).
 
     Returns:
-        The columns by what boosted trees of the other columns leave of each, largest first.
+        The columns by what a function of the other columns leaves of each, largest first: boosted
+        trees, or with many columns a linear function.
     """
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     if rows.shape[1] == 1:
         return (0,)
+    if rows.shape[1] > MAX_COLUMNS:
+        return _by_size(_linear_remainders(rows))
     rows = rows[:MAX_ROWS]
     cut = 2 * len(rows) // 3
     left = np.empty(rows.shape[1])
@@ -34,4 +41,15 @@ def column_order(rows: np.ndarray) -> tuple[int, ...]:
         trees = HistGradientBoostingRegressor(max_iter=NUM_TREES, random_state=0)
         found = trees.fit(others[:cut], column[:cut]).predict(others[cut:])
         left[place] = np.mean((column[cut:] - found) ** 2)
+    return _by_size(left)
+
+
+def _linear_remainders(rows: np.ndarray) -> np.ndarray:
+    """Variance of each column that no linear function of the others explains, shape (D,)."""
+    covariance = np.cov(rows, rowvar=False, dtype=np.float64)
+    return 1 / np.diagonal(np.linalg.inv(covariance + TINY * np.eye(len(covariance))))
+
+
+def _by_size(left: np.ndarray) -> tuple[int, ...]:
+    """The columns, those of which most is left first."""
     return tuple(int(place) for place in np.argsort(-left, kind="stable"))

@@ -36,6 +36,8 @@ MAX_INPUTS, MAX_CANDIDATES = 3, 5
 """Most columns that determine one, and most that are tried."""
 NUM_QUERIES = 400
 """Rows at which the local regression is judged."""
+MOST = 0.8
+"""Quantile of the errors that counts: rows that share one value have none, but most rows count."""
 NEXT_TO_NOTHING = 0.05
 """Largest share of e_j that is left of a column that is determined."""
 
@@ -48,7 +50,7 @@ class Determined(NamedTuple):
     inputs: tuple[int, ...]
     """Indices of the columns that determine it, in order."""
     left: float
-    """Median error of its regression on them over the median size of e_j."""
+    """Error of its regression on them over the size of e_j, both at the quantile `MOST`."""
 
 
 def find_determined(rows: np.ndarray, targets: np.ndarray) -> list[Determined]:
@@ -132,14 +134,14 @@ def _best_regression(
     """The local regression on the fewest of some columns that leaves next to nothing, or least."""
     others = _others(z, target, left_out)
     residual = _without_linear_part(z, target, others) if len(others) else z[:, target]
-    size = np.median(np.abs(residual - np.median(residual)))
+    size = np.quantile(np.abs(residual - np.median(residual)), MOST)
     # A function may be linear in columns that the trees do not need for e_j, or that they do.
     outcomes = np.column_stack([residual, z[:, target]])
     scores, best = _normal_scores(z), Determined(target, (), np.inf)
     for count in range(1, min(MAX_INPUTS, len(candidates)) + 1):
         for inputs in itertools.combinations(candidates, count):
             errors = np.abs(_local_errors(scores[:, inputs], outcomes))
-            left = float(np.median(errors, axis=0).min() / size)
+            left = float(np.quantile(errors, MOST, axis=0).min() / size)
             if left < best.left:
                 best = Determined(int(target), tuple(sorted(map(int, inputs))), left)
         if best.left <= NEXT_TO_NOTHING:

@@ -32,14 +32,13 @@ from numpyro_disco.training.arrays import (
 )
 from numpyro_disco.training.checkpoints import Checkpoint, fit_marks
 from numpyro_disco.training.incomplete_rows import learn_from_incomplete
-from numpyro_disco.training.learning import FitKeys, PreparedRows, Task
-from numpyro_disco.training.network import MLP, UNet
+from numpyro_disco.training.learning import FitKeys, PreparedRows, Task, learn
+from numpyro_disco.training.network import MLP, UNet, check_network
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.optimizer import AdamW
 from numpyro_disco.training.result import FitResult
 from numpyro_disco.training.row_weights import aligned_with_draws, draws_without_weights
 from numpyro_disco.training.settings import FitSettings, Refit, requested_settings
-from numpyro_disco.training.stages import learn_in_stages
 from numpyro_disco.training.table import (
     Table,
     check_dependence,
@@ -157,12 +156,12 @@ def fit(
             contrastive objectives, otherwise 3,000.
         batch_size: rows (and as many draws of the reference), or noisy points, in a step; by
             default, for contrastive objectives 512 on up to 2,000 rows and 2,048 on more than
-            10,000; otherwise 1,024.
+            10,000; for `Likelihood` 256; otherwise 1,024.
         held_out_fraction: share of the rows that are not trained on and judge the fit; 0.1 by
             default.
-        patience: steps without a lower held-out loss after which contrastive objectives stop, or
-            after a quarter of them if that loss has risen by more than three standard errors; 500
-            by default.
+        patience: steps without a lower held-out loss after which contrastive objectives and
+            `Likelihood` stop, or after a quarter of them if that loss has risen by more than three
+            standard errors; 500 by default.
         resume: an earlier result to continue, with the same key, data and settings; settings that
             are not given again are taken from it. A larger `num_steps` (and `patience`) trains for
             longer.
@@ -236,7 +235,7 @@ def fit(
     task = Task(keys, prepared, settings, Checkpoint(checkpoint, marks), devices, progress_bar)
     if np.isnan(prepared.rows).any():
         return learn_from_incomplete(impute_key, task, resume)
-    return learn_in_stages(task, "fit", resume)
+    return learn(task, "fit", resume)
 
 
 def _requested(data: Any, resume: FitResult | None, given: dict[str, Any]) -> FitSettings:
@@ -250,7 +249,7 @@ def _read(
     rng_key: Array, data: Any, names: Sequence[str] | None, weights: Any, settings: FitSettings
 ) -> tuple[Table, Stream | None, Variables | None]:
     """The rows in memory, those on disk, and the variables if these are draws of variables."""
-    smoothed = not settings.objective.is_contrastive
+    smoothed = not settings.objective.needs_density
     fills = settings.missing != "complete"
     if is_stack_of_arrays(data):
         table, variables = read_arrays(data, names, weights)
@@ -292,6 +291,8 @@ def _check_stream(settings: FitSettings, stream: Stream | None) -> None:
 def _for_columns(table: Table, variables: Variables | None, settings: FitSettings) -> FitSettings:
     """Refuse settings that do not fit the columns; find the columns that the objective names."""
     _check_reference(settings.reference, len(table.names))
+    array = None if variables is None else variables.array
+    check_network(settings.network, None if array is None else array.shape)
     settings.objective.check_dimension(*table.values.shape)
     _check_discrete(table, settings)
     objective = settings.objective.for_columns(table.names, variables)
@@ -301,6 +302,12 @@ def _for_columns(table: Table, variables: Variables | None, settings: FitSetting
 def _check_discrete(table: Table, settings: FitSettings) -> None:
     """Refuse discrete columns that the objective or the reference cannot have."""
     discrete = [n for n, count in zip(table.names, table.num_levels, strict=True) if count]
+    if discrete and settings.objective.normalizes:
+        raise ValueError(
+            f"Expected `objective=disco.Contrastive()` for `data` with the discrete columns "
+            f"{discrete}; got {type(settings.objective).__name__}, which learns a density, and "
+            "levels have masses. Use `Contrastive()`, or leave these columns out."
+        )
     if discrete and not settings.objective.takes_discrete:
         raise ValueError(
             f"Expected `objective=disco.Contrastive()` for `data` with the discrete columns "
@@ -350,7 +357,7 @@ def _prepare(
     if variables is not None and variables.array is not None:
         return prepare_arrays(table, variables, settings, leaves_out)
     resolution = settings.objective.smallest_resolution
-    if settings.objective.is_contrastive:
+    if settings.objective.needs_density:
         warn_of_spikes(table)
         warn_of_determined(table)
     check_range(table)

@@ -30,10 +30,9 @@ from numpyro_disco.energy.imputation import impute
 from numpyro_disco.references.incomplete import draw_missing, fit_incomplete
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.training.evidence import ImputedRows
-from numpyro_disco.training.learning import PreparedRows, Task
+from numpyro_disco.training.learning import PreparedRows, Task, learn
 from numpyro_disco.training.result import FitResult
 from numpyro_disco.training.settings import Refit
-from numpyro_disco.training.stages import learn_in_stages
 from numpyro_disco.training.units import split_rows
 
 MIN_COMPLETE = 100
@@ -88,7 +87,7 @@ def _learn_imputed(
     held_out, _ = split_rows(task.keys.split, len(rows), task.settings.held_out_fraction)
     judging = judging_weights(rows, complete, held_out, weights)
     prepared = task.prepared._replace(rows=rows, judging_weights=judging)
-    result = learn_in_stages(task._replace(prepared=prepared), name, resume)
+    result = learn(task._replace(prepared=prepared), name, resume)
     among = ~complete if judging is None else np.zeros(len(rows), bool)
     imputed = ImputedRows(int((~complete).sum()), int(among[held_out].sum()))
     evidence = dataclasses.replace(result.evidence, imputed=imputed)

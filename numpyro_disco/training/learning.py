@@ -26,12 +26,13 @@ from numpyro_disco.tables.columns import Column
 from numpyro_disco.tables.variables import Variables
 from numpyro_disco.training.batches import TrainingRows, training_rows
 from numpyro_disco.training.checkpoints import Checkpoint
+from numpyro_disco.training.column_order import column_order
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.loop import Run, make_plan, train
 from numpyro_disco.training.network import untrained_model
 from numpyro_disco.training.references import References, array_references, make_references
 from numpyro_disco.training.result import FitResult, Resumable, history_arrays
-from numpyro_disco.training.settings import FitSettings
+from numpyro_disco.training.settings import FitSettings, Refit
 from numpyro_disco.training.units import Units, split_rows, standard_units
 from numpyro_disco.training.windows import Stream, WindowedRows
 
@@ -129,7 +130,7 @@ def learn(task: Task, name: str, resume: FitResult | None) -> FitResult:
             run=before if saved is None else saved.run,
             after_round=checkpoint.after_round,
             progress_bar=task.progress_bar,
-            resumable=name == "fit",
+            resumable=not isinstance(setup.settings.missing, Refit),
         )
     run = run if task.devices is None else local(run)
     checkpoint.write_run(run, finished=not interrupted)
@@ -200,6 +201,7 @@ def _set_up(task: Task, resume: FitResult | None, checkpoint: Checkpoint) -> _Se
         references.linear,
         units,
         prepared.array_shape or (len(prepared.names),),
+        _column_order(task, rows, checkpoint),
     )
     # Made before training, so that errors come before the time is spent.
     distribution = _distribution(model, references.unconstrained, prepared, units, settings)
@@ -275,6 +277,19 @@ def _result(setup: _Setup, prepared: PreparedRows, run: Run, interrupted: bool) 
         evidence=evidence,
         resumable=Resumable(run, setup.fingerprint),
     )
+
+
+def _column_order(task: Task, rows: TrainingRows, checkpoint: Checkpoint) -> tuple[int, ...] | None:
+    """The order of the columns for a normalised density, unless the checkpoint has it.
+
+    It is kept because the weights of the network belong to it.
+    """
+    if not task.settings.objective.normalizes:
+        return None
+    arrays = checkpoint.kept("order", lambda: {"order": np.asarray(column_order(rows.values))})
+    if task.devices is not None:
+        arrays = same_everywhere(arrays)
+    return tuple(map(int, arrays["order"]))
 
 
 def _fitted_mixture(

@@ -44,7 +44,8 @@ class History(NamedTuple):
     held_out_loss: np.ndarray
     """Loss on held-out rows, shape (rounds,); lower is better. For objectives that smooth it is
     denoising score matching at sigma_0, up to a constant: the zero score has 0. For contrastive
-    objectives it is their own loss: 2 log 2 + log(1 + num_redraws) for the reference alone."""
+    objectives it is their own loss: for the reference alone 2 log 2 + log(1 + num_redraws), with a
+    tenth of the first term if there is a `focus`. For `Likelihood` it is minus the log density."""
     held_out_error: np.ndarray
     """Standard error over held-out rows of `held_out_loss` minus its first entry."""
 

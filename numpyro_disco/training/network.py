@@ -21,7 +21,6 @@ from numpyro_disco.energy.networks import EnergyNetwork, ScoreNetwork
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.gaussian import GaussianReference
 from numpyro_disco.training.batches import TrainingRows
-from numpyro_disco.training.column_order import column_order
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.units import Units
 
@@ -83,8 +82,7 @@ class UNet:
         num_octaves: frequencies pi/4 times 1, 2, 4, ... at which each element is also seen through
             sines and cosines; by default they reach half a wave for two `noise_scale`.
         num_spatial_axes: leading axes of an array that are convolved over; the others are channels.
-            By default two, or one if an array has only one. Give 1 for series with channels, of
-            shape (length, channels).
+            Two by default; give 1 for series with channels, of shape (length, channels).
 
     Raises:
         ValueError: sizes that are not whole numbers, or too small.
@@ -119,6 +117,31 @@ class UNet:
         if objective.learns_energy:
             return EnergyUNet(shape, **sizes, rngs=rngs)
         return ScoreUNet(shape, noise_scale=objective.resolution, **sizes, rngs=rngs)
+
+
+def check_network(network: MLP | UNet, array_shape: tuple[int, ...] | None) -> None:
+    """Refuse a convolutional network for rows that it cannot be moved over.
+
+    Args:
+        network: sizes of the network.
+        array_shape: shape of each array; None if rows are those of a table.
+
+    Raises:
+        ValueError: a `UNet` for a table, or with more spatial axes than an array has.
+    """
+    if not isinstance(network, UNet):
+        return
+    if array_shape is None:
+        raise ValueError(
+            "Expected `disco.MLP(...)` for `network`, as the rows of `data` are not arrays; got "
+            f"{network}. Leave `network` out, or give `data` as an array with three axes or more."
+        )
+    if network.num_spatial_axes > len(array_shape):
+        raise ValueError(
+            f"Expected `num_spatial_axes` of at most {len(array_shape)} for arrays of shape "
+            f"{array_shape} in `data`; got {network.num_spatial_axes}. Give a smaller number in "
+            "`network=disco.UNet(num_spatial_axes=...)`."
+        )
 
 
 def _octaves(objective: Objective) -> int:
@@ -186,6 +209,7 @@ def untrained_model(
     linear: Array | None,
     units: Units,
     shape: tuple[int, ...],
+    order: tuple[int, ...] | None = None,
 ) -> Learned:
     """The network with its initial weights, together with its reference and units.
 
@@ -197,9 +221,9 @@ def untrained_model(
         linear: the matrix A of `gaussian_start`, shape (D, D), or None.
         units: standardised units.
         shape: shape of an array, for a `UNet`.
+        order: the columns in the order in which a normalised density draws them.
     """
     dimension = len(units.loc)
-    order = column_order(units.standardize(units.rows)) if objective.normalizes else None
     gaussian = isinstance(reference, GaussianReference)
     num_local = 0 if gaussian else dimension + len(reference.components().log_weights)
     if linear is not None and not objective.learns_energy:

@@ -103,7 +103,8 @@ def make_report(rng_key: Array, evidence: FitEvidence) -> Report:
     except RuntimeError as problem:
         lines.append(report_lines.no_draws_line(problem))
     else:
-        lines.append(report_training.reference_line(evidence, share))
+        if not np.isnan(share):
+            lines.append(report_training.reference_line(evidence, share))
         lines.append(report_lines.log_density_line(evidence, held_out, densities))
         lines.append(report_lines.memorisation_line(densities, held_out.shape[1]))
         if evidence.objective.is_contrastive:
@@ -144,8 +145,8 @@ def _draws_and_densities(
 ) -> tuple[np.ndarray, float, report_lines.LogDensities]:
     """Draws, the effective share of the reference's, and log densities.
 
-    Draws are in the user's units, shape (n, D); log densities are those of training and of held-out
-    rows.
+    The share is NaN if the draws are exact. Draws are in the user's units, shape (n, D); log
+    densities are those of training and of held-out rows.
 
     Raises:
         RuntimeError: the learned density cannot be sampled, or has no finite integral.

@@ -1,4 +1,4 @@
-"""Report lines that ask the draws: whatever tells them from held-out rows.
+"""Report lines that compare draws with held-out rows.
 
 Rows and draws are in standardised units; discrete columns hold codes of levels.
 """
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numpyro_disco._statistics import effective_number, standard_error
+from numpyro_disco._statistics import column_means, effective_number, standard_error
 from numpyro_disco.diagnostics.verdicts import FAIL, verdict_of
 from numpyro_disco.references.base import host_draws
 from numpyro_disco.training.evidence import FitEvidence
@@ -67,11 +67,15 @@ def compared(
         weights: their positive weights, shape (m,); None if all are equal.
         draws: draws of the learned density, shape (n, D).
     """
-    sigma = evidence.density.noise_scale
-    if sigma is not None:
-        held_out = held_out + float(sigma) * rng.standard_normal(held_out.shape)
+    held_out = _smoothed(rng, evidence, held_out)
     reference_draws = host_draws(rng, evidence.energy.reference.components(), len(draws))
     return Compared(held_out, weights, draws, reference_draws)
+
+
+def _smoothed(rng: np.random.Generator, evidence: FitEvidence, rows: np.ndarray) -> np.ndarray:
+    """Rows with noise, if the learned density is that of noisy rows."""
+    sigma = evidence.density.noise_scale
+    return rows if sigma is None else rows + float(sigma) * rng.standard_normal(rows.shape)
 
 
 class Separation(NamedTuple):
@@ -210,16 +214,18 @@ def _views(evidence: FitEvidence, points: np.ndarray) -> np.ndarray:
 def columns_line(evidence: FitEvidence, sample: Compared) -> ReportLine:
     """Check the largest first Wasserstein distance of a column between draws and held-out rows.
 
-    Distances are in standard deviations of the training rows. What chance gives is the largest
-    distance between two samples of the training rows, of as many rows.
+    Distances are in standard deviations of the training rows, smoothed as the learned density is;
+    of array elements that do not vary, in the root mean square of those of all. What chance
+    gives is the largest distance between two samples of the training rows, of as many rows.
     """
     real = np.flatnonzero(~evidence.coordinate_supports.discrete)
     rng = np.random.default_rng(0)
     basis = np.linalg.inv(np.asarray(evidence.model.whitener, np.float64))[real]
     rows, held_out, draws = (
-        points @ basis.T for points in (evidence.rows, sample.held_out, sample.draws)
+        points @ basis.T
+        for points in (_smoothed(rng, evidence, evidence.rows), sample.held_out, sample.draws)
     )
-    scale = rows.std(axis=0)
+    scale = _scales(rows, evidence.row_weights)
     distances = _distances(held_out / scale, draws / scale, sample.weights)
     sizes = max(2, round(sample.num_held_out)), len(draws)
     by_chance = [
@@ -240,6 +246,12 @@ def columns_line(evidence: FitEvidence, sample: Compared) -> ReportLine:
         "has heavy tails",
         enough_rows=usual <= 0.2,
     )
+
+
+def _scales(rows: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Standard deviation of each column, or the root mean square of all where it is zero, (C,)."""
+    variances = column_means((rows - column_means(rows, weights)) ** 2, weights)
+    return np.sqrt(np.where(variances > 0, variances, variances.mean()))
 
 
 def _resampled(

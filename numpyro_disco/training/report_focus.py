@@ -29,7 +29,7 @@ def focus_lines(rng_key: Array, evidence: FitEvidence) -> list[ReportLine]:
 
         -f(r) - log((1/M) sum_m exp(-f(y_m))),
 
-    up to an error of order 1/M.
+    up to an error of order 1/M if the effective share of redraws is not small.
 
     Args:
         rng_key: random key.

@@ -8,6 +8,7 @@ from numpyro_disco.diagnostics.verdicts import PASS, WARN
 from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.report_lines import ReportLine, make_line
+from numpyro_disco.training.settings import Refit
 
 SMALL_SHARE = 0.1
 """Effective share of the reference's draws below which it is far from what was learned."""
@@ -26,10 +27,16 @@ def training_line(evidence: FitEvidence) -> ReportLine:
     late = float(losses[steps <= LATE * last].min() - kept)
     gain = float(losses[0] - kept)
     share = max(0.0, late) / gain if gain > 0 else 0.0
-    more = f"continue it, `fit(..., resume=fit, num_steps={2 * planned})`"
+    # Fits that learn several times are not resumed.
+    again = isinstance(evidence.settings.missing, Refit)
+    more = (
+        f"fit again with `num_steps={2 * planned}`"
+        if again
+        else f"continue it, `fit(..., resume=fit, num_steps={2 * planned})`"
+    )
     if evidence.interrupted:
         finding, verdict = f"training was interrupted after {last} of {planned} steps", WARN
-        more = "continue it, `fit(..., resume=fit)`"
+        more = "fit again" if again else "continue it, `fit(..., resume=fit)`"
     elif last < planned:
         finding, verdict = f"training ended by itself after {last} of {planned} steps", PASS
     else:

@@ -51,7 +51,8 @@ def regression(x, y=None):
 
 
 def finished_mcmc():
-    mcmc = MCMC(NUTS(regression), num_warmup=50, num_samples=200, progress_bar=False)
+    # Of a chain that is hardly adapted, too many draws would be equal.
+    mcmc = MCMC(NUTS(regression), num_warmup=300, num_samples=200, progress_bar=False)
     mcmc.run(KEY, jnp.ones((3, 2)), jnp.array([0.1, 0.2, 0.4]))
     return mcmc
 
@@ -88,7 +89,7 @@ def test_yesterdays_model_with_its_priors_replaced_by_one_line():
         theta = disco.sample("theta", prior)
         numpyro.sample("y", dist.Normal(x @ theta["b"], jnp.sqrt(theta["s2"])), obs=y)
 
-    run = MCMC(NUTS(today), num_warmup=50, num_samples=100, progress_bar=False)
+    run = MCMC(NUTS(today), num_warmup=300, num_samples=100, progress_bar=False)
     run.run(KEY, jnp.ones((2, 2)), jnp.array([0.3, 0.2]))
     assert run.get_samples()["theta.b"].shape == (100, 2)
     assert {*az.from_numpyro(run)["posterior"].data_vars} == {"theta.b", "theta.s2"}

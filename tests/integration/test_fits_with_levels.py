@@ -15,7 +15,7 @@ SUPPORTS = {"kind": constraints.integer_interval(1, 3), "flag": constraints.bool
 SMALL = dict(
     network=disco.MLP(width=32, num_blocks=1),
     batch_size=256,
-    reference=disco.MixtureFit(max_components=4),
+    reference=disco.MixtureFit(max_components=16),
     progress_bar=False,
 )
 KEY = jax.random.key(0)

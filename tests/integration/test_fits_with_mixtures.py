@@ -138,8 +138,8 @@ class TestMixtureReference:
     def test_unknown_names_are_refused(self, rows):
         with pytest.raises(ValueError, match="'gaussian' or 'mixture' for `reference`; got 'flow'"):
             disco.fit(jax.random.key(0), rows, reference="flow")
-        with pytest.raises(ValueError, match="for `objective`; got 'likelihood'"):
-            disco.fit(jax.random.key(0), rows, objective="likelihood")
+        with pytest.raises(ValueError, match="for `objective`; got 'flow'"):
+            disco.fit(jax.random.key(0), rows, objective="flow")
         with pytest.raises(ValueError, match="`max_components`; got 0"):
             disco.fit(jax.random.key(0), rows, reference=disco.MixtureFit(max_components=0))
 

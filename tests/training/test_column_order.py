@@ -15,5 +15,12 @@ def test_a_function_of_others_comes_last():
     assert column_order(rows)[0] == 0 or column_order(rows)[-1] != 0
 
 
+def test_of_many_columns_linear_functions_come_last():
+    rows = np.random.default_rng(0).normal(size=(500, 60))
+    rows[:, 7] = rows[:, 3] + rows[:, 4] + 0.1 * rows[:, 7]
+    order = column_order(rows / rows.std(axis=0))
+    assert order[0] not in (3, 4, 7) and order[-1] == 7
+
+
 def test_a_single_column_has_one_order():
     assert column_order(np.zeros((5, 1))) == (0,)

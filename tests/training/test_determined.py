@@ -50,6 +50,13 @@ def test_dependence_with_noise_has_a_density(noise):
     assert found(X, thin) == {}
 
 
+def test_a_clipped_column_is_judged_where_it_varies():
+    """Most of its rows share one value, which is easy to predict."""
+    clipped = lambda noise: np.maximum(0, X[:, 0] - 0.5 + noise * NOISE)  # noqa: E731
+    assert found(X[:, :2], clipped(0.1)) == {}
+    assert found(X[:, :2], clipped(0.0)) == {2: (0,)}
+
+
 def test_only_targets_are_examined_and_few_rows_say_nothing():
     rows = np.column_stack([X[:, 0], (X[:, 0] > 0) + (X[:, 0] > 1)])
     assert find_determined(rows, np.array([0])) == []

@@ -6,7 +6,7 @@ from scipy.stats import multivariate_normal
 
 import numpyro_disco as disco
 from numpyro_disco.training.batches import TrainingRows
-from numpyro_disco.training.network import MLP, gaussian_start
+from numpyro_disco.training.network import MLP, check_network, gaussian_start
 
 GAUSSIAN = disco.GaussianReference(np.zeros(2), np.eye(2))
 MIXTURE = disco.MixtureReference(np.ones(2), np.zeros((2, 2)), np.stack([np.eye(2)] * 2))
@@ -51,3 +51,12 @@ def test_sizes_must_be_counts(name, wrong):
 
 def test_any_integer_type_is_a_size():
     assert MLP(width=np.int64(32)) == MLP(width=32)
+
+
+def test_convolutions_need_axes_to_move_over():
+    check_network(disco.MLP(), None)
+    check_network(disco.UNet(num_spatial_axes=1), (8, 2))
+    with pytest.raises(ValueError, match="rows of `data` are not arrays"):
+        check_network(disco.UNet(), None)
+    with pytest.raises(ValueError, match="`num_spatial_axes` of at most 2.*got 3"):
+        check_network(disco.UNet(num_spatial_axes=3), (8, 2))

@@ -46,13 +46,14 @@ TWINS = {
 }
 
 
-def evidence(supports=None, rows=ROWS, weights=None):
+def evidence(supports=None, rows=ROWS, weights=None, noise_scale=None):
     supports = supports or (constraints.real,) * 2
     return types.SimpleNamespace(
         rows=rows,
         row_weights=weights,
         names=("a", "b", "c")[: len(supports)],
         coordinate_supports=CoordinateSupports(supports),
+        density=types.SimpleNamespace(noise_scale=noise_scale),
         model=types.SimpleNamespace(whitener=np.array(np.eye(len(supports)))),
     )
 
@@ -103,6 +104,30 @@ def test_weighted_rows():
     assert {line.verdict for line in good.values()} == {"pass"}, good
     wrong = lines(draws, held_out, right, weights, found)
     assert wrong["draws"].verdict == wrong["columns"].verdict == "fail"
+
+
+def test_distances_are_in_the_units_of_the_weighted_rows():
+    """Rows of a wide proposal, with the weights of N(0, 1); draws are off by half of its scale."""
+    rows, held_out = (20 * RNG.normal(size=(num, 2)) for num in (20_000, 10_000))
+    weights, held_out_weights = (
+        np.exp(-0.5 * (1 - 20**-2) * (x**2).sum(1)) for x in (rows, held_out)
+    )
+    sample = Compared(held_out, held_out_weights, RNG.normal(size=(2000, 2)) + 0.5, REFERENCE)
+    line = columns_line(evidence(rows=rows, weights=weights), sample)
+    assert 0.3 < line.value < 1.0
+
+
+@pytest.mark.parametrize("noise_scale", [None, 0.1])
+def test_elements_that_do_not_vary(noise_scale):
+    """Draws, and held-out rows, of arrays with such an element have noise of the smoothing."""
+    sigma = noise_scale or 0.0
+    rows, held_out, draws = (
+        np.column_stack([RNG.normal(size=num), np.zeros(num)]) for num in (4000, 800, 2000)
+    )
+    held_out, draws = (x + sigma * RNG.normal(size=x.shape) for x in (held_out, draws))
+    found = evidence(rows=rows, noise_scale=noise_scale)
+    line = columns_line(found, Compared(held_out, None, draws, draws))
+    assert line.verdict == "pass" and np.isfinite(line.value)
 
 
 def test_levels_of_discrete_columns_are_told_apart():

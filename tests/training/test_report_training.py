@@ -15,14 +15,16 @@ from numpyro_disco.training.report_training import (
 )
 
 
-def evidence(losses=(1.0, 0.0), steps=None, best_step=None, interrupted=False, **fields):
+def evidence(
+    losses=(1.0, 0.0), steps=None, best_step=None, interrupted=False, missing=None, **fields
+):
     losses = np.asarray(losses, float)
     steps = 100 * np.arange(len(losses)) if steps is None else steps
     return types.SimpleNamespace(
         history=History(steps, losses, losses, np.zeros(len(losses))),
         best_step=int(steps[losses.argmin()]) if best_step is None else best_step,
         settings=types.SimpleNamespace(
-            total_steps=800, reference=disco.MixtureFit(max_components=8)
+            total_steps=800, reference=disco.MixtureFit(max_components=8), missing=missing
         ),
         interrupted=interrupted,
         **fields,
@@ -47,6 +49,13 @@ def test_training_may_end_too_soon(losses, verdict, words):
 def test_an_interruption_is_named():
     line = training_line(evidence([2, 1, 0.5], interrupted=True))
     assert line.verdict == "warn" and "interrupted after 200 of 800" in line.reason
+
+
+def test_fits_that_learn_several_times_are_not_resumed():
+    line = training_line(evidence(-np.arange(9.0), missing=disco.Refit()))
+    assert "fit again with `num_steps=1600`" in line.reason and "resume" not in line.reason
+    cut = training_line(evidence([2, 1, 0.5], missing=disco.Refit(), interrupted=True))
+    assert "fit again" in cut.reason and "resume" not in cut.reason
 
 
 def mixture(num_components):

@@ -60,6 +60,11 @@ class Objective(abc.ABC):
     """The reference that `fit` takes if none is given."""
 
     @property
+    def needs_density(self) -> bool:
+        """True if the rows themselves have to have a density: many must not share a value."""
+        return self.is_contrastive or self.normalizes
+
+    @property
     def resolution(self) -> float:
         """The finest scale that matters to training, in standardised units."""
         return DEFAULT_NOISE_SCALE
@@ -158,7 +163,7 @@ class Objective(abc.ABC):
     def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Pytree:
         """Random numbers with which held-out rows are judged, leading axes (rows, repeats).
 
-        Called once, outside of `jit`.
+        Called once, outside of `jit`. One repeat is enough where there is nothing random.
         """
 
     @abc.abstractmethod
@@ -262,9 +267,9 @@ def random_signs(rng_key: Array, rows: Array, repeats: int) -> Array:
     return jax.random.rademacher(rng_key, (len(rows), repeats, rows.shape[1]), rows.dtype)
 
 
-def no_noise(rows: Array, repeats: int) -> Array:
-    """Zeros of shape (rows, repeats), for judges that need no random numbers."""
-    return jnp.zeros((len(rows), repeats))
+def no_noise(rows: Array) -> Array:
+    """Zeros of shape (rows, 1), for judges that need no random numbers, and so no repeats."""
+    return jnp.zeros((len(rows), 1))
 
 
 def plain_batches(rng_key: Array, rows: TrainingRows, batch_size: int) -> Source:

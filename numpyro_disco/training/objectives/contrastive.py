@@ -15,13 +15,12 @@ from typing import Any, ClassVar, Self
 import jax
 import jax.numpy as jnp
 
-from numpyro_disco._checks import check_count, check_flag, check_share
+from numpyro_disco._checks import check_count, check_share
 from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.learned import Learned
 from numpyro_disco.references.base import Reference, host_draws
 from numpyro_disco.references.gaussian import GaussianReference
-from numpyro_disco.references.mixture import MixtureReference
 from numpyro_disco.references.redraws import Directions, column_directions, redraw
 from numpyro_disco.tables.variables import Variables
 from numpyro_disco.training.batches import (
@@ -73,15 +72,10 @@ class Contrastive(Objective):
             The result is still the joint density of all columns, but where a network cannot learn
             all of it, and where held-out rows choose the step, this conditional comes first. None
             by default.
-        stages: True also learns by `Likelihood`, and lets held-out rows choose, where some columns
-            are almost functions of others, or less than 5 % of the reference's draws are effective
-            under what was learned: there is little to learn from such draws. It needs real columns
-            and a mixture as the reference, and takes up to twice the time. False by default.
 
     Raises:
-        ValueError: a share outside of [0, 1/2), a number of redraws that is not a whole number, a
-            `focus` that holds no names or comes without redraws, or `stages` that is not True or
-            False.
+        ValueError: a share outside of [0, 1/2), a number of redraws that is not a whole number, or
+            a `focus` that holds no names or comes without redraws.
 
     References:
         Gutmann & Hyvarinen 2012 for the loss; Hesterberg 1995 for defensive mixtures; Ma & Collins
@@ -89,7 +83,7 @@ class Contrastive(Objective):
 
     Example:
         >>> Contrastive(num_redraws=2)
-        Contrastive(defensive_share=None, num_redraws=2, focus=None, stages=False)
+        Contrastive(defensive_share=None, num_redraws=2, focus=None)
     """
 
     strict: ClassVar[bool] = True
@@ -101,7 +95,6 @@ class Contrastive(Objective):
     defensive_share: float | None = None
     num_redraws: int | None = None
     focus: Focus | Sequence[str] | str | None = None
-    stages: bool = False
 
     def __post_init__(self) -> None:
         store_checked(self, or_none(check_share), "defensive_share")
@@ -112,7 +105,6 @@ class Contrastive(Objective):
                 "Expected a positive number for `num_redraws` with `focus`, which is learned from "
                 "redraws; got 0. Leave `num_redraws` out."
             )
-        store_checked(self, check_flag, "stages")
 
     @property
     def share(self) -> float:
@@ -144,7 +136,6 @@ class Contrastive(Objective):
             self,
             defensive_share=resolved_share(self.defensive_share, reference),
             num_redraws=resolved_redraws(num_redraws, reference),
-            stages=self.stages and isinstance(reference, MixtureReference),
         )
 
     def in_tree_order(self, num_rows: int, dimension: int) -> bool:

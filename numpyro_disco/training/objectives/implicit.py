@@ -42,7 +42,7 @@ class Implicit(Objective):
 
     def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Array:
         """Zeros, because the exact trace needs no random numbers."""
-        return no_noise(rows, repeats)
+        return no_noise(rows)
 
     def judge(self, model: Any, row: Array, noise: Any) -> Array:
         """Implicit score matching at one held-out row."""

@@ -24,8 +24,7 @@ class Likelihood(Objective):
     are exact and independent. Conditionals of some columns are drawn as from every other energy.
 
     It follows thin curved structure, such as columns that are almost functions of others, where
-    draws of a mixture are far from the rows; `Contrastive(stages=True)` goes on with it there. It
-    takes no discrete columns.
+    draws of a mixture are far from the rows. It takes no discrete columns.
 
     The hidden layers of each column have half the `width` of `network`; its `num_octaves` are not
     used.
@@ -63,7 +62,7 @@ class Likelihood(Objective):
 
     def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Array:
         """Zeros, because a log density needs no random numbers."""
-        return no_noise(rows, repeats)
+        return no_noise(rows)
 
     def judge(self, model: Any, row: Array, noise: Any) -> Array:
         """Minus the log density of one held-out row."""

@@ -38,6 +38,6 @@ def test_held_out_rows_are_judged_by_the_exact_loss(kind):
     objective = kind()
     assert not objective.smooths
     noise = objective.judging_noise(jax.random.key(0), jnp.zeros((5, 2)), 3, None)
-    assert noise.shape == (5, 3)
+    assert noise.shape == (5, 1)
     found = objective.judge(LinearScore, ROW, noise[0, 0])
     np.testing.assert_allclose(found, EXACT, rtol=1e-5)
