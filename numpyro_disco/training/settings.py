@@ -192,7 +192,7 @@ def requested_settings(
         held_out_fraction=HELD_OUT_FRACTION,
         patience=PATIENCE,
     )
-    _check_transform(given["transform"] or defaults.transform, reference, previous)
+    _check_transform(given.get("transform") or defaults.transform, reference, previous)
     if reference is None:
         reference = defaults.reference
     if given["network"] is not None and not isinstance(given["network"], MLP | UNet):
