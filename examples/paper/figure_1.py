@@ -22,19 +22,19 @@ GIVEN = 1.75
 POINT = jnp.array([GIVEN, 0.0])
 
 
-def learned(rows, size, name):
+def learned(rows, size, path):
     """Draws of every method: maps names to functions of a random key and the point."""
     disco_key, diffusion_key = jax.random.split(jax.random.key(0))
     process = variance_exploding(size["num_levels"])
     training = {key: size[key] for key in ("num_steps", "batch_size", "width", "num_blocks")}
-    prior = methods.learn_disco(disco_key, rows, name=name, **training)
+    prior = methods.learn_disco(disco_key, rows, path=path, **training)
     denoise = methods.learn_diffusion(
-        diffusion_key, rows, process, energy=False, name=name, **training
+        diffusion_key, rows, process, energy=False, path=path, **training
     )
     num_draws = size["num_draws"]
     found = {"DISCO": methods.disco_tempered(prior.energy, num_draws, 1, 10)}
     return found | {
-        rival: methods.rival(rival, process, denoise, num_draws, 2) for rival in methods.RIVALS
+        rival: methods.rival(rival, process, denoise, num_draws, 2) for rival in size["rivals"]
     }
 
 
@@ -68,26 +68,25 @@ def picture(path, rows, density, draws):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few rows, steps and draws")
+    parser.add_argument("--quick", action="store_true", help="few rows, steps and rivals")
     quick = parser.parse_args().quick
     size = {"num_rows": 20_000, "num_steps": 3000, "batch_size": 512, "width": 128}
-    size |= {"num_blocks": 2, "num_levels": 100, "num_draws": 1024}
+    size |= {"num_blocks": 2, "num_levels": 100, "num_draws": 1024, "rivals": methods.RIVALS}
     if quick:
         size |= {"num_rows": 1000, "num_steps": 50, "batch_size": 64, "width": 16}
-        size |= {"num_blocks": 1, "num_levels": 20, "num_draws": 64}
-    methods.OUTPUT.mkdir(exist_ok=True)
-    name = "figure_1_quick" if quick else "figure_1"
+        size |= {"num_blocks": 1, "num_levels": 20, "num_draws": 64, "rivals": methods.RIVALS[:2]}
+    path = methods.prepare(quick) / "figure_1"
     rng = np.random.default_rng(1)
     truth = paper_mixture(2, seed=4)
     rows, density = truth.draw(rng, size["num_rows"]), truth.last_given_rest(POINT)
     exact, other = (draw_mixture(rng, *density, size["num_draws"]) for _ in range(2))
     draws = {}
-    for label, run in learned(rows, size, name).items():
+    for label, run in learned(rows, size, path).items():
         draws[label] = np.asarray(jax.jit(run)(jax.random.key(2), POINT)[0])
     lines = table(draws, exact, wasserstein(other, exact))
     print(lines)
-    (methods.OUTPUT / f"{name}.md").write_text(lines + "\n")
-    picture(methods.OUTPUT / f"{name}.png", rows, density, draws)
+    path.with_suffix(".md").write_text(lines + "\n")
+    picture(path.with_suffix(".png"), rows, density, draws)
 
 
 if __name__ == "__main__":

@@ -42,14 +42,14 @@ def exact_scores(points, rows):
     return jax.lax.map(one, points)
 
 
-def learned_scores(points, rows, size, name):
+def learned_scores(points, rows, size, path):
     """Scores of DISCO and of diffusions at t = 0, by name, (n, D) each."""
     disco_key, *keys = jax.random.split(jax.random.key(0), 3)
     process = variance_exploding(100)
-    prior = methods.learn_disco(disco_key, rows, name=name, **size)
+    prior = methods.learn_disco(disco_key, rows, path=path, **size)
     found = {"DISCO": jax.jit(jax.vmap(prior.score))(points)}
     for key, energy in zip(keys, (False, True), strict=True):
-        denoise = methods.learn_diffusion(key, rows, process, energy=energy, name=name, **size)
+        denoise = methods.learn_diffusion(key, rows, process, energy=energy, path=path, **size)
         clean = jax.jit(denoise)(points, 0)
         head = "energy" if energy else "score"
         found[f"diffusion, t = 0, {head} head"] = process.score(points, clean, 0)
@@ -92,18 +92,17 @@ def main():
     size = {"num_steps": 2500, "batch_size": 512, "width": 128, "num_blocks": 2}
     if quick:
         size = {"num_steps": 50, "batch_size": 64, "width": 16, "num_blocks": 1}
-    methods.OUTPUT.mkdir(exist_ok=True)
-    name = "figure_2_quick" if quick else "figure_2"
+    path = methods.prepare(quick) / "figure_2"
     rows = moons(1000 if quick else 10_000)
     places = np.linspace(-EDGE, EDGE, 20 if quick else 100)
     points = jnp.asarray(np.stack(np.meshgrid(places, places), -1).reshape(-1, 2), jnp.float32)
     exact, distance = (np.asarray(a) for a in exact_scores(points, jnp.asarray(rows)))
-    scores = learned_scores(points, rows, size, name)
+    scores = learned_scores(points, rows, size, path)
     scores = {label: np.asarray(score) for label, score in scores.items()}
     lines = table(scores, exact, distance)
     print(lines)
-    (methods.OUTPUT / f"{name}.md").write_text(lines + "\n")
-    picture(methods.OUTPUT / f"{name}.png", {"exact": exact} | scores, rows)
+    path.with_suffix(".md").write_text(lines + "\n")
+    picture(path.with_suffix(".png"), {"exact": exact} | scores, rows)
 
 
 if __name__ == "__main__":

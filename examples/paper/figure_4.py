@@ -7,7 +7,7 @@ so an interrupted run continues where it stopped.
     python examples/paper/figure_4.py                  the paper's size: hours on a GPU
     python examples/paper/figure_4.py --size reduced   D = 2 and 10: twenty minutes on one core
     python examples/paper/figure_4.py --exact          exact scores: the samplers' own errors
-    python examples/paper/figure_4.py --quick          a quick run of every step
+    python examples/paper/figure_4.py --quick          a quick run of most methods
 """
 
 import argparse
@@ -58,6 +58,8 @@ SIZES = {
     "reduced": Size((2, 10), 1, 20_000, 2500, 512, 2, {2: 64, 10: 64}, None, 100, 20, 512),
     "quick": Size((2,), 1, 1000, 50, 64, 1, {2: 16}, 50, 20, 2, 64),
 }
+QUICK_LEAVES_OUT = ("DISCO, not cooled", "replacement", "guidance")
+"""What the quick run leaves out: the quick run of figure 1 has these rivals."""
 FLOOR = "exact draws"
 PERFECT, PERFECT_COOLED = "perfect model at sigma(0)", "perfect model, cooled"
 DEFAULT = "numpyro_disco by default"
@@ -76,13 +78,13 @@ class Result(NamedTuple):
     """Seconds for all draws, without compilation."""
 
 
-def learn(truth, dimension, seed, size, name):
+def learn(truth, dimension, seed, size, path):
     """Conditional samplers by name, each from a random key and points (n, D)."""
     rows = truth.draw(np.random.default_rng([seed, 1]), size.num_rows)
     keys = jax.random.split(jax.random.key(seed), 3)
-    name = f"{name}_{dimension}_{seed}"
+    path = path.with_name(f"{path.name}_{dimension}_{seed}")
     steps = size.num_steps * (1 if dimension == 2 else 2)
-    training = {"num_steps": steps, "batch_size": size.batch_size, "name": name}
+    training = {"num_steps": steps, "batch_size": size.batch_size, "path": path}
     training |= {"width": size.widths[dimension], "num_blocks": size.num_blocks}
     process = noise_process(dimension, size)
     prior = methods.learn_disco(keys[0], rows, **training)
@@ -90,7 +92,7 @@ def learn(truth, dimension, seed, size, name):
 
     def default(rng_key, points):
         steps = size.num_default_steps
-        prior = methods.learn_default(keys[2], rows, num_steps=steps, name=name)
+        prior = methods.learn_default(keys[2], rows, num_steps=steps, path=path)
         return by_default(rng_key, prior, points, size.num_draws)
 
     found = samplers(prior.energy, process, denoise, size.num_draws, dimension)
@@ -150,7 +152,7 @@ def by_default(rng_key, prior, points, num_draws):
     return draws, np.nan, seconds
 
 
-def measure(dimension, seed, size, name, left_out):
+def measure(dimension, seed, size, path, left_out):
     """Results by method, for one mixture."""
     truth = paper_mixture(dimension, seed)
     rng = np.random.default_rng([seed, 2])
@@ -163,19 +165,19 @@ def measure(dimension, seed, size, name, left_out):
     for label, (densities, power) in known.items():
         draws = [draw_tempered(rng, *each, power, size.num_draws) for each in densities]
         results[label] = Result(distances(draws, true_draws), 0.0, 0.0)
-    if name.endswith("exact"):
+    if path.name.endswith("exact"):
         found = learn_nothing(truth, dimension, size)
     else:
-        found = learn(truth, dimension, seed, size, name)
+        found = learn(truth, dimension, seed, size, path)
     for index, (label, sampler) in enumerate(found.items()):
         if label in left_out:
             continue
-        path = methods.OUTPUT / f"{name}_{dimension}_{seed}_{label.replace(' ', '_')}.npz"
-        if not path.exists():
+        kept = path.with_name(f"{path.name}_{dimension}_{seed}_{label.replace(' ', '_')}.npz")
+        if not kept.exists():
             print(f"D = {dimension}, seed {seed}: {label}", flush=True)
             draws, *cost = sampler(jax.random.fold_in(jax.random.key(seed), index), points)
-            np.savez(path, *Result(distances(draws, true_draws), *cost))
-        with np.load(path) as saved:
+            np.savez(kept, *Result(distances(draws, true_draws), *cost))
+        with np.load(kept) as saved:
             array, evaluations, seconds = (saved[key] for key in saved.files)
         results[label] = Result(array, float(evaluations), float(seconds))
     return results
@@ -223,21 +225,20 @@ def main():
     parser.add_argument("--size", choices=SIZES, default="paper")
     parser.add_argument("--quick", action="store_const", const="quick", dest="size")
     parser.add_argument("--exact", action="store_true", help="exact scores, nothing is learned")
-    parser.add_argument("--leave-out", nargs="+", default=(), help="names of methods")
+    parser.add_argument("--leave-out", nargs="+", default=[], help="names of methods")
     parser.add_argument("--dimensions", type=int, nargs="+", help="only these dimensions")
     args = parser.parse_args()
     size, name = SIZES[args.size], f"figure_4_{args.size}{'_exact' * args.exact}"
-    methods.OUTPUT.mkdir(exist_ok=True)
+    quick = args.size == "quick"
+    path, left_out = methods.prepare(quick) / name, args.leave_out + list(QUICK_LEAVES_OUT) * quick
     results = {}
     for dimension in args.dimensions or size.dimensions:
-        runs = [
-            measure(dimension, seed, size, name, args.leave_out) for seed in range(size.num_seeds)
-        ]
+        runs = [measure(dimension, seed, size, path, left_out) for seed in range(size.num_seeds)]
         results[dimension] = {label: pooled([run[label] for run in runs]) for label in runs[0]}
         lines = table(results)
         print(lines, flush=True)
-        (methods.OUTPUT / f"{name}.md").write_text(lines + "\n")
-        picture(methods.OUTPUT / f"{name}.png", results)
+        path.with_suffix(".md").write_text(lines + "\n")
+        picture(path.with_suffix(".png"), results)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Every sampler maps (rng_key, point) to draws (n,) of the last coordinate given t
 point (D,), and to the number of network evaluations for each draw.
 """
 
+import tempfile
 from pathlib import Path
 
 import diffusion
@@ -17,12 +18,28 @@ from tempered import tempered
 import numpyro_disco as disco
 
 OUTPUT = Path(__file__).parent / "output"
+"""Where a run keeps what it has learned and drawn."""
 NOISE_SCALE, COOLED = 0.1, 0.07
 """The smoothing sigma(0) of the paper, and the smaller one with which it samples."""
 RIVALS = ("replacement", "guidance", "TDS", "SMC-Diff", "MCGDiff")
 """Conditional samplers of a diffusion."""
 BOX = (-5.0, 5.0)
 """Where tempering starts, in standard deviations of the rows."""
+
+
+def prepare(quick):
+    """Make the folder of the output, which is returned.
+
+    A quick run gets an empty one of its own, so that it learns anew, and programs that compile
+    sooner and run more slowly.
+    """
+    if not quick:
+        OUTPUT.mkdir(exist_ok=True)
+        return OUTPUT
+    jax.config.update("jax_disable_most_optimizations", True)
+    folder = Path(tempfile.mkdtemp())
+    print(f"writing to {folder}")
+    return folder
 
 
 def rival(name, process, denoise, num_draws, dimension):
@@ -67,9 +84,9 @@ def disco_tempered(energy, num_draws, num_moves=2, num_leapfrog=2):
     return run
 
 
-def learn_disco(rng_key, rows, *, width, num_blocks, num_steps, batch_size, name):
+def learn_disco(rng_key, rows, *, width, num_blocks, num_steps, batch_size, path):
     """DISCO as published: an energy, posterior draws as targets, no term for the log density."""
-    path = OUTPUT / f"disco_{name}.npz"
+    path = path.with_name(f"disco_{path.name}.npz")
     if not path.exists():
         fit = disco.fit(
             rng_key,
@@ -91,18 +108,18 @@ def learn_disco(rng_key, rows, *, width, num_blocks, num_steps, batch_size, name
     return disco.load(path)
 
 
-def learn_default(rng_key, rows, *, num_steps, name):
-    """What `disco.fit` learns without any settings but a number of steps."""
-    path = OUTPUT / f"default_{name}.npz"
+def learn_default(rng_key, rows, *, num_steps, path):
+    """What `disco.fit` learns without any settings; a number of steps makes it a quick one."""
+    path = path.with_name(f"default_{path.name}.npz")
     if not path.exists():
-        few = {} if num_steps is None else {"num_steps": num_steps}
+        few = {} if num_steps is None else {"num_steps": num_steps, "reference": "gaussian"}
         disco.save(path, disco.fit(rng_key, rows, **few).distribution)
     return disco.load(path)
 
 
-def learn_diffusion(rng_key, rows, process, *, energy, num_steps, batch_size, name, **sizes):
+def learn_diffusion(rng_key, rows, process, *, energy, num_steps, batch_size, path, **sizes):
     """A diffusion with a score or an energy head."""
-    path = OUTPUT / f"{'energy' if energy else 'score'}_{name}.npz"
+    path = path.with_name(f"{'energy' if energy else 'score'}_{path.name}.npz")
     network_key, train_key = jax.random.split(rng_key)
     # Frequencies as `fit` chooses them for this smoothing.
     network = diffusion.network_of(network_key, rows.shape[1], energy, num_octaves=4, **sizes)

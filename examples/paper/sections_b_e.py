@@ -19,10 +19,10 @@ import argparse
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
+import methods
 import numpy as np
 import optax
 from exact import Mixture
-from methods import OUTPUT
 
 import numpyro_disco as disco
 
@@ -68,7 +68,7 @@ def learned(rng_key, rows, points, quick):
             rng_key,
             rows,
             objective=objective,
-            network=disco.MLP(width=16 if quick else 64),
+            network=disco.MLP(width=8, num_blocks=1) if quick else disco.MLP(width=64),
             optimizer=optax.adam(optax.cosine_decay_schedule(2e-3, size["num_steps"])),
             **size,
         )
@@ -102,17 +102,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rows and steps")
     quick = parser.parse_args().quick
-    OUTPUT.mkdir(exist_ok=True)
+    path = methods.prepare(quick) / "sections_b_e"
     truth = two_modes()
     rows = truth.draw(np.random.default_rng(0), 1000 if quick else 20_000)
     points = jnp.linspace(-4, 4, 161)[:, None]
     closed = minimisers(truth, points)
     scores = learned(jax.random.key(0), rows, points, quick)
-    name = "sections_b_e_quick" if quick else "sections_b_e"
     lines = table(scores, closed)
     print(lines)
-    (OUTPUT / f"{name}.md").write_text(lines + "\n")
-    picture(OUTPUT / f"{name}.png", points[:, 0], scores, closed)
+    path.with_suffix(".md").write_text(lines + "\n")
+    picture(path.with_suffix(".png"), points[:, 0], scores, closed)
 
 
 if __name__ == "__main__":

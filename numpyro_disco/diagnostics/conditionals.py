@@ -252,6 +252,8 @@ def _percentiles(
 
 def _complete_rows(data: Any, prior: EnergyDistribution) -> np.ndarray:
     """The complete rows of `data`, columns in the order of the prior's names, shape (n, D)."""
+    if len(prior.event_shape) > 1:
+        data = prior.read(data, "data")
     table = read_observations(data, prior.names, prior.columns, "data", others=True).values
     if table.ndim != 2:
         raise ValueError(

@@ -253,7 +253,10 @@ class EnergyDensity(StableDistribution):
             ValueError: missing entries in a concrete `value`.
         """
         if self._array is not None:
-            return self._log_prob(self.from_vectors(self.read(value, "value")))
+            vectors = self.read(value, "value")
+            # In compiled code, another shape of a known array is not known any more.
+            _refuse_missing(vectors)
+            return self._log_prob(self.from_vectors(vectors))
         if self.variables is None or not isinstance(value, Mapping):
             return self._log_prob(self.read(value, "value"))
         # Clamped coordinates have their values to the last bit, as the support asks for.
@@ -263,13 +266,7 @@ class EnergyDensity(StableDistribution):
 
     @validate_sample
     def _log_prob(self, value: ArrayLike) -> Array:
-        if not isinstance(value, jax.core.Tracer) and np.isnan(np.asarray(value)).any():
-            raise ValueError(
-                "Expected a `value` without NaN, where a density is not defined; got NaN. For data "
-                "with missing entries use `numpyro_disco.sample(name, prior, obs=data)`, which "
-                "makes each missing entry a latent, instead of `condition`, `substitute` or "
-                "`numpyro.sample(..., obs=)`."
-            )
+        _refuse_missing(value)
         guarded = guard(self)
         log_prob = -guarded.energy(value)
         log_normalizer = guarded.log_normalizer
@@ -371,3 +368,14 @@ class EnergyDensity(StableDistribution):
 def _unless(discrete: np.ndarray, value: Array, inert: float) -> Array:
     """`value` (D,), with one number in place of the entries of discrete coordinates."""
     return jnp.where(discrete, jnp.asarray(inert, value.dtype), value) if discrete.any() else value
+
+
+def _refuse_missing(value: ArrayLike) -> None:
+    """Refuse NaN where a point is known."""
+    if not isinstance(value, jax.core.Tracer) and np.isnan(np.asarray(value)).any():
+        raise ValueError(
+            "Expected a `value` without NaN, where a density is not defined; got NaN. For data "
+            "with missing entries use `numpyro_disco.sample(name, prior, obs=data)`, which "
+            "makes each missing entry a latent, instead of `condition`, `substitute` or "
+            "`numpyro.sample(..., obs=)`."
+        )

@@ -19,6 +19,7 @@ For exact conditionals of an energy, with their evidence, use `sample_conditiona
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -53,17 +54,25 @@ class ScoreFunction:
     """Scale of each coordinate, shape (D,)."""
     shape: tuple[int, ...]
     """Shape of a point."""
-    noise_scale: float
-    """The smoothing sigma_0, in standardised units."""
+    noise_scale: float | None
+    """The smoothing sigma_0, in standardised units; None if the score is not a smoothed one."""
 
     def score(self, x: Any) -> Array:
         """The score at points in the user's units, shape (...) + shape."""
-        x = jnp.asarray(x)
+        x = check_last_axes(x, self.shape)
         flat = x.reshape(*x.shape[: x.ndim - len(self.shape)], -1)
         return jnp.vectorize(self._at_one, signature="(d)->(d)")(flat).reshape(x.shape)
 
     def _at_one(self, x: Array) -> Array:
         return self.model.score(self.model.standardize(x)) @ self.model.whitener
+
+
+def check_last_axes(x: Any, shape: tuple[int, ...]) -> Array:
+    """Points `x` as an array (...) + shape, whose last axes are checked."""
+    x = jnp.asarray(x)
+    if x.shape[max(0, x.ndim - len(shape)) :] != shape:
+        raise ValueError(f"Expected an array whose last axes are {shape} for `x`; got {x.shape}.")
+    return x
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,8 +108,8 @@ class AnnealedLangevin:
         num_steps: number of steps.
         step_size: root of h at the end, as for `Langevin`; the last quarter of the steps should
             cover the density, so that num_steps * step_size^2 / 8 is at least a few units.
-        lowest: the inverse temperature at the start; they rise geometrically to 1 over the first
-            three quarters of the steps.
+        lowest: the inverse temperature at the start, at most 1; they rise geometrically to 1 over
+            the first three quarters of the steps.
     """
 
     num_steps: int = 1000
@@ -110,7 +119,8 @@ class AnnealedLangevin:
     def __post_init__(self) -> None:
         check_count(self.num_steps, "num_steps")
         check_positive(self.step_size, "step_size")
-        check_positive(self.lowest, "lowest")
+        if check_positive(self.lowest, "lowest") > 1:
+            raise ValueError(f"Expected at most 1 for `lowest`; got {self.lowest}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,6 +229,8 @@ def _check_target(target: Any, sampler: Any) -> tuple[int, ...]:
             f"Expected `disco.Langevin(...)`, `disco.AnnealedLangevin(...)` or `disco.Heun(...)` "
             f"for `sampler`; got {sampler!r}."
         )
+    if isinstance(sampler, Heun) and (_is_score(target) or isinstance(target, EnergyDistribution)):
+        _check_denoiser(target, sampler)
     if _is_score(target):
         if isinstance(sampler, Langevin) and sampler.metropolis:
             raise ValueError(
@@ -235,15 +247,33 @@ def _check_target(target: Any, sampler: Any) -> tuple[int, ...]:
         raise ValueError(
             "Expected a `target` without supports and without a batch. Use `sample_conditional`."
         )
-    if isinstance(sampler, Heun) and target.noise_scale is None:
-        raise ValueError("Expected a `target` learned with `disco.Disco(...)` for `disco.Heun`.")
     return target.event_shape
+
+
+def _check_denoiser(target: Any, sampler: Heun) -> None:
+    """Refuse targets whose score is no denoiser in standardised units, and a flow without noise."""
+    if target.noise_scale is None:
+        raise ValueError("Expected a `target` learned with `disco.Disco(...)` for `disco.Heun`.")
+    model = target.model if _is_score(target) else target.energy_fn
+    if isinstance(model, Learned):
+        whitener = np.asarray(model.whitener)
+        if np.any(whitener != np.diag(np.diag(whitener))):
+            raise ValueError(
+                "Expected a `target` whose smoothing is the same in each column's own unit for "
+                "`disco.Heun`; this one was learned with `whiten=True`. Learn with "
+                "`disco.Disco(..., whiten=False)`."
+            )
+    if not sampler.max_noise_scale > float(target.noise_scale):
+        raise ValueError(
+            f"Expected more than the smoothing {float(target.noise_scale):.4g} for "
+            f"`max_noise_scale` of `disco.Heun`; got {sampler.max_noise_scale}."
+        )
 
 
 def _problem(target: Any, observed: Any, shape: tuple[int, ...]) -> _Problem:
     """The target over vectors, and what is observed of it."""
     if _is_score(target):
-        given = np.full(shape, np.nan) if observed is None else np.asarray(observed, np.float64)
+        given = np.full(shape, np.nan) if observed is None else _read_array(observed)
         if given.shape != shape:
             raise ValueError(f"Expected shape {shape} for `observed`; got {given.shape}.")
         values, seen = np.nan_to_num(given.ravel()), ~np.isnan(given.ravel())
@@ -258,6 +288,19 @@ def _problem(target: Any, observed: Any, shape: tuple[int, ...]) -> _Problem:
     return _Problem(
         vector, target.loc, target.scale, jnp.asarray(values, dtype), jnp.asarray(~seen, dtype)
     )
+
+
+def _read_array(observed: Any) -> np.ndarray:
+    """Numbers, and NaN where nothing is observed or a mask says so."""
+    if isinstance(observed, Mapping):
+        raise ValueError(
+            "Expected an array with NaN where nothing is observed for `observed`, as a score has "
+            "no names; got a mapping."
+        )
+    given = np.ma.filled(np.ma.asarray(observed, np.float64), np.nan)
+    if np.isinf(given).any():
+        raise ValueError("Expected finite numbers, or NaN where free, for `observed`.")
+    return given
 
 
 @partial(jax.jit, static_argnames=("sampler", "num_samples"))

@@ -101,14 +101,16 @@ def to_arviz(
 
 
 def _observed_vectors(sites: dict[str, dict]) -> dict[str, Any]:
-    """Observed values with names, such as DataFrames, as vectors in the order of their priors."""
+    """Observed values with names, such as DataFrames, as vectors or arrays of their priors."""
     found = {}
     for name, site in sites.items():
         if site["type"] != "sample" or not site["is_observed"]:
             continue
         fn, value = without_wrappers(site["fn"]), site["value"]
         if isinstance(fn, EnergyDistribution) and not isinstance(value, np.ndarray | jax.Array):
-            found[name] = fn.points(value)
+            vectors = fn.points(value)
+            whole = fn.from_vectors(vectors)
+            found[name] = vectors if isinstance(whole, dict) else whole
     return found
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from numpyro.distributions import Distribution
+from scipy import stats
 
 from numpyro_disco._compiling import compiler_options
 from numpyro_disco._numpyro import constrain_fn
@@ -45,6 +46,11 @@ LEAST_EXCESS = 0.2
 """Nats by which the mass of a peak has to exceed the evidence to speak against it."""
 EXCESS_SIGMAS = 5
 """Standard errors of the difference, likewise."""
+CHANCE = 1e-4
+"""Chance of such an excess for a few runs, whose spread says little about their error."""
+UNKNOWN_EXCESS = 1.0
+"""Nats for a single run, whose error is unknown; and for a few runs, if their chance asks for
+more."""
 
 
 class FinishedRuns(NamedTuple):
@@ -86,10 +92,13 @@ class FinishedRuns(NamedTuple):
 
     def _excess(self, peak: Peak) -> float:
         """Nats by which the mass of a peak exceeds all that the runs found, beyond errors."""
-        log_mass, error = log_mean(np.asarray(self.result.log_normalizer, np.float64))
-        # The error of a single run is unknown.
-        error = np.nan_to_num(error, nan=LEAST_EXCESS / EXCESS_SIGMAS)
-        margin = max(LEAST_EXCESS, EXCESS_SIGMAS * np.hypot(error, float(peak.error)))
+        log_normalizers = np.asarray(self.result.log_normalizer, np.float64)
+        log_mass, error = log_mean(log_normalizers)
+        runs = UNKNOWN_EXCESS
+        if len(log_normalizers) > 1:
+            quantile = stats.t.isf(CHANCE, len(log_normalizers) - 1)
+            runs = min(max(runs, EXCESS_SIGMAS * error), quantile * error)
+        margin = max(LEAST_EXCESS, np.hypot(runs, EXCESS_SIGMAS * float(peak.error)))
         return float(peak.log_mass) - float(log_mass) - margin
 
     @property

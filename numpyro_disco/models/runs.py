@@ -7,6 +7,7 @@ particles over devices and resumes runs from checkpoints.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from numpyro_disco.models.programs import (
 )
 from numpyro_disco.tempering.checkpoints import fingerprint, load_state, save_state
 from numpyro_disco.tempering.noise import quick_key
+from numpyro_disco.tempering.peaks import Peak
 from numpyro_disco.tempering.settings import TemperingSettings
 from numpyro_disco.tempering.status import RUNNING
 
@@ -187,9 +189,7 @@ class ModelRuns:
     def _collect(self, programs: Programs, inputs: Inputs, finished: FinishedRuns) -> FinishedRuns:
         finished = jax.block_until_ready(finished)
         if self.options.search_peaks:
-            starts = finished.result.starts
-            starts = starts.reshape((-1, starts.shape[-1]))
-            finished = finished._replace(peak=programs.peak(inputs, starts, finished.scale))
+            finished = finished._replace(peak=_searched(programs, inputs, finished))
         names = {"latent": tuple(programs.latent), "padded": tuple(programs.padded)}
         return self._local(finished)._replace(**names)
 
@@ -205,6 +205,23 @@ class ModelRuns:
             return jnp.asarray(np.asarray(leaf))
 
         return jax.tree.map(local, tree)
+
+
+def _searched(programs: Programs, inputs: Inputs, finished: FinishedRuns) -> Peak | None:
+    """The heaviest peak, or None with a warning if the model has no such derivatives."""
+    starts = finished.result.starts
+    starts = starts.reshape((-1, starts.shape[-1]))
+    try:
+        return jax.block_until_ready(programs.peak(inputs, starts, finished.scale))
+    except Exception as error:
+        # The runs have ended and are worth more than the search.
+        warnings.warn(
+            f"The search for peaks failed ({type(error).__name__}: {error}), so nothing is known "
+            "of modes that the runs missed; the runs themselves have ended. Leave out "
+            "`search_peaks` for a model without second derivatives.",
+            stacklevel=5,
+        )
+        return None
 
 
 def _is_numeric(leaf: Any) -> bool:

@@ -7,7 +7,6 @@ log density. `sample(name, prior, obs=table)` makes the missing entries of a tab
 
 from __future__ import annotations
 
-import datetime
 import warnings
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
@@ -34,9 +33,11 @@ from numpyro_disco.models.coordinate import PriorPart
 from numpyro_disco.models.discrete import DiscreteCoordinate, RowLevels, refuse_scales
 from numpyro_disco.models.missing import MissingEntries, PaddedEntries
 from numpyro_disco.models.variables import (
+    check_number,
     join,
     part_values,
     parts_of,
+    refuse_elements,
     site_names,
     whole_variables,
 )
@@ -110,6 +111,7 @@ def sample(
     if obs is not None:
         values = prior.from_vectors(_sample_table(name, prior, obs, padded))
     elif len(prior.event_shape) > 1:
+        refuse_elements(name)
         return numpyro.sample(name, prior)
     else:
         values = _sample_vector(name, prior)
@@ -134,7 +136,8 @@ def site_values(name: str, prior: EnergyDistribution, x: ArrayLike) -> dict[str,
         x: array of shape (..., D).
 
     Returns:
-        A dict from "name.coordinate" to an array of shape (...), without clamped coordinates.
+        A dict from "name.coordinate" to an array of shape (...), without clamped coordinates; for
+        a prior over arrays, from "name" to arrays (...) + `event_shape`.
 
     Example:
         >>> import jax.numpy as jnp, numpyro_disco as disco
@@ -143,6 +146,8 @@ def site_values(name: str, prior: EnergyDistribution, x: ArrayLike) -> dict[str,
         >>> {key: v.shape for key, v in disco.site_values("x", prior, jnp.ones((5, 2))).items()}
         {'x.a': (5,), 'x.b': (5,)}
     """
+    if len(prior.event_shape) > 1:
+        return {name: prior.from_vectors(prior.points(x))}
     return {f"{name}.{part}": value for part, value in part_values(prior, x).items()}
 
 
@@ -182,7 +187,7 @@ def _sample_part(site: str, part: PriorPart) -> Any:
     """The value of a part's site, which is latent or given by `condition` or `do`."""
     given = [(h, scoped) for h, scoped in handlers_that_observe(site) if scoped in h.data]
     for handler, scoped in given:
-        _check_number(site, part, handler.data[scoped])
+        check_number(site, part, handler.data[scoped])
     # `do` keeps the site itself as a latent on which nothing depends. That is harmless for a site
     # with a density, but a coordinate has none: the latent would be flat and cannot be sampled.
     done = [h.data[scoped] for h, scoped in given if isinstance(h, numpyro.handlers.do)]
@@ -204,17 +209,6 @@ def _sample_part(site: str, part: PriorPart) -> Any:
             )
     # Conditioning on something inferred would need the normaliser of the remaining coordinates.
     return not_latent(jnp.asarray(value, part.prior.loc.dtype))
-
-
-def _check_number(site: str, part: PriorPart, value: Any) -> None:
-    """Refuse levels and dates: the values of NumPyro's sites are numbers."""
-    if not isinstance(value, str | datetime.date | np.datetime64):
-        return
-    number = part.prior.columns[int(part.indices[0])].encode(value, repr(site))
-    raise ValueError(
-        f"Expected a number for {site!r}, as NumPyro's sites hold numbers; got {value!r}. Give "
-        f"{float(number):g}, or clamp the prior: `prior.clamp({{{part.name!r}: {value!r}}})`."
-    )
 
 
 def _check_given_shape(site: str, part: PriorPart, value: Any) -> None:

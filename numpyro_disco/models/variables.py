@@ -7,12 +7,14 @@ each of its free elements has a site instead.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_disco._numpyro import handlers_that_observe
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.models.coordinate import ArrayVariable, Coordinate, PriorPart
@@ -119,3 +121,27 @@ def part_values(prior: EnergyDistribution, x: Any) -> dict[str, Array]:
         else:
             values[prior.names[place]] = x[..., place]
     return values
+
+
+def refuse_elements(name: str) -> None:
+    """Refuse handlers that name elements of an array, which NumPyro would ignore."""
+    for handler, scoped in handlers_that_observe(name):
+        for site in handler.data:
+            if site.startswith(f"{scoped}.["):
+                element = site.removeprefix(f"{scoped}.")
+                raise ValueError(
+                    f"Expected the whole array {scoped!r} in `{type(handler).__name__}`; got its "
+                    f"element {site!r}, which is no site. Give the whole array, or clamp the "
+                    f"prior: `prior.clamp({{{element!r}: ...}})`."
+                )
+
+
+def check_number(site: str, part: PriorPart, value: Any) -> None:
+    """Refuse levels and dates: the values of NumPyro's sites are numbers."""
+    if not isinstance(value, str | datetime.date | np.datetime64):
+        return
+    number = part.prior.columns[int(part.indices[0])].encode(value, repr(site))
+    raise ValueError(
+        f"Expected a number for {site!r}, as NumPyro's sites hold numbers; got {value!r}. Give "
+        f"{float(number):g}, or clamp the prior: `prior.clamp({{{part.name!r}: {value!r}}})`."
+    )

@@ -7,12 +7,12 @@ away. So we
 1. climb from the highest draws of the base and the highest particles to maxima of the target,
 2. take the maximum m whose Gaussian N(m, S), with S the inverse of the negative Hessian, has the
    largest mass by Laplace's method,
-3. draw from a somewhat wider Gaussian q and estimate the mass of the target near m as the mean
-   weight target / q, without bias.
+3. draw from a somewhat wider Gaussian q and take the mean weight target / q: an unbiased estimate
+   of the mass of the whole target, which in practice sees only what is near m.
 
-Because q misses whatever is elsewhere, this mass is at most that of the target. If it exceeds the
-mass that the runs found, they have missed the peak. A mode on whose slopes no start lies stays
-unseen.
+So this mass is hardly ever more than that of the target. If it exceeds the mass that the runs
+found, they have missed the peak. A mode on whose slopes no start lies stays unseen, and so does a
+peak with less mass than the runs found elsewhere.
 
 References:
     Kingma & Ba 2015 (Adam); Tierney & Kadane 1986 (Laplace's method).
@@ -79,8 +79,10 @@ def find_peak(rng_key: Array, log_target: LogTarget, starts: Array, scale: Array
     unit = jnp.where(scale > 0, scale, 1.0)
     maxima = jax.vmap(lambda start: climb(log_target, start, unit))(starts)
     # One after another: each takes the memory of d gradients.
-    log_masses, factors = jax.lax.map(lambda u: laplace(log_target, u, unit), maxima)
-    best = jnp.argmax(log_masses)
+    log_masses, factors, curved = jax.lax.map(lambda u: laplace(log_target, u, unit), maxima)
+    # At a saddle or on a plateau, the least curvature makes up mass.
+    sound = curved & (log_masses > -jnp.inf)
+    best = jnp.argmax(jnp.where(sound | ~sound.any(), log_masses, -jnp.inf))
     factor = INFLATION**0.5 * factors[best][None]
     free = jnp.ones_like(unit)
     peak = Proposal(jnp.zeros(1, unit.dtype), maxima[best][None], factor, free)
@@ -116,25 +118,32 @@ def climb(log_target: LogTarget, start: Array, unit: Array) -> Array:
     return jax.lax.fori_loop(0, NUM_STEPS, body, (start, nothing, nothing))[0]
 
 
-def laplace(log_target: LogTarget, maximum: Array, unit: Array) -> tuple[Array, Array]:
-    """Log mass of a maximum by Laplace's method, shape (), and a factor of its covariance, (d, d).
+def laplace(log_target: LogTarget, maximum: Array, unit: Array) -> tuple[Array, Array, Array]:
+    """The mass of a maximum by Laplace's method.
 
     Args:
         log_target: log density of the target at one point.
         maximum: shape (d,).
         unit: unit of each coordinate, shape (d,).
+
+    Returns:
+        Its log, shape (), -inf where the curvature is not finite; a factor of its covariance,
+        shape (d, d); and whether the target falls off on all sides, shape ().
     """
 
     def height(v: Array) -> Array:
         return log_target(maximum + unit * v)
 
-    precision = -jax.hessian(height)(jnp.zeros_like(maximum))
+    # Backwards twice: models with derivatives of their own may not have forward ones.
+    precision = -jax.jacrev(jax.grad(height))(jnp.zeros_like(maximum))
     finite = jnp.isfinite(precision).all()
     precision = jnp.where(finite, precision, jnp.eye(len(maximum), dtype=maximum.dtype))
     values, vectors = jnp.linalg.eigh(precision)
+    curved = (values >= LEAST_PRECISION).all()
     values = jnp.maximum(values, LEAST_PRECISION)
     covariance = (vectors / values) @ vectors.T * jnp.outer(unit, unit)
     log_determinant = 2 * jnp.log(unit).sum() - jnp.log(values).sum()
     top = height(jnp.zeros_like(maximum))
     log_mass = top + 0.5 * (len(maximum) * jnp.log(2 * jnp.pi) + log_determinant)
-    return jnp.where(jnp.isfinite(log_mass), log_mass, -jnp.inf), jnp.linalg.cholesky(covariance)
+    log_mass = jnp.where(finite & jnp.isfinite(log_mass), log_mass, -jnp.inf)
+    return log_mass, jnp.linalg.cholesky(covariance), curved

@@ -15,6 +15,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from numpyro_disco._statistics import selected
+from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.tables.columns import Real
 from numpyro_disco.tables.variables import Variable, Variables
@@ -35,8 +36,20 @@ NOISE_SCALE = 0.1
 
 
 def is_stack_of_arrays(data: Any) -> bool:
-    """True for arrays with at least three axes: rows that are arrays themselves."""
-    return hasattr(data, "__array__") and getattr(data, "ndim", 0) >= 3
+    """True for arrays with at least three axes: rows that are arrays themselves.
+
+    Raises:
+        ValueError: draws of one variable as an xarray object, whose chains are no rows.
+    """
+    if not hasattr(data, "__array__") or getattr(data, "ndim", 0) < 3:
+        return False
+    if {"chain", "draw"} <= set(getattr(data, "dims", ())):
+        raise ValueError(
+            "Expected a dataset of draws for `data`, or an array with one row for each draw; got "
+            f"an xarray object with dimensions {data.dims}. Give `data.to_dataset(name=...)`, or "
+            "its numbers, reshaped."
+        )
+    return True
 
 
 def array_defaults(given: dict[str, Any]) -> dict[str, Any]:
@@ -83,8 +96,14 @@ def read_arrays(data: Any, names: Any, weights: Any) -> tuple[Table, Variables]:
     values = values[kept]
     if len(values) < MIN_ARRAYS:
         raise ValueError(f"Expected at least {MIN_ARRAYS} arrays in `data`; got {len(values)}.")
-    _check_spread(values)
     variables = Variables((Variable("", shape),))
+    never = np.flatnonzero(np.isnan(values).all(axis=0))
+    if len(never):
+        raise ValueError(
+            f"Expected each element of the arrays in `data` to be known in some; {len(never)} are "
+            f"in none: {_some(variables.names, never)}. Cut them off, or give them a value."
+        )
+    _check_spread(values)
     dimension = values.shape[1]
     table = Table(
         values,
@@ -94,6 +113,11 @@ def read_arrays(data: Any, names: Any, weights: Any) -> tuple[Table, Variables]:
         with_mean_one(selected(checked, kept)),
     )
     return table, variables
+
+
+def _some(names: tuple[str, ...], places: np.ndarray) -> str:
+    """The first few of these names."""
+    return ", ".join(names[place] for place in places[:3]) + ", ..." * (len(places) > 3)
 
 
 def _check_spread(values: np.ndarray) -> None:
@@ -131,9 +155,19 @@ def prepare_arrays(
         )
     if settings.supports or settings.transform is not None:
         raise ValueError("Expected neither `supports` nor a `transform` for arrays.")
+    if isinstance(settings.reference, MixtureFit):
+        raise ValueError(
+            "Expected 'gaussian' or a `Reference` over the elements as the `reference` for arrays, "
+            f"to which no mixture is fitted; got {settings.reference!r}."
+        )
     if objective.partial_noise is None:
         objective = dataclasses.replace(objective, partial_noise=PARTIAL_NOISE)
     kept = ~table.incomplete if leaves_out else np.ones(len(table.values), bool)
+    if kept.sum() < MIN_ARRAYS:
+        raise ValueError(
+            f"Expected at least {MIN_ARRAYS} complete arrays in `data`; got {kept.sum()} of "
+            f"{len(kept)}. Arrays with missing elements take part if `missing` is not 'complete'."
+        )
     prepared = PreparedRows(
         table.values[kept],
         table.names,

@@ -48,7 +48,7 @@ def learn_from_incomplete(rng_key: Array, task: Task, resume: FitResult | None) 
         resume: an earlier result to continue, or None.
 
     Raises:
-        ValueError: `resume` together with a `Refit`.
+        ValueError: a `Refit` together with `resume`, or with an objective that learns a score only.
     """
     missing = task.settings.missing
     num_refits = missing.num_refits if isinstance(missing, Refit) else 0
@@ -56,6 +56,13 @@ def learn_from_incomplete(rng_key: Array, task: Task, resume: FitResult | None) 
         raise ValueError(
             "Expected `resume` without `missing=disco.Refit(...)`, which learns several times; got "
             "both. Start anew without `resume`."
+        )
+    objective = task.settings.objective
+    if num_refits and not objective.learns_energy:
+        raise ValueError(
+            "Expected an `objective` that learns a density for `missing=disco.Refit(...)`, which "
+            f"draws missing entries from it; got {type(objective).__name__}. Leave `missing` out, "
+            "or learn with `disco.Disco(...)`."
         )
     prepared = task.prepared
     start_key, refit_key = jax.random.split(rng_key)

@@ -14,7 +14,7 @@ from numpyro_disco._checks import check_key
 from numpyro_disco._typing import Array
 from numpyro_disco.diagnostics.plots import plot_history, plot_report
 from numpyro_disco.energy.distribution import EnergyDistribution
-from numpyro_disco.energy.langevin import ScoreFunction
+from numpyro_disco.energy.langevin import ScoreFunction, check_last_axes
 from numpyro_disco.supports.sinh_arcsinh import SinhArcsinhReal
 from numpyro_disco.tables.reading import read_points
 from numpyro_disco.training.evidence import FitEvidence
@@ -104,7 +104,7 @@ class FitResult:
         if array_shape is None:
             x = read_points(x, self.evidence.names, self.evidence.columns, "x")
             return jnp.vectorize(at_one, signature="(d)->(d)")(jnp.asarray(x))
-        x = jnp.asarray(x)
+        x = check_last_axes(x, array_shape)
         flat = x.reshape(*x.shape[: x.ndim - len(array_shape)], -1)
         return jnp.vectorize(at_one, signature="(d)->(d)")(flat).reshape(x.shape)
 
@@ -118,12 +118,14 @@ class FitResult:
         evidence, model = self.evidence, self.evidence.model
         if not evidence.supports_real:
             raise ValueError("Expected a fit without `supports` or a `transform` for its score.")
+        objective = evidence.objective
+        smoothed = objective.smooths and not objective.undoes_smoothing
         return ScoreFunction(
             model,
             model.loc,
             1 / jnp.linalg.norm(model.whitener, axis=0),
             evidence.array_shape or (len(evidence.names),),
-            evidence.objective.resolution,
+            objective.resolution if smoothed else None,
         )
 
     def report(self, rng_key: Array | None = None) -> Report:

@@ -10,6 +10,7 @@ from helpers.statistics import assert_within
 from scipy import stats
 
 import numpyro_disco as disco
+from numpyro_disco.tables.variables import Variable, Variables
 
 NAMES = ("a", "b", "c")
 MEAN = np.array([0.5, -0.3, 0.2])
@@ -109,6 +110,16 @@ def test_sentences_without_data():
         KEY, PRIOR, {"a": 0.4}, data=rows(100), num_samples=50, num_neighbours=0
     )
     assert left_out.relative_error is None and "`num_neighbours`" in str(left_out)
+
+
+def test_stacks_of_images_are_data():
+    prior = PRIOR.over(Variables((Variable("", (1, 3)),)))
+    settings = {"num_samples": 20, "num_particles": 64, "num_neighbours": 5}
+    images, observed = rows(50).reshape(-1, 1, 3), np.array([[0.3, np.nan, np.nan]])
+    check = disco.check_conditional(KEY, prior, observed, data=images, **settings)
+    same = disco.check_conditional(KEY, PRIOR, observed[0], data=rows(50), **settings)
+    np.testing.assert_allclose(check.distance_percentile, same.distance_percentile)
+    np.testing.assert_allclose(check.relative_error, same.relative_error, rtol=1e-3)
 
 
 def test_wrong_arguments_raise():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ from helpers.statistics import assert_within, mean_and_error, moments
 
 import numpyro_disco as disco
 from numpyro_disco.energy.langevin import ScoreFunction
+from numpyro_disco.energy.learned import Learned, LearnedEnergy
 from numpyro_disco.tables.variables import Variable, Variables
 
 SHAPE = (1, 3)
@@ -78,6 +81,54 @@ def test_heun_flow_ends_near_the_data():
     target = disco.EnergyDistribution(energy, reference, scale=np.ones(3), noise_scale=0.1)
     draws = disco.sample_langevin(jax.random.key(0), target, 5, sampler=disco.Heun())
     np.testing.assert_allclose(draws, np.broadcast_to(MEAN, (5, 3)), atol=1e-3)
+
+
+def test_heun_needs_noise_of_the_same_size_in_each_unit():
+    reference = disco.GaussianReference(MEAN, COVARIANCE)
+    lower = jnp.asarray(np.linalg.cholesky(COVARIANCE), jnp.float32)
+    model = LearnedEnergy({}, reference, jnp.zeros(3), lower, jnp.zeros(()), None)
+    score = ScoreFunction(model, jnp.zeros(3), jnp.ones(3), SHAPE, 0.1)
+    with pytest.raises(ValueError, match="whiten=False"):
+        disco.sample_langevin(jax.random.key(0), score, sampler=disco.Heun())
+    score = dataclasses.replace(score, model=dataclasses.replace(model, whitener=jnp.eye(3)))
+    with pytest.raises(ValueError, match="more than the smoothing 0.1"):
+        disco.sample_langevin(jax.random.key(0), score, sampler=disco.Heun(max_noise_scale=0.1))
+    score = dataclasses.replace(score, noise_scale=None)
+    with pytest.raises(ValueError, match="learned with `disco.Disco"):
+        disco.sample_langevin(jax.random.key(0), score, sampler=disco.Heun())
+
+
+def test_a_score_without_a_density_checks_its_points():
+    score = ScoreFunction(None, jnp.zeros(3), jnp.ones(3), SHAPE, 0.1)
+    with pytest.raises(ValueError, match=r"last axes are \(1, 3\)"):
+        score.score(np.zeros((3, 1)))
+    for observed, message in (({"a": 1.0}, "a mapping"), (np.full(SHAPE, np.inf), "finite")):
+        with pytest.raises(ValueError, match=message):
+            disco.sample_langevin(jax.random.key(0), score, observed=observed)
+
+
+def test_a_mask_says_what_is_not_observed():
+    @dataclasses.dataclass(frozen=True)
+    class Standard(Learned):
+        def score(self, z):
+            return -z
+
+    jax.tree_util.register_dataclass(
+        Standard,
+        data_fields=["weights", "reference", "loc", "whitener", "log_det", "smoothed"],
+        meta_fields=["graph"],
+    )
+    model = Standard({}, None, jnp.zeros(3), jnp.eye(3), jnp.zeros(()), None)
+    score = ScoreFunction(model, jnp.zeros(3), jnp.ones(3), SHAPE, None)
+    observed = np.ma.masked_array([[7.0, 0.5, 7.0]], [[True, False, True]])
+    sampler = disco.Langevin(num_steps=2)
+    draws = disco.sample_langevin(jax.random.key(0), score, 2, observed=observed, sampler=sampler)
+    assert (np.asarray(draws)[:, 0, 1] == 0.5).all() and (np.asarray(draws)[:, 0, 0] != 7).all()
+
+
+def test_annealing_starts_at_one_or_below():
+    with pytest.raises(ValueError, match="at most 1 for `lowest`"):
+        disco.AnnealedLangevin(lowest=5.0)
 
 
 def test_what_needs_a_density_or_a_smoothing_says_so():

@@ -8,11 +8,13 @@ import numpyro
 import numpyro.distributions as dist
 import pandas as pd
 import pytest
+import xarray as xr
 from helpers.models import nuts
 from helpers.three_coordinates import NAMES, PRIOR, prior_of
 from numpyro.infer import MCMC, NUTS
 
 import numpyro_disco as disco
+from numpyro_disco.tables.variables import Variable, Variables
 
 TABLE = pd.DataFrame(
     [[1.0, np.nan, 0.5], [np.nan, 0.2, np.nan], [0.1, 0.2, 0.3]],
@@ -145,3 +147,14 @@ def test_a_frame_at_a_vector_site_is_stored_in_the_order_of_the_prior():
 
     observed = disco.to_arviz(nuts_run(model))["observed_data"]["x"]
     np.testing.assert_allclose(observed, frame, rtol=1e-6)
+
+
+def test_an_observed_image_keeps_its_shape():
+    prior = prior_of(names=None).over(Variables((Variable("", (1, 3)),)))
+
+    def model():
+        numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.sample("image", prior, obs=xr.DataArray([[0.1, 0.2, 0.3]]))
+
+    observed = disco.to_arviz(nuts_run(model))["observed_data"]["image"]
+    np.testing.assert_allclose(observed, [[0.1, 0.2, 0.3]], rtol=1e-6)

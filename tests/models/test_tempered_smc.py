@@ -157,3 +157,39 @@ def test_runs_that_disagree_are_reported():
 def test_settings_that_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         disco.TemperedSMC(conjugate, **settings)
+
+
+def test_a_failed_search_for_peaks_keeps_the_runs():
+    @jax.custom_vjp
+    def half_square(mu):
+        return 0.5 * mu**2
+
+    # The derivative in the backward pass has none of its own.
+    once = jax.custom_vjp(lambda mu: mu)
+    once.defvjp(lambda mu: (mu, None), lambda _, bar: 1 / 0)
+    half_square.defvjp(lambda mu: (half_square(mu), mu), lambda mu, bar: (bar * once(mu),))
+
+    def model():
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        numpyro.factor("likelihood", -half_square(mu))
+
+    smc = disco.TemperedSMC(
+        model, num_particles=64, num_chains=1, progress_bar=False, search_peaks=True
+    )
+    with pytest.warns(UserWarning, match="search for peaks failed.*ZeroDivisionError"):
+        smc.run(jax.random.key(0))
+    assert smc.get_samples()["mu"].shape == (64,)
+
+
+def test_a_search_for_peaks_needs_gradients():
+    with pytest.raises(ValueError, match="another kernel than 'random_walk'"):
+        disco.TemperedSMC(lambda: None, kernel="random_walk", search_peaks=True)
+
+
+def test_healthy_runs_have_missed_no_peak():
+    """A single run of few particles, whose own error is unknown."""
+    smc = disco.TemperedSMC(
+        conjugate, num_particles=64, num_chains=1, progress_bar=False, search_peaks=True
+    )
+    smc.run(jax.random.key(0), Y)
+    assert (smc.status == status.CONVERGED).all()

@@ -8,7 +8,7 @@ from helpers.statistics import assert_within
 from jax.scipy.stats import multivariate_normal, norm
 
 from numpyro_disco.tempering import peaks
-from numpyro_disco.tempering.peaks import STARTS_PER_RUN, find_peak, highest
+from numpyro_disco.tempering.peaks import STARTS_PER_RUN, find_peak, highest, laplace
 from numpyro_disco.tempering.state import Particles
 
 KEY = jax.random.key(0)
@@ -69,3 +69,30 @@ def test_the_highest_particles():
     flat = Particles(height[:, None], height, height, height)
     np.testing.assert_array_equal(highest(flat)[:, 0], 19 - np.arange(STARTS_PER_RUN))
     assert highest(jax.tree.map(lambda leaf: leaf[:3], flat)).shape == (3, 1)
+
+
+def test_a_plateau_does_not_win_against_a_peak():
+    """Far from the peak the target is flat and low, where Laplace's method has no meaning."""
+
+    def flat_outside(u):
+        return jnp.logaddexp(norm.logpdf(u, CENTRE, 0.01).sum(), -4.0)
+
+    scattered = (20.0 * starts()).at[0].set(CENTRE)
+    peak = jax.jit(find_peak, static_argnums=1)(KEY, flat_outside, scattered, jnp.full(3, 0.5))
+    np.testing.assert_allclose(peak.position, CENTRE, atol=2e-3)
+
+
+def test_curvature_that_is_not_finite_has_no_mass():
+    log_mass, _, _ = laplace(lambda u: -(jnp.abs(u).sum() ** 1.5), jnp.zeros(2), jnp.ones(2))
+    assert log_mass == -jnp.inf
+
+
+def test_derivatives_of_their_own_are_followed():
+    @jax.custom_vjp
+    def half_square(u):
+        return 0.5 * u @ u
+
+    half_square.defvjp(lambda u: (half_square(u), u), lambda u, bar: (bar * u,))
+    log_mass, _, curved = laplace(lambda u: -half_square(u), jnp.zeros(2), jnp.ones(2))
+    np.testing.assert_allclose(log_mass, np.log(2 * np.pi), rtol=1e-5)
+    assert curved

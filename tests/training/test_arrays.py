@@ -4,6 +4,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+import xarray as xr
 from numpyro.distributions import biject_to
 from numpyro.infer import MCMC, NUTS
 
@@ -57,6 +58,8 @@ def test_shapes_are_those_of_the_array(fit):
     np.testing.assert_array_equal(flat.log_prob(images.reshape(5, 16)), prior.log_prob(images))
     with pytest.raises(ValueError, match=r"last axes are \(4, 4\)"):
         prior.log_prob(np.zeros(16))
+    with pytest.raises(ValueError, match=r"last axes are \(4, 4\)"):
+        fit.score(np.zeros((2, 8)))
 
 
 def test_conditioning_keeps_what_is_observed(fit):
@@ -102,6 +105,27 @@ def test_one_site_of_a_model(fit):
     assert site["value"].shape == SHAPE and site["fn"].event_shape == SHAPE
     u = biject_to(site["fn"].support).inv(site["value"])
     assert u.shape == (16,)
+
+
+def test_elements_of_an_image_are_no_sites(fit):
+    model = numpyro.handlers.seed(model_of(fit.distribution), 0)
+    for handler in (numpyro.handlers.condition, numpyro.handlers.do):
+        with pytest.raises(ValueError, match=r"the whole array 'image'.*clamp\(\{'\[0,0\]'"):
+            handler(model, {"image.[0,0]": 1.0})(None)
+    image = stack(1)[0]
+    given = numpyro.handlers.condition(model, {"image": jnp.asarray(image), "image.note": 0.0})
+    assert numpyro.handlers.trace(given).get_trace(None)["image"]["is_observed"]
+
+
+def test_values_of_the_site_of_images(fit):
+    values = disco.site_values("image", fit.distribution, stack(3))
+    assert list(values) == ["image"] and values["image"].shape == (3, *SHAPE)
+
+
+def test_missing_elements_are_refused_in_compiled_code(fit):
+    image = half(stack(1)[0])
+    with pytest.raises(ValueError, match="without NaN"):
+        jax.jit(lambda: fit.distribution.log_prob(image))()
 
 
 @pytest.mark.slow
@@ -151,6 +175,13 @@ def test_reading():
     assert table.values.shape == (18, 16) and variables.array.shape == SHAPE
     with pytest.raises(ValueError, match="no `names`"):
         read_arrays(images, ("a",), None)
+    corner = stack(20)
+    corner[:, 3, 3] = np.nan
+    with pytest.raises(ValueError, match=r"1 are in none: \[3,3\]"):
+        read_arrays(corner, None, None)
+    draws = xr.DataArray(np.zeros((2, 9, 3)), dims=("chain", "draw", "b"))
+    with pytest.raises(ValueError, match="to_dataset"):
+        is_stack_of_arrays(draws)
     with pytest.raises(ValueError, match="at least 10 arrays"):
         read_arrays(images[:9], None, None)
     with pytest.raises(ValueError, match="that vary"):
@@ -162,6 +193,14 @@ def test_reading():
 
 
 def test_settings_that_arrays_cannot_have_are_refused():
-    for settings in ({"objective": "contrastive"}, {"transform": "sinh_arcsinh"}):
+    refused = {"objective": "contrastive", "transform": "sinh_arcsinh", "reference": "mixture"}
+    for settings in ({name: value} for name, value in refused.items()):
         with pytest.raises(ValueError, match="for arrays"):
             disco.fit(jax.random.key(0), stack(50), **settings, **SMALL)
+    images = stack(50)
+    images[5:, 0, 1] = np.nan
+    with (
+        pytest.warns(UserWarning, match="45 of 50"),
+        pytest.raises(ValueError, match="at least 10 complete arrays"),
+    ):
+        disco.fit(jax.random.key(0), images, missing="complete", **SMALL)

@@ -95,3 +95,10 @@ def test_the_report_says_that_imputed_rows_judge(rows, complete):
     assert line.verdict == "warn" and 0 < line.value < 60
     assert "of 60 held-out rows" in line.reason and "held_out_fraction" in line.reason
     assert all(one.name != "missing" for one in fitted(rows[:600]).report().lines)
+
+
+def test_a_score_has_no_draws_to_learn_from_again(rows):
+    table = np.where(np.arange(NUM)[:, None] % [7, NUM + 1] == 3, np.nan, rows)
+    refit = disco.Refit(num_refits=1)
+    with pytest.raises(ValueError, match="learns a density for `missing=disco.Refit"):
+        disco.fit(jax.random.key(0), table, objective=disco.DiscoScore(), missing=refit)
