@@ -308,8 +308,8 @@ class EnergyDistribution(EnergyDensity):
         coordinate is clamped. For others Z is the mean weight exp(-E) / q of draws of the reference
         q, where as many of them are effective as there are particles in all, and estimated by
         tempered SMC from the reference otherwise. The estimate is the mean over independent runs,
-        each consistent as the number of particles grows. Its standard error comes from the spread between runs, which shows what a
-        single run would hide.
+        each consistent as the number of particles grows. Its standard error comes from the spread
+        between runs, which shows what a single run would hide.
 
         Args:
             rng_key: random key.
