@@ -254,7 +254,8 @@ class EnergyDistribution(EnergyDensity):
         Weighted draws of the reference are resampled where they are good enough, and tempered SMC
         from the reference does the rest, as for `sample_conditional`. Asymptotically exact. The
         draws of one call are not independent, unlike those of a closed-form distribution, so ask
-        for many at once.
+        for many at once. Draws of a normalised density, learned by `Likelihood`, are exact and
+        independent if no coordinate is clamped.
 
         Raises:
             RuntimeError: the particles did not reach the density. Inside a compiled function,
@@ -303,11 +304,12 @@ class EnergyDistribution(EnergyDensity):
     def normalize(self, rng_key: Array, *, num_particles: int = 1024, num_chains: int = 16) -> Self:
         """Estimate log Z, from the reference, whose own log Z is 0.
 
-        Z is the mean weight exp(-E) / q of draws of the reference q, where as many of them are
-        effective as there are particles in all, and estimated by tempered SMC from the reference
-        otherwise. The estimate is the mean over independent runs, each consistent as the number of
-        particles grows. Its standard error comes from the spread between runs, which shows what a
-        single run would hide.
+        A normalised density, learned by `Likelihood`, has log Z = 0, and nothing is drawn if no
+        coordinate is clamped. For others Z is the mean weight exp(-E) / q of draws of the reference
+        q, where as many of them are effective as there are particles in all, and estimated by
+        tempered SMC from the reference otherwise. The estimate is the mean over independent runs,
+        each consistent as the number of particles grows. Its standard error comes from the spread
+        between runs, which shows what a single run would hide.
 
         Args:
             rng_key: random key.

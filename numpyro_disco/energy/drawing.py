@@ -252,8 +252,10 @@ class _Drawing:
             return {}
         done, num_samples = {}, self.request.num_samples
         for row in map(int, rows):
-            y = exact_draws(self.rng_key, self.energy, row, particles_for(max(num_samples, 1)))
-            draws = np.asarray(self.supports.constrain(y[:num_samples]))
+            draws = self.values[:0]
+            if num_samples:
+                y = exact_draws(self.rng_key, self.energy, row, particles_for(num_samples))
+                draws = np.asarray(self.supports.constrain(y[:num_samples]))
             self.weight_ess[row] = self.pareto_k[row] = self.effective_share[row] = np.nan
             done[row] = _Row(draws, 0.0, 0.0, EXACT_NAME, num_samples)
         return done

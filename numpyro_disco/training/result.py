@@ -39,9 +39,10 @@ class FitResult:
     Attributes:
         settings: the settings of the fit, every default resolved; print them.
         history: losses by step; `plot_history` draws them.
-        best_step: the step whose weights the distribution has. For contrastive objectives it has
-            the lowest held-out loss; for the others it is the last one within a standard error of
-            the lowest. Zero means that training did not improve on its start.
+        best_step: the step whose weights the distribution has. For contrastive objectives, `Joint`
+            and `Likelihood` it has the lowest held-out loss; for the others it is the last one
+            within a standard error of the lowest. Zero means that training did not improve on its
+            start.
         components: mean held-out log density (of standardised rows) by number of mixture
             components; empty unless `fit` fitted a mixture as the reference.
         noise_scales: mean held-out log density of the smoothed rows by noise scale; empty unless
