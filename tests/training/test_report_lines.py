@@ -62,6 +62,7 @@ def evidence(
         row_weights=row_weights,
         num_held_out=num_held_out,
         coordinate_supports=supports,
+        array_shape=None,
         density=types.SimpleNamespace(names=("a", "b")),
     )
 
