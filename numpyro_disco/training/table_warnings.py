@@ -76,8 +76,9 @@ def warn_of_determined(table: Table) -> None:
         columns = [names[one.column] for one in found]
         warnings.warn(
             f"Columns of `data` are determined by others, exactly or nearly: {listed}. They have "
-            "no joint density with these, or one too thin to be learned well by any method. Leave "
-            f"{columns} out, and compute them from draws of the others.",
+            "no joint density with these, or a very thin one. Leave "
+            f"{columns} out, and compute them from draws of the others. If they are not exact "
+            "functions, `objective=disco.Likelihood()` may learn the density better.",
             stacklevel=4,
         )
 
