@@ -53,11 +53,7 @@ class MLP:
     num_octaves: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("width", "num_blocks"):
-            object.__setattr__(self, name, check_count(getattr(self, name), name))
-        if self.num_octaves is not None:
-            octaves = check_count(self.num_octaves, "num_octaves", minimum=0)
-            object.__setattr__(self, "num_octaves", octaves)
+        _check_sizes(self, "width", "num_blocks")
 
     def resolved(self, objective: Objective, reference: Reference) -> MLP:
         """Choose the number of octaves by objective and reference."""
@@ -99,11 +95,7 @@ class UNet:
     num_spatial_axes: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("width", "num_scales", "num_blocks", "num_spatial_axes"):
-            object.__setattr__(self, name, check_count(getattr(self, name), name))
-        if self.num_octaves is not None:
-            octaves = check_count(self.num_octaves, "num_octaves", minimum=0)
-            object.__setattr__(self, "num_octaves", octaves)
+        _check_sizes(self, "width", "num_scales", "num_blocks", "num_spatial_axes")
 
     def resolved(self, objective: Objective, reference: Reference) -> UNet:
         """Choose the number of octaves by the objective."""
@@ -144,6 +136,15 @@ def check_network(network: MLP | UNet, array_shape: tuple[int, ...] | None) -> N
         )
 
 
+def _check_sizes(network: MLP | UNet, *names: str) -> None:
+    """Check the positive counts of these names, and the number of octaves."""
+    for name in names:
+        object.__setattr__(network, name, check_count(getattr(network, name), name))
+    if network.num_octaves is not None:
+        octaves = check_count(network.num_octaves, "num_octaves", minimum=0)
+        object.__setattr__(network, "num_octaves", octaves)
+
+
 def _octaves(objective: Objective) -> int:
     """Octaves whose shortest wave is about as long as the smoothing."""
     return max(1, 1 + round(np.log2(2 / (np.pi * objective.resolution))))
@@ -177,8 +178,7 @@ def shrunk_gaussian(rows: TrainingRows, resolution: float) -> GaussianReference:
     """The Gaussian of the smoothed rows, whose covariance is shrunk towards a multiple of I.
 
     The shrinkage is the oracle approximating one, which is small if rows are many more than
-    columns. It keeps what few rows say of the many covariances of an array from being taken for
-    certain.
+    columns. With few rows it limits the noise in the many estimated covariances of an array.
 
     Args:
         rows: standardised rows, D columns.
