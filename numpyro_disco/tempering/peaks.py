@@ -1,8 +1,7 @@
 """A search for narrow modes that particles missed: climb, and weigh the highest peak.
 
 A narrow mode holds little of the path's mass until b is near 1, so particles that start near it
-leave it, and hardly any come back. Gradients of the target alone lead into it from much farther
-away. So we
+leave it, and few return. Gradients of the target alone lead into it from much farther away. So we
 
 1. climb from the highest draws of the base and the highest particles to maxima of the target,
 2. take the maximum m whose Gaussian N(m, S), with S the inverse of the negative Hessian, has the
@@ -10,7 +9,7 @@ away. So we
 3. draw from a somewhat wider Gaussian q and take the mean weight target / q: an unbiased estimate
    of the mass of the whole target, which in practice sees only what is near m.
 
-So this mass is hardly ever more than that of the target. If it exceeds the mass that the runs
+So this estimate rarely exceeds the mass of the target. If it exceeds the mass that the runs
 found, they have missed the peak. A mode on whose slopes no start lies stays unseen, and so does a
 peak with less mass than the runs found elsewhere.
 

@@ -1,4 +1,4 @@
-"""Narrow modes that TemperedSMC loses, and what its error and status say of them.
+"""Narrow modes that TemperedSMC loses, and whether its error and status report them.
 
     python tests/benchmarks/lost_modes.py            six groups of four runs, 2 minutes
     python tests/benchmarks/lost_modes.py --small    one group

@@ -51,7 +51,7 @@ def regression(x, y=None):
 
 
 def finished_mcmc():
-    # Of a chain that is hardly adapted, too many draws would be equal.
+    # A chain with a short warmup rejects many proposals, and `fit` refuses so many equal draws.
     mcmc = MCMC(NUTS(regression), num_warmup=300, num_samples=200, progress_bar=False)
     mcmc.run(KEY, jnp.ones((3, 2)), jnp.array([0.1, 0.2, 0.4]))
     return mcmc
