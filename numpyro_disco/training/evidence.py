@@ -133,10 +133,16 @@ class FitEvidence:
 
     def unstandardize(self, z: ArrayLike) -> Array:
         """Map points from standardised units to the user's units, shape (..., D) to (..., D)."""
-        # In double precision: a column far from zero would lose digits otherwise.
-        basis = np.linalg.inv(np.asarray(self.model.whitener, np.float64))
-        y = np.asarray(z, np.float64) @ basis.T + np.asarray(self.model.loc)
+        y = np.asarray(z, np.float64) @ basis_of(self.model).T + np.asarray(self.model.loc)
         return self.coordinate_supports.constrain(jnp.asarray(y, self.model.loc.dtype))
+
+
+def basis_of(model: Learned) -> np.ndarray:
+    """The matrix (D, D) that maps standardised units to the columns' own, without their location.
+
+    In double precision: a column far from zero would lose digits otherwise.
+    """
+    return np.linalg.inv(np.asarray(model.whitener, np.float64))
 
 
 _NO_DENSITY = (

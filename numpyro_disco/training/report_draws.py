@@ -12,7 +12,7 @@ import numpy as np
 from numpyro_disco._statistics import column_means, effective_number, standard_error
 from numpyro_disco.diagnostics.verdicts import FAIL, verdict_of
 from numpyro_disco.references.base import host_draws
-from numpyro_disco.training.evidence import FitEvidence
+from numpyro_disco.training.evidence import FitEvidence, basis_of
 from numpyro_disco.training.levels import with_indicators
 from numpyro_disco.training.report_lines import ReportLine, make_line
 
@@ -207,7 +207,7 @@ def _views(evidence: FitEvidence, points: np.ndarray) -> np.ndarray:
     real = ~evidence.coordinate_supports.discrete
     if len(real) > MAX_COLUMNS:
         return points
-    basis = np.linalg.inv(np.asarray(evidence.model.whitener, np.float64))
+    basis = basis_of(evidence.model)
     return np.concatenate([points, (points @ basis.T)[:, real]], axis=1)
 
 
@@ -220,7 +220,7 @@ def columns_line(evidence: FitEvidence, sample: Compared) -> ReportLine:
     """
     real = np.flatnonzero(~evidence.coordinate_supports.discrete)
     rng = np.random.default_rng(0)
-    basis = np.linalg.inv(np.asarray(evidence.model.whitener, np.float64))[real]
+    basis = basis_of(evidence.model)[real]
     rows, held_out, draws = (
         points @ basis.T
         for points in (_smoothed(rng, evidence, evidence.rows), sample.held_out, sample.draws)

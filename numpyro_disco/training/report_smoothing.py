@@ -17,7 +17,7 @@ from numpyro_disco._statistics import selected, standard_error
 from numpyro_disco._typing import Array
 from numpyro_disco.diagnostics.verdicts import PASS, WARN, verdict_of, worst
 from numpyro_disco.energy.learned import Learned
-from numpyro_disco.training.evidence import FitEvidence
+from numpyro_disco.training.evidence import FitEvidence, basis_of
 from numpyro_disco.training.noise import geometric_noise_scales
 from numpyro_disco.training.noise_scale import TRIED_SCALES, smoothed_log_density
 from numpyro_disco.training.report_lines import ReportLine, make_line
@@ -79,7 +79,7 @@ def _widening(evidence: FitEvidence, sigma: float) -> tuple[np.ndarray, np.ndarr
     1 / sqrt((C^-1)_ii); smoothing adds sigma^2 B B^T to C, with B the inverse of the whitener.
     Other rows have narrower conditionals, which are widened by more.
     """
-    basis = np.linalg.inv(np.asarray(evidence.model.whitener, np.float64))
+    basis = basis_of(evidence.model)
     rows = np.asarray(evidence.rows, np.float64)
     covariance = np.atleast_2d(np.cov(rows, rowvar=False, aweights=evidence.row_weights))
     covariance = basis @ covariance @ basis.T
