@@ -189,8 +189,8 @@ def _draw_contours(axis: Any, x: Shown, y: Shown, label: str) -> None:
     density = ndimage.gaussian_filter(counts, width, mode="constant")
     falling = np.sort(density.ravel())[::-1]
     enclosed = np.cumsum(falling) / len(x.draws)
-    levels = [falling[min(np.searchsorted(enclosed, share), falling.size - 1)] for share in REGIONS]
-    levels = np.unique(np.maximum(levels, np.finfo(float).tiny))
+    places = np.minimum(np.searchsorted(enclosed, REGIONS), falling.size - 1)
+    levels = np.unique(np.maximum(falling[places], np.finfo(float).tiny))
     centres = [(some[1:] + some[:-1]) / 2 for some in edges]
     axis.contour(*centres, density.T, levels, colors=DRAWS, linewidths=(0.9, 1.6)[-len(levels) :])
     axis.plot([], [], color=DRAWS, label=label)
@@ -257,7 +257,7 @@ def entry_text(column: Column, number: float) -> str:
     """The entry that a number of a coordinate stands for, as short text."""
     decoded = column.decode(np.asarray(number))
     if isinstance(column, Dates):
-        text = np.datetime_as_string(decoded, unit="D")
+        text = str(np.datetime_as_string(decoded, unit="D"))
     elif isinstance(column, Boolean | Categories):
         text = str(decoded.item() if isinstance(decoded, np.ndarray) else decoded)
     else:

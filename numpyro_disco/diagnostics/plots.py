@@ -112,7 +112,7 @@ def plot_report(
     _write_verdicts(left.add_subplot(), lines)
     has_draws = len(shown[0].draws) > 0
     distances = np.array([column.distance if has_draws else 0.0 for column in shown])
-    order = np.argsort(-distances, kind="stable")
+    order = np.argsort(-distances, kind="stable").tolist()
     draw_pairs(
         right,
         [shown[place] for place in sorted(order[:MAX_COLUMNS])],
@@ -199,7 +199,7 @@ def draw_pairs(
     """
     count = len(shown)
     grid = np.full((count, count), None, object)
-    for i, j in zip(*np.tril_indices(count), strict=True):
+    for i, j in np.argwhere(np.tri(count)).tolist():
         axis = grid[i, j] = figure.add_subplot(count, count, i * count + j + 1)
         if i == j:
             draw_marginal(axis, shown[i], labels)

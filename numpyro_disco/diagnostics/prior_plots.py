@@ -93,8 +93,10 @@ def plot_conditional(
     shown = _shown(prior, near, np.asarray(drawn.draws[:, 0]), places)
     (ax,) = given_axes(ax, 1, (5.5, 4))
     labels = (f"the {len(near)} nearest rows", "draws")
-    draw = draw_marginal if len(shown) == 1 else draw_pair
-    draw(ax, *shown, labels)
+    if len(shown) == 1:
+        draw_marginal(ax, shown[0], labels)
+    else:
+        draw_pair(ax, shown[0], shown[1], labels)
     for side, column in zip((ax.xaxis, ax.yaxis), shown, strict=False):
         label_axis(side, column)
     ax.set_title(_title(prior, np.asarray(given.values), known), fontsize="medium")
