@@ -37,7 +37,7 @@ html_theme_options = {
     "pygments_dark_style": "github-dark",
 }
 # These pages stand alone, so a column beside them would be empty.
-html_sidebars = {page: [] for page in ("index", "changelog", "howto", "coming_from")}
+html_sidebars = {page: [] for page in ("index", "api", "changelog", "howto", "coming_from")}
 
 # Pages with code cells are executed in kernels of their own and kept in a cache beside the output,
 # by their code. A cell that raises an error, or that writes a warning or a bar, fails the build.
@@ -49,6 +49,12 @@ nb_output_stderr = "warn"
 # Cells inherit these: a backend that shows figures, and one look for all of them.
 os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent / "tutorials" / "matplotlibrc")
+# They share what they compile, unless the caller has a cache already.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / "_build" / "compiled")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
@@ -56,7 +62,10 @@ copybutton_prompt_is_regexp = True
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
+# Single backticks in docstrings stand for code.
+default_role = "code"
 # Signatures show defaults as they are written; types stand with the arguments they belong to.
+python_maximum_signature_line_length = 88
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints = "description"
