@@ -144,7 +144,7 @@ class TestKinds:
         monkeypatch.setattr(sources, "MANY_PARTS", 2)
         write_parts(tmp_path / "rows.parquet", frame, parts)
         source = row_source(tmp_path / "rows.parquet", None)
-        together = read_rows(frame)
+        together = read_rows(source.read())
         found = [source.kinds.get(name, (Real(), None)) for name in source.names]
         assert tuple(column for column, _ in found) == together.columns
         np.testing.assert_array_equal(source.take(np.arange(60)), together.values)
