@@ -284,9 +284,13 @@ def _column_order(task: Task, rows: TrainingRows, checkpoint: Checkpoint) -> tup
 
     It is kept because the weights of the network belong to it.
     """
-    if not task.settings.objective.normalizes:
+    objective = task.settings.objective
+    if not objective.normalizes:
         return None
-    arrays = checkpoint.kept("order", lambda: {"order": np.asarray(column_order(rows.values))})
+    last = objective.drawn_last
+    arrays = checkpoint.kept(
+        "order", lambda: {"order": np.asarray(column_order(rows.values, last))}
+    )
     if task.devices is not None:
         arrays = same_everywhere(arrays)
     return tuple(map(int, arrays["order"]))
