@@ -137,14 +137,10 @@ class LearnedEnergy(Learned):
         given = jnp.where(observed, self.standardize(values), 0.0)
         others = self.reference.condition(given, observed)
         drawn = network.sample(network_key, num_draws, given, num_given)
-        log_parts = jnp.stack(
-            [
-                jnp.log1p(-network.defensive_share) + network.log_prob(given, num_given),
-                jnp.log(network.defensive_share) + self.reference.marginal_log_prob(given, observed),
-            ]
-        )
-        log_prob = jax.nn.logsumexp(log_parts)
-        taken = jax.random.uniform(share_key, (num_draws, 1)) < jnp.exp(log_parts[1] - log_prob)
+        log_reference = self.reference.marginal_log_prob(given, observed)
+        log_prob = network.mixed_with(log_reference, network.log_prob(given, num_given))
+        share = network.defensive_share * jnp.exp(log_reference - log_prob)
+        taken = jax.random.uniform(share_key, (num_draws, 1)) < share
         z = jnp.where(taken, others.sample(reference_key, (num_draws,)), drawn)
         log_scales = jnp.where(observed, jnp.log(jnp.abs(jnp.diagonal(self.whitener))), 0.0)
         return self.loc + jnp.linalg.solve(self.whitener, z.T).T, log_prob + log_scales.sum()
