@@ -6,7 +6,7 @@ so an interrupted run continues where it stopped.
 
     python examples/paper/figure_4.py                  the paper's size: hours on a GPU
     python examples/paper/figure_4.py --size reduced   D = 2 and 10: twenty minutes on one core
-    python examples/paper/figure_4.py --size longer    D = 2, eight times the steps
+    python examples/paper/figure_4.py --size longer    D = 2, four times the steps
     python examples/paper/figure_4.py --exact          exact scores: the samplers' own errors
     python examples/paper/figure_4.py --quick          a quick run of most methods
 """
@@ -57,7 +57,7 @@ PAPER_WIDTHS = {2: 128, 10: 256, 50: 512}
 SIZES = {
     "paper": Size((2, 10, 50), 3, 100_000, 50_000, 1024, 4, PAPER_WIDTHS, None, 100, 100, 1024),
     "reduced": Size((2, 10), 1, 20_000, 2500, 512, 2, {2: 64, 10: 64}, None, 100, 20, 512),
-    "longer": Size((2,), 1, 20_000, 20_000, 512, 2, {2: 64}, None, 100, 20, 512),
+    "longer": Size((2,), 1, 20_000, 10_000, 512, 2, {2: 64}, None, 100, 20, 512),
     "quick": Size((2,), 1, 1000, 50, 64, 1, {2: 16}, 50, 20, 2, 64),
 }
 GRID, HEIGHTS = "DISCO, drawn on a grid", "DISCO with heights, drawn on a grid"
