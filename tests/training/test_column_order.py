@@ -15,6 +15,14 @@ def test_a_function_of_others_comes_last():
     assert column_order(rows)[0] == 0 or column_order(rows)[-1] != 0
 
 
+def test_columns_in_focus_come_last():
+    a, b = np.random.default_rng(0).normal(size=(2, 1500))
+    c = np.sin(2 * a) + b**2
+    rows = np.stack([c / c.std(), a, b], axis=1)
+    order = column_order(rows, last=(1,))
+    assert order[-1] == 1 and order[-2] == 0
+
+
 def test_of_many_columns_linear_functions_come_last():
     rows = np.random.default_rng(0).normal(size=(500, 60))
     rows[:, 7] = rows[:, 3] + rows[:, 4] + 0.1 * rows[:, 7]
