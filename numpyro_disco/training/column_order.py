@@ -14,7 +14,7 @@ MAX_COLUMNS = 50
 """Most columns that are regressed by trees; of more, linear functions are judged, for speed."""
 
 
-def column_order(rows: np.ndarray) -> tuple[int, ...]:
+def column_order(rows: np.ndarray, last: tuple[int, ...] = ()) -> tuple[int, ...]:
     """Columns that the others determine least come first.
 
     The conditional of a column that is nearly a function of others is then that narrow function,
@@ -22,11 +22,19 @@ def column_order(rows: np.ndarray) -> tuple[int, ...]:
 
     Args:
         rows: rows in which each column is standardised, shape (N, D).
+        last: indices of columns that come after all others, so that their conditional given these
+            can be drawn exactly.
 
     Returns:
         The columns by what a function of the other columns leaves of each, largest first: boosted
         trees, or with many columns a linear function.
     """
+    by_size = _by_what_is_left(rows)
+    return tuple(sorted(by_size, key=lambda place: place in last))
+
+
+def _by_what_is_left(rows: np.ndarray) -> tuple[int, ...]:
+    """The columns, those of which the others determine least first."""
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     if rows.shape[1] == 1:
