@@ -30,7 +30,12 @@ from numpyro_disco.training.column_order import column_order
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.loop import Run, make_plan, train
 from numpyro_disco.training.network import untrained_model
-from numpyro_disco.training.references import References, array_references, make_references
+from numpyro_disco.training.references import (
+    References,
+    array_references,
+    make_references,
+    noisy_copies,
+)
 from numpyro_disco.training.result import FitResult, Resumable, history_arrays
 from numpyro_disco.training.settings import FitSettings, Refit
 from numpyro_disco.training.units import Units, split_rows, standard_units
@@ -184,7 +189,11 @@ def _set_up(task: Task, resume: FitResult | None, checkpoint: Checkpoint) -> _Se
     if resume is not None:
         noise_scales = resume.noise_scales
     settings = dataclasses.replace(settings, objective=objective)
-    fitted = partial(_fitted_mixture, task, units, rows, held_out, checkpoint)
+    of_mixture, of_judges = rows, held_out
+    if prepared.array_shape is not None:
+        noisy = partial(noisy_copies, resolution=objective.resolution)
+        of_mixture, of_judges = noisy(keys.split, rows), noisy(keys.network, held_out)
+    fitted = partial(_fitted_mixture, task, units, of_mixture, of_judges, checkpoint)
     num_levels = prepared.supports.num_levels
     if prepared.array_shape is None:
         references = make_references(settings, units, rows, num_levels, resume, fitted)
@@ -309,8 +318,8 @@ def _fitted_mixture(
                 held_out.values,
                 settings=settings,
                 basis=units.basis,
-                row_weights=units.row_weights,
-                held_out_weights=units.held_out_weights,
+                row_weights=rows.weights,
+                held_out_weights=held_out.weights,
                 num_levels=task.prepared.supports.num_levels,
                 progress_bar=task.progress_bar,
             )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.em import MixtureParameters
@@ -16,6 +17,9 @@ from numpyro_disco.training.network import gaussian_start, shrunk_gaussian
 from numpyro_disco.training.result import FitResult
 from numpyro_disco.training.settings import FitSettings
 from numpyro_disco.training.units import Units
+
+COPIES = 4
+"""Noisy copies of each array to which a mixture is fitted."""
 
 
 class References(NamedTuple):
@@ -67,14 +71,20 @@ def array_references(
     resume: FitResult | None,
     fitted_mixture: Callable[[MixtureFit], tuple[MixtureParameters, dict[int, float]]],
 ) -> References:
-    """The given reference, or the mixture or Gaussian of the smoothed arrays."""
-    given = settings.reference
-    if isinstance(given, Reference) or (isinstance(given, MixtureFit) and resume is not None):
+    """The given reference, the fitted mixture, or the Gaussian of the smoothed arrays."""
+    if settings.reference != "gaussian":
         none = (0,) * len(units.loc)
         return make_references(settings, units, rows, none, resume, fitted_mixture)
-    if isinstance(given, MixtureFit):
-        mixture, components = fitted_mixture(given)
-        smoothed = mixture_reference(mixture, ()).smoothed(settings.objective.resolution)
-        return References(smoothed, smoothed.affine(units.basis, units.loc), None, components)
     gaussian = shrunk_gaussian(rows, settings.objective.resolution)
     return References(gaussian, gaussian.affine(units.basis, units.loc), None, {})
+
+
+def noisy_copies(rng_key: Array, rows: TrainingRows, resolution: float) -> TrainingRows:
+    """Rows with noise, `COPIES` times, for the mixture of smoothed arrays.
+
+    A mixture of the arrays themselves would be nearly singular in elements that hardly vary.
+    """
+    values = np.tile(np.asarray(rows.values), (COPIES, 1))
+    noise = resolution * host_generator(rng_key).standard_normal(values.shape)
+    weights = None if rows.weights is None else np.tile(np.asarray(rows.weights), COPIES)
+    return TrainingRows(values + noise.astype(values.dtype), weights)
