@@ -33,9 +33,9 @@ def learn_prior(images, args):
     start = time.time()
     fit = disco.fit(
         jax.random.key(0),
-        images,
+        images[:300] if args.small else images,
         objective=disco.Disco(noise_scale=0.2, max_noise_scale=1.0),
-        reference="mixture",
+        reference=disco.MixtureFit(max_components=1 if args.small else 32),
         network=disco.MLP(width=16 if args.small else 128, num_octaves=1),
         num_steps=50 if args.small else 1000,
         batch_size=64 if args.small else 256,

@@ -72,7 +72,7 @@ def main(args):
         series,
         objective=disco.Disco(noise_scale=0.1, max_noise_scale=1.0),
         network=disco.MLP(width=16 if args.small else 128, num_octaves=1),
-        reference="mixture",
+        reference=disco.MixtureFit(max_components=1 if args.small else 64),
         num_steps=50 if args.small else 1000,
         batch_size=64 if args.small else 256,
     )
