@@ -122,7 +122,9 @@ def consistency_loss(process, flow):
     return loss
 
 
-def train(rng_key, network, loss, rows, *, num_steps, batch_size=512, learning_rate=1e-3):
+def train(
+    rng_key, network, loss, rows, *, num_steps, batch_size=512, learning_rate=1e-3, checkpoint=None
+):
     """Train by Adam and return the network with averaged weights.
 
     Args:
@@ -133,6 +135,8 @@ def train(rng_key, network, loss, rows, *, num_steps, batch_size=512, learning_r
         num_steps: optimiser steps; the learning rate falls to zero along a cosine.
         batch_size: rows in a step.
         learning_rate: the first learning rate.
+        checkpoint: path of an .npz file that keeps the state; if it exists, training continues
+            from it. None keeps nothing.
     """
     graph, weights = nnx.split(network)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
@@ -156,11 +160,16 @@ def train(rng_key, network, loss, rows, *, num_steps, batch_size=512, learning_r
         return (weights, average, memory), value
 
     many = jax.jit(lambda state, at: jax.lax.scan(step, state, at))
-    state = weights, weights, optimizer.init(weights)
+    state, begin = (weights, weights, optimizer.init(weights)), 0
+    if checkpoint is not None and checkpoint.exists():
+        begin, *leaves = read_leaves(checkpoint)
+        state = jax.tree.unflatten(jax.tree.structure(state), leaves)
     start, keys = time.perf_counter(), jax.random.split(rng_key, num_steps)
-    for first in range(0, num_steps, 100):
+    for first in range(int(begin), num_steps, 100):
         last = min(first + 100, num_steps)
         state, values = many(state, (keys[first:last], jnp.arange(first, last)))
+        if checkpoint is not None and last % 1000 == 0:
+            np.savez(checkpoint, last, *jax.tree.leaves(state))
         seconds = time.perf_counter() - start
         print(f"\r  step {last} of {num_steps}, loss {values.mean():.4f}, {seconds:.0f} s", end="")
     print(flush=True)
@@ -176,7 +185,10 @@ def store(path, network):
 def restore(path, network):
     """Read weights into a network of the same sizes."""
     graph, weights = nnx.split(network)
-    structure = jax.tree.structure(weights)
+    return nnx.merge(graph, jax.tree.unflatten(jax.tree.structure(weights), read_leaves(path)))
+
+
+def read_leaves(path):
+    """The arrays of a file, in their order."""
     with np.load(path) as found:
-        leaves = [jnp.asarray(found[name]) for name in found.files]
-    return nnx.merge(graph, jax.tree.unflatten(structure, leaves))
+        return [jnp.asarray(found[name]) for name in found.files]

@@ -82,7 +82,7 @@ def picture(path, scores, rows):
         axis.plot(*rows[:1000].T, ",w", alpha=0.5)
         axis.set(title=name, xticks=[], yticks=[])
     figure.colorbar(image, ax=axes, label="norm of the score")
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=70)
 
 
 def main():

@@ -6,6 +6,7 @@ so an interrupted run continues where it stopped.
 
     python examples/paper/figure_4.py                  the paper's size: hours on a GPU
     python examples/paper/figure_4.py --size reduced   D = 2 and 10: twenty minutes on one core
+    python examples/paper/figure_4.py --size longer    D = 2, four times the steps
     python examples/paper/figure_4.py --exact          exact scores: the samplers' own errors
     python examples/paper/figure_4.py --quick          a quick run of most methods
 """
@@ -56,9 +57,12 @@ PAPER_WIDTHS = {2: 128, 10: 256, 50: 512}
 SIZES = {
     "paper": Size((2, 10, 50), 3, 100_000, 50_000, 1024, 4, PAPER_WIDTHS, None, 100, 100, 1024),
     "reduced": Size((2, 10), 1, 20_000, 2500, 512, 2, {2: 64, 10: 64}, None, 100, 20, 512),
+    "longer": Size((2,), 1, 20_000, 10_000, 512, 2, {2: 64}, None, 100, 20, 512),
     "quick": Size((2,), 1, 1000, 50, 64, 1, {2: 16}, 50, 20, 2, 64),
 }
-QUICK_LEAVES_OUT = ("DISCO, not cooled", "replacement", "guidance")
+GRID, HEIGHTS = "DISCO, drawn on a grid", "DISCO with heights, drawn on a grid"
+"""The learned energy without a sampler's errors: as published, and with the log density learned."""
+QUICK_LEAVES_OUT = ("DISCO, not cooled", "replacement", "guidance", HEIGHTS)
 """What the quick run leaves out: the quick run of figure 1 has these rivals."""
 FLOOR = "exact draws"
 PERFECT, PERFECT_COOLED = "perfect model at sigma(0)", "perfect model, cooled"
@@ -90,13 +94,17 @@ def learn(truth, dimension, seed, size, path):
     prior = methods.learn_disco(keys[0], rows, **training)
     denoise = methods.learn_diffusion(keys[1], rows, process, energy=True, **training)
 
+    def with_heights(rng_key, points):
+        prior = methods.learn_disco(keys[0], rows, **training, density_weight=0.3)
+        return at_points(methods.disco_on_grid(prior.energy, size.num_draws))(rng_key, points)
+
     def default(rng_key, points):
         steps = size.num_default_steps
         prior = methods.learn_default(keys[2], rows, num_steps=steps, path=path)
         return by_default(rng_key, prior, points, size.num_draws)
 
     found = samplers(prior.energy, process, denoise, size.num_draws, dimension)
-    return found | {DEFAULT: default}
+    return found | {HEIGHTS: with_heights, DEFAULT: default}
 
 
 def learn_nothing(truth, dimension, size):
@@ -120,6 +128,7 @@ def samplers(energy, process, denoise, num_draws, dimension):
     found = {
         "DISCO, as published": methods.disco_tempered(lambda x: COOLING * energy(x), num_draws),
         "DISCO, not cooled": methods.disco_tempered(energy, num_draws),
+        GRID: methods.disco_on_grid(energy, num_draws),
     }
     for rival in methods.RIVALS:
         found[rival] = methods.rival(rival, process, denoise, num_draws, dimension)

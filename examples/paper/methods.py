@@ -84,9 +84,24 @@ def disco_tempered(energy, num_draws, num_moves=2, num_leapfrog=2):
     return run
 
 
-def learn_disco(rng_key, rows, *, width, num_blocks, num_steps, batch_size, path):
-    """DISCO as published: an energy, posterior draws as targets, no term for the log density."""
-    path = path.with_name(f"disco_{path.name}.npz")
+def disco_on_grid(energy, num_draws):
+    """Draws from an energy of points (D,) by inversion on a grid, without a sampler's errors."""
+    grid = jnp.linspace(*BOX, 4001)
+
+    def run(rng_key, point):
+        energies = jax.lax.map(lambda last: energy(point.at[-1].set(last)), grid, batch_size=500)
+        mass = jnp.cumsum(jax.nn.softmax(-energies))
+        uniform = jax.random.uniform(rng_key, (num_draws,), maxval=mass[-1])
+        return jnp.interp(uniform, mass, grid), jnp.zeros(())
+
+    return run
+
+
+def learn_disco(
+    rng_key, rows, *, width, num_blocks, num_steps, batch_size, path, density_weight=0.0
+):
+    """DISCO: an energy, posterior draws as targets; as published without the log density."""
+    path = path.with_name(f"{'heights' if density_weight else 'disco'}_{path.name}.npz")
     if not path.exists():
         fit = disco.fit(
             rng_key,
@@ -94,7 +109,7 @@ def learn_disco(rng_key, rows, *, width, num_blocks, num_steps, batch_size, path
             objective=disco.Disco(
                 noise_scale=NOISE_SCALE,
                 max_noise_scale=2.0 if rows.shape[1] < 50 else 5.0,
-                density_weight=0.0,
+                density_weight=density_weight,
                 target="draw",
                 posterior_rows="all",
                 whiten=False,
@@ -103,6 +118,7 @@ def learn_disco(rng_key, rows, *, width, num_blocks, num_steps, batch_size, path
             optimizer=optax.adam(optax.cosine_decay_schedule(1e-3, num_steps)),
             num_steps=num_steps,
             batch_size=batch_size,
+            checkpoint=path.with_suffix(".checkpoint"),
         )
         disco.save(path, fit.distribution)
     return disco.load(path)
@@ -112,8 +128,10 @@ def learn_default(rng_key, rows, *, num_steps, path):
     """What `disco.fit` learns without any settings; a number of steps makes it a quick one."""
     path = path.with_name(f"default_{path.name}.npz")
     if not path.exists():
-        few = {} if num_steps is None else {"num_steps": num_steps, "reference": "gaussian"}
-        disco.save(path, disco.fit(rng_key, rows, **few).distribution)
+        settings = {"checkpoint": path.with_suffix(".checkpoint")}
+        if num_steps is not None:
+            settings |= {"num_steps": num_steps, "reference": "gaussian"}
+        disco.save(path, disco.fit(rng_key, rows, **settings).distribution)
     return disco.load(path)
 
 
@@ -131,6 +149,7 @@ def learn_diffusion(rng_key, rows, process, *, energy, num_steps, batch_size, pa
             rows,
             num_steps=num_steps,
             batch_size=batch_size,
+            checkpoint=path.with_suffix(".checkpoint.npz"),
         )
         diffusion.store(path, network)
     return diffusion.denoiser(process, diffusion.restore(path, network))

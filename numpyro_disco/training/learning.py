@@ -30,12 +30,8 @@ from numpyro_disco.training.column_order import column_order
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.loop import Run, make_plan, train
 from numpyro_disco.training.network import untrained_model
-from numpyro_disco.training.references import (
-    References,
-    array_references,
-    make_references,
-    noisy_copies,
-)
+from numpyro_disco.training.references import References, make_references, noisy_samples
+from numpyro_disco.training.report_training import warn_of_distant_reference
 from numpyro_disco.training.result import FitResult, Resumable, history_arrays
 from numpyro_disco.training.settings import FitSettings, Refit
 from numpyro_disco.training.units import Units, split_rows, standard_units
@@ -141,7 +137,9 @@ def learn(task: Task, name: str, resume: FitResult | None) -> FitResult:
     checkpoint.write_run(run, finished=not interrupted)
     if resume is not None and not interrupted:
         _warn_if_nothing_was_trained(resume, run)
-    return _result(setup, task.prepared, run, interrupted)
+    result = _result(setup, task.prepared, run, interrupted)
+    warn_of_distant_reference(result.evidence)
+    return result
 
 
 class _Setup(NamedTuple):
@@ -189,16 +187,14 @@ def _set_up(task: Task, resume: FitResult | None, checkpoint: Checkpoint) -> _Se
     if resume is not None:
         noise_scales = resume.noise_scales
     settings = dataclasses.replace(settings, objective=objective)
-    of_mixture, of_judges = rows, held_out
-    if prepared.array_shape is not None:
-        noisy = partial(noisy_copies, resolution=objective.resolution)
-        of_mixture, of_judges = noisy(keys.split, rows), noisy(keys.network, held_out)
-    fitted = partial(_fitted_mixture, task, units, of_mixture, of_judges, checkpoint)
+    is_array, samples = prepared.array_shape is not None, (rows, held_out)
+    if is_array:
+        samples = noisy_samples(keys.split, *samples, objective.resolution)
+    fitted = partial(_fitted_mixture, task, units, *samples, checkpoint)
     num_levels = prepared.supports.num_levels
-    if prepared.array_shape is None:
-        references = make_references(settings, units, rows, num_levels, resume, fitted)
-    else:
-        references = array_references(settings, units, rows, resume, fitted)
+    references = make_references(
+        settings, units, rows, num_levels, resume, fitted, is_array=is_array
+    )
     num_rows = effective_number(rows.weights, len(rows.values))
     settings = settings.resolved(references.standard, round(num_rows))
     _check_devices(task.devices, settings)
@@ -293,9 +289,13 @@ def _column_order(task: Task, rows: TrainingRows, checkpoint: Checkpoint) -> tup
 
     It is kept because the weights of the network belong to it.
     """
-    if not task.settings.objective.normalizes:
+    objective = task.settings.objective
+    if not objective.normalizes:
         return None
-    arrays = checkpoint.kept("order", lambda: {"order": np.asarray(column_order(rows.values))})
+    last = objective.drawn_last
+    arrays = checkpoint.kept(
+        "order", lambda: {"order": np.asarray(column_order(rows.values, last))}
+    )
     if task.devices is not None:
         arrays = same_everywhere(arrays)
     return tuple(map(int, arrays["order"]))

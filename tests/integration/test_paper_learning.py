@@ -3,11 +3,14 @@
 import diffusion
 import jax
 import jax.numpy as jnp
+import methods
 import numpy as np
 import processes
 import pytest
 import samplers
+import sections_b_e
 from exact import Mixture, draw_mixture, draw_tempered, paper_mixture, wasserstein
+from flax import nnx
 from helpers import statistics
 from tempered import next_increment, tempered
 
@@ -61,6 +64,19 @@ def test_training_learns_the_denoiser(energy, make, loss):
         jnp.linalg.norm(diffusion.denoiser(process, net)(x, 2) - exact) for net in (start, end)
     )
     assert after < before / 2
+
+
+def test_finished_training_is_not_repeated(tmp_path):
+    """A second call with the checkpoint of a finished one returns the same weights."""
+    rows, loss = jnp.ones((4, 2)), lambda network, *_: (network(jnp.ones(2), jnp.ones(9)) - 1) ** 2
+
+    def trained(seed):
+        settings = {"num_steps": 1000, "batch_size": 1, "checkpoint": tmp_path / "state.npz"}
+        return diffusion.train(jax.random.key(0), network(True, seed), loss, rows, **settings)
+
+    first, second = (jax.tree.leaves(nnx.state(trained(seed))) for seed in range(2))
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_networks_survive_files(tmp_path):
@@ -127,3 +143,25 @@ def test_a_power_of_a_density():
     draws = draw_tempered(rng, np.ones(1), np.array([2.0]), np.array([0.3]), 4.0, 20_000)
     estimate, error = statistics.mean_and_error(np.stack([draws, (draws - 2) ** 2], axis=-1))
     statistics.assert_within(estimate, [2.0, 0.15**2], error, resolution=[0.01, 0.002])
+
+
+def test_draws_on_a_grid():
+    """The last coordinate of two correlated Gaussian ones, given the first."""
+
+    def energy(x):
+        return 0.5 * ((x[1] - 0.5 * x[0]) / 0.3) ** 2
+
+    draws, _ = methods.disco_on_grid(energy, 20_000)(jax.random.key(0), jnp.array([2.0, 0.0]))
+    draws = np.asarray(draws)
+    estimate, error = statistics.mean_and_error(np.stack([draws, (draws - 1) ** 2], axis=-1))
+    statistics.assert_within(estimate, [1.0, 0.09], error, resolution=[0.02, 0.01])
+
+
+def test_minimisers_of_one_row():
+    """The smoothed row is Gaussian at each level, so DISCO's minimiser is -(x - r) / sigma_0^2."""
+    points = jnp.array([[-1.0], [0.5]])
+    found = sections_b_e.minimisers(np.array([[0.25]]), points)
+    expected = -(points - 0.25) / sections_b_e.SMALLEST**2
+    np.testing.assert_allclose(found["DISCO"], expected, rtol=1e-4)
+    assert (np.abs(found["time-independent diffusion"]) < np.abs(found["DISCO"])).all()
+    np.testing.assert_allclose(found["MDSM"], expected, rtol=1e-4)
