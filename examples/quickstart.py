@@ -52,22 +52,24 @@ def compare_conditionals(rng_key, prior, learned_from, new):
     """Draw the rest of a galaxy given two bands: by one Gaussian, a mixture, and the prior."""
     mean, covariance = learned_from.mean().to_numpy(), learned_from.cov().to_numpy()
     gaussian = disco.MixtureReference(np.ones(1), mean[None], covariance[None])
-    observed = np.array([KNOWN.get(name, np.nan) for name in NAMES])
-    tables = np.vstack([observed, new[:63].assign(redshift=np.nan, z=np.nan)])
-    truth = new["redshift"].to_numpy()[:63]
+    truth = new["redshift"].to_numpy()[:100]
+    bands = new[:100].assign(redshift=np.nan, z=np.nan).to_numpy()
+    one = np.array([KNOWN.get(name, np.nan) for name in NAMES])
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
-    print("   90 % intervals of the redshift of 63 new galaxies, given two bands")
+    print("   90 % intervals of the redshifts of 100 new galaxies, given two bands")
     methods = {"one Gaussian": gaussian, "a mixture": prior.reference, "the learned prior": None}
     for axis, (name, mixture) in zip(axes, methods.items(), strict=True):
         if mixture is None:
-            draws = disco.sample_conditional(rng_key, prior, tables)
+            draws = disco.sample_conditional(rng_key, prior, bands, num_samples=200)
+            shown = disco.sample_conditional(rng_key, prior, KNOWN)
         else:
-            draws = mixture.condition(tables).sample(rng_key, (1000,))
-        low, high = np.quantile(draws[:, 1:, 0], [0.05, 0.95], axis=0)
+            draws = mixture.condition(bands).sample(rng_key, (200,))
+            shown = mixture.condition(one).sample(rng_key, (1000,))
+        low, high = np.quantile(draws[..., 0], [0.05, 0.95], axis=0)
         covered = ((low <= truth) & (truth <= high)).mean()
         print(f"   {name:18s} mean width {np.mean(high - low):.2f}, cover {covered:.0%}")
         disco.plot_conditional(
-            rng_key, prior, KNOWN, ("z", "redshift"), rows=new, draws=draws[:, 0], ax=axis
+            rng_key, prior, KNOWN, ("z", "redshift"), rows=new, draws=shown, ax=axis
         )
         axis.set(title=name, xlim=(23.3, 25.1), ylim=(0, 2.3))
     figure.savefig(OUTPUT / "conditional.png", dpi=120)
