@@ -82,7 +82,7 @@ class Result(NamedTuple):
     """Seconds for all draws, without compilation."""
 
 
-def learn(truth, dimension, seed, size, path):
+def learn(truth, dimension, seed, size, path, left_out):
     """Conditional samplers by name, each from a random key and points (n, D)."""
     rows = truth.draw(np.random.default_rng([seed, 1]), size.num_rows)
     keys = jax.random.split(jax.random.key(seed), 3)
@@ -92,7 +92,9 @@ def learn(truth, dimension, seed, size, path):
     training |= {"width": size.widths[dimension], "num_blocks": size.num_blocks}
     process = noise_process(dimension, size)
     prior = methods.learn_disco(keys[0], rows, **training)
-    denoise = methods.learn_diffusion(keys[1], rows, process, energy=True, **training)
+    denoise = None
+    if not set(methods.RIVALS) <= set(left_out):
+        denoise = methods.learn_diffusion(keys[1], rows, process, energy=True, **training)
 
     def with_heights(rng_key, points):
         prior = methods.learn_disco(keys[0], rows, **training, density_weight=0.3)
@@ -128,10 +130,10 @@ def samplers(energy, process, denoise, num_draws, dimension):
     found = {
         "DISCO, as published": methods.disco_tempered(lambda x: COOLING * energy(x), num_draws),
         "DISCO, not cooled": methods.disco_tempered(energy, num_draws),
-        GRID: methods.disco_on_grid(energy, num_draws),
     }
     for rival in methods.RIVALS:
         found[rival] = methods.rival(rival, process, denoise, num_draws, dimension)
+    found[GRID] = methods.disco_on_grid(energy, num_draws)
     return {label: at_points(run) for label, run in found.items()}
 
 
@@ -177,7 +179,7 @@ def measure(dimension, seed, size, path, left_out):
     if path.name.endswith("exact"):
         found = learn_nothing(truth, dimension, size)
     else:
-        found = learn(truth, dimension, seed, size, path)
+        found = learn(truth, dimension, seed, size, path, left_out)
     for index, (label, sampler) in enumerate(found.items()):
         if label in left_out:
             continue
