@@ -2,6 +2,7 @@
 
 from numpyro_disco.diagnostics.calibration import Calibration, calibration
 from numpyro_disco.diagnostics.conditionals import ConditionalCheck, check_conditional
+from numpyro_disco.diagnostics.prior_plots import plot_conditional, plot_pairs
 from numpyro_disco.energy.archive import LoadError
 from numpyro_disco.energy.conditionals import LogMarginal, log_marginal, sample_conditional
 from numpyro_disco.energy.distribution import EnergyDistribution
@@ -105,6 +106,8 @@ __all__ = [
     "impute",
     "load",
     "log_marginal",
+    "plot_conditional",
+    "plot_pairs",
     "sample",
     "sample_conditional",
     "sample_langevin",

@@ -1,4 +1,4 @@
-"""Functions of many rows, evaluated a bounded number of rows at a time."""
+"""Functions of many rows, evaluated a bounded number of rows at a time, or one after another."""
 
 from __future__ import annotations
 
@@ -65,3 +65,28 @@ def in_calls(program: Callable, arrays: tuple[np.ndarray, ...], size: int) -> An
         part = np.resize(np.arange(start, min(start + size, count)), size)
         calls.append(program(*(array[part] for array in arrays)))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *calls)
+
+
+def one_by_one(function: Callable, argument: Any) -> Any:
+    """Evaluate a function of which `jax.vmap` makes a loop instead of a batch.
+
+    Args:
+        function: maps one array to a pytree of arrays. It may use traced values of any kind.
+        argument: the array.
+
+    Returns:
+        `function(argument)`.
+
+    Example:
+        >>> jax.vmap(lambda x: one_by_one(jnp.sin, x))(jnp.zeros(3)).shape
+        (3,)
+    """
+    # What the function uses becomes an argument: JAX's own loop takes no traced values but those.
+    program, shapes = jax.make_jaxpr(function, return_shape=True)(argument)
+    structure = jax.tree.structure(shapes)
+
+    @jax.custom_batching.sequential_vmap
+    def evaluate(argument: Any, used: list[Any]) -> Any:
+        return jax.tree.unflatten(structure, jax.core.eval_jaxpr(program.jaxpr, used, argument))
+
+    return evaluate(argument, program.consts)

@@ -6,18 +6,40 @@ times, so the seconds of compilation are what the user waits for.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import numpy as np
 
 # Several loops are fused by LLVM rather than one by one by MLIR.
 _FUSE_BY_LLVM: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
 _OPTIONS: dict[str, Any] = {
     # LLVM's first level of optimisation; matrix products are calls into Eigen at any level.
     "xla_backend_optimization_level": 1,
 }
+
+
+def as_one_program(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Compile a function of pytrees as one program, where it is called outside of compiled code.
+
+    Otherwise JAX would compile a program for each of its operations and each new shape. Inside of
+    compiled code the function is a part of that program, as if it were not decorated.
+
+    Args:
+        function: a function, or a method of a pytree, whose arguments are pytrees of arrays.
+    """
+    program = jax.jit(function, inline=True)
+
+    @wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return program(*args, **kwargs)
+
+    return call
 
 
 @cache

@@ -1,12 +1,14 @@
-"""Tests and files that the documentation names exist."""
+"""What the documentation names exists, and it names every public object, with an example."""
 
 import pathlib
 import re
 
 import pytest
 
+import numpyro_disco as disco
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_each_row_of_the_table_of_features_names_a_test():
@@ -28,3 +30,29 @@ def test_scripts_and_test_files_in_a_page_exist(page):
     paths = set(re.findall(r"\b(?:tests|examples)/[\w/]*\w\.py\b", text))
     missing = sorted(path for path in paths if not (ROOT / path).is_file())
     assert not missing, f"{page.name} names files that do not exist: {missing}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_links_to_exist(page):
+    links = re.findall(r"\]\(([^)\s#]+)", page.read_text(encoding="utf-8"))
+    local = [link for link in links if not link.startswith(("http://", "https://"))]
+    missing = sorted(link for link in local if not (page.parent / link).exists())
+    assert not missing, f"{page.name} links to files that do not exist: {missing}"
+
+
+def test_every_public_name_stands_in_the_reference():
+    reference = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"auto\w+:: (\w+)", reference)) == sorted(disco.__all__)
+
+
+def test_every_public_name_has_an_example():
+    """An example stands in its docstring, or below its section of the reference."""
+    reference = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^(?:>>>|\.\.\.) .*", reference, flags=re.MULTILINE)
+    shown = set(re.findall(r"\bdisco\.(\w+)", "\n".join(examples)))
+    without = [
+        name
+        for name in disco.__all__
+        if name not in shown and ">>>" not in getattr(disco, name).__doc__
+    ]
+    assert not without, f"public names without an example: {without}"

@@ -12,5 +12,6 @@ A conditional draw can be wrong in three ways, and each has its own check.
   after each fit.
 
 All three rate what they find as pass, warn or fail (`numpyro_disco.diagnostics.verdicts`), and
-`numpyro_disco.diagnostics.plots` draws it.
+`numpyro_disco.diagnostics.plots` draws it. `plot_conditional` and `plot_pairs` show a prior beside
+rows.
 """

@@ -71,38 +71,42 @@ class Calibration:
         """
         return {name: _smooth_test(ranks) for name, ranks in self.ranks.items()}
 
+    def verdicts(self) -> dict[str, str]:
+        """Verdict on the uniformity of the ranks, by column: "pass", "warn" or "fail"."""
+        pass_level = PASS_LEVEL / len(self.ranks)
+        return {
+            name: PASS if p >= pass_level else WARN if p >= WARN_LEVEL else FAIL
+            for name, p in self.p_values().items()
+        }
+
     def __str__(self) -> str:
         """One line for each column: verdict, coverage and p-value."""
         width = max(map(len, self.ranks))
-        half, most = self.coverage(0.5), self.coverage(0.9)
-        pass_level = PASS_LEVEL / len(self.ranks)
-        lines = []
-        for name, p in self.p_values().items():
-            verdict = PASS if p >= pass_level else WARN if p >= WARN_LEVEL else FAIL
-            lines.append(
-                f"{verdict:5}{name:{width}}  50 % intervals cover {half[name]:.0%} and 90 % "
-                f"intervals {most[name]:.0%} of {len(self.ranks[name])} true values; ranks are "
-                f"uniform with p = {p:.2g}"
-            )
-        return "\n".join(lines)
+        half, most, verdicts = self.coverage(0.5), self.coverage(0.9), self.verdicts()
+        return "\n".join(
+            f"{verdicts[name]:5}{name:{width}}  50 % intervals cover {half[name]:.0%} and 90 % "
+            f"intervals {most[name]:.0%} of {len(self.ranks[name])} true values; ranks are "
+            f"uniform with p = {p:.2g}"
+            for name, p in self.p_values().items()
+        )
 
     def to_arviz(self) -> Any:
         """Convert the ranks to an ArviZ object, one variable per column, in group "prior_sbc"."""
         return ranks_to_arviz(self.ranks)
 
-    def plot(self, **kwargs: Any) -> Any:
-        """Draw the distribution of the ranks against the uniform distribution, with ArviZ.
+    def plot(self, axes: Any = None) -> Any:
+        """Draw how far the distribution of the ranks is from the uniform distribution.
 
-        Needs matplotlib, the `plots` extra.
+        One panel for each column, with its verdict. The line of a calibrated column stays inside
+        its band with probability 0.95. Needs matplotlib, the `plots` extra.
 
         Args:
-            **kwargs: arguments of `arviz.plot_ecdf` (ArviZ 0.x) or `arviz.plot_ecdf_pit` (1.x).
+            axes: one matplotlib axes for each column; new ones by default.
 
         Returns:
-            Array of matplotlib axes (ArviZ 0.x), or ArviZ's collection of plots (1.x): a list of
-            one collection a column if missing entries leave different numbers of ranks.
+            Array of the axes.
         """
-        return plot_ranks(self.ranks, **kwargs)
+        return plot_ranks(self.ranks, self.verdicts(), axes)
 
 
 def calibration(

@@ -6,8 +6,8 @@ The density is a product of one-dimensional conditionals in some order of the co
 
 where the weights, means and scales of column d are outputs of a small residual network of the
 columns before it. It follows columns that are almost functions of others, however curved, where a
-mixture of joint Gaussians would need a component for every small piece. It can be drawn from, but
-it has closed-form conditionals for the last columns of its order only.
+mixture of joint Gaussians would need a component for every small piece. It can be drawn from, and
+so can the last columns of its order given the first ones; other conditionals have no closed form.
 
 References:
     Larochelle & Murray 2011, Uria, Murray & Larochelle 2013 (neural autoregressive densities);
@@ -111,8 +111,14 @@ class AutoregressiveNetwork(nnx.Module):
             "defensive_share": self.defensive_share,
         }
 
-    def log_prob(self, z: Array) -> Array:
-        """Log of a(z) at one standardised point, shape (D,) to ()."""
+    def log_prob(self, z: Array, num_first: Array | int | None = None) -> Array:
+        """Log of a(z) at one standardised point, shape (D,) to ().
+
+        Args:
+            z: the point.
+            num_first: number of columns, the first of the order, whose density is wanted; all by
+                default. It may be traced.
+        """
         ordered = z[np.array(self.order)]
         mask = jnp.tri(self.dimension, k=-1)
         log_weights, means, log_scales = self._conditionals(
@@ -120,10 +126,28 @@ class AutoregressiveNetwork(nnx.Module):
         )
         white = (ordered[:, None] - means) * jnp.exp(-log_scales)
         log_densities = log_weights - 0.5 * white**2 - log_scales - 0.5 * LOG_2_PI
-        return jax.nn.logsumexp(log_densities, axis=-1).sum()
+        of_columns = jax.nn.logsumexp(log_densities, axis=-1)
+        if num_first is not None:
+            of_columns = jnp.where(jnp.arange(self.dimension) < num_first, of_columns, 0.0)
+        return of_columns.sum()
 
-    def sample(self, rng_key: Array, num_draws: int) -> Array:
-        """Independent draws of a(z), column by column, shape (num_draws, D)."""
+    def sample(
+        self,
+        rng_key: Array,
+        num_draws: int,
+        given: Array | None = None,
+        num_given: Array | int = 0,
+    ) -> Array:
+        """Independent draws, column by column, shape (num_draws, D).
+
+        Args:
+            rng_key: random key.
+            num_draws: number of draws.
+            given: a standardised point, shape (D,), whose first columns in the order are kept, so
+                that draws are those of the conditional.
+            num_given: number of these columns. It may be traced.
+        """
+        ordered = jnp.zeros(self.dimension) if given is None else given[np.array(self.order)]
 
         def draw_column(drawn: Array, place_and_key: tuple[Array, Array]) -> tuple[Array, None]:
             place, key = place_and_key
@@ -138,7 +162,8 @@ class AutoregressiveNetwork(nnx.Module):
                 jnp.take_along_axis(part, component, axis=1)[:, 0] for part in (means, log_scales)
             )
             noise = jax.random.normal(noise_key, mean.shape, mean.dtype)
-            return drawn.at[:, place].set(mean + jnp.exp(log_scale) * noise), None
+            column = jnp.where(place < num_given, ordered[place], mean + jnp.exp(log_scale) * noise)
+            return drawn.at[:, place].set(column), None
 
         drawn = jnp.zeros((num_draws, self.dimension), self.inlet_bias[...].dtype)
         keys = jax.random.split(rng_key, self.dimension)
@@ -162,10 +187,11 @@ class AutoregressiveNetwork(nnx.Module):
             inlet_kernel: kernels of the first layers there, shape (P, width, D).
             ordered: the columns in order, shape (D,); what a kernel does not mask has to be zero.
         """
-        h = jax.nn.silu(jnp.einsum("phi,i->ph", inlet_kernel, ordered) + self.inlet_bias[places])
+        # Activations come first: a batch of rows then needs no transposition between layers.
+        h = jax.nn.silu(jnp.einsum("i,phi->ph", ordered, inlet_kernel) + self.inlet_bias[places])
         for kernel, bias in zip(self.block_kernels, self.block_biases, strict=True):
-            h = h + jax.nn.silu(jnp.einsum("phi,pi->ph", kernel[places], h) + bias[places])
-        out = jnp.einsum("phi,pi->ph", self.outlet_kernel[places], h) + self.outlet_bias[places]
+            h = h + jax.nn.silu(jnp.einsum("pi,phi->ph", h, kernel[places]) + bias[places])
+        out = jnp.einsum("pi,phi->ph", h, self.outlet_kernel[places]) + self.outlet_bias[places]
         logits, means, log_scales = jnp.split(out, 3, axis=-1)
         return (
             jax.nn.log_softmax(logits),

@@ -12,6 +12,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_names, check_positive, is_traced
+from numpyro_disco._compiling import as_one_program
 from numpyro_disco._numpyro import StableDistribution, validate_sample, with_event_shape
 from numpyro_disco._typing import Array, ArrayLike, EnergyFn
 from numpyro_disco.energy.coordinates import unconstrained_coordinates
@@ -207,7 +208,7 @@ class EnergyDensity(StableDistribution):
     def energy(self, x: Any) -> Array:
         """E(x) in nats, up to a constant, shape (..., D) to (...); infinite outside the support."""
         points = self.points(x)
-        energy = self._at_points(self._energy_at, points, "()")
+        energy = self._energies(points)
         if not isinstance(x, Mapping) or self.variables is None or self._array is not None:
             return energy
         # Coordinates of joint supports are unconstrained; the density is one of the variables.
@@ -216,10 +217,18 @@ class EnergyDensity(StableDistribution):
 
     def score(self, x: Any) -> Array:
         """-grad E(x), exact, shape (..., D); zero for clamped and for discrete coordinates."""
-        gradient = self._at_points(jax.grad(self._energy_at, argnums=1), self.points(x), "(d)")
+        gradient = self._gradients(self.points(x))
         still = np.asarray(self.observed) | self.coordinate_supports.discrete
         score = -jnp.where(still, 0.0, gradient)
         return score if self._array is None else self.from_vectors(score)
+
+    @as_one_program
+    def _energies(self, x: Array) -> Array:
+        return self._at_points(self._energy_at, x, "()")
+
+    @as_one_program
+    def _gradients(self, x: Array) -> Array:
+        return self._at_points(jax.grad(self._energy_at, argnums=1), x, "(d)")
 
     def _energy_at(self, parameters: tuple[EnergyFn, Array, Array], x: Array) -> Array:
         """E of one point in the user's units: minus the log density of its free coordinates."""

@@ -1,6 +1,7 @@
 """Draws from many conditionals of one energy, each row by the quickest way that is exact enough.
 
-0. Rows of which nothing is observed are drawn exactly, if the energy is a normalised density.
+0. Rows of an energy that is a normalised density are drawn exactly if nothing is observed, or the
+   first columns of its order only.
 1. Every other row gets weighted points of the reference's conditional (`importance.py`).
 2. Rows whose points are not enough, but would be if there were more, get more of them.
 3. The other rows are tempered, one run for each (`sampling.py`).
@@ -22,7 +23,7 @@ from numpyro_disco._checks import is_traced
 from numpyro_disco._random import host_generator
 from numpyro_disco._statistics import log_mean
 from numpyro_disco._typing import Array
-from numpyro_disco.energy.exact import can_draw_exactly, exact_draws
+from numpyro_disco.energy.exact import exact_draws, rows_drawn_exactly
 from numpyro_disco.energy.importance import (
     BLOCK,
     ESS_PER_DRAW,
@@ -87,8 +88,8 @@ class DrawInfo(NamedTuple):
     method: np.ndarray
     """"exact", "importance" or "tempering", shape (rows,)."""
     num_distinct: np.ndarray
-    """Number of distinct draws, shape (rows,). With "importance", at most 1 % are expected to be
-    copies of another draw; with "tempering", copies are rare but have no bound."""
+    """Number of distinct draws, shape (rows,). At most 1 % are expected to be copies of
+    another draw; more with "tempering" only if the moves at the end reach their largest number."""
     weight_ess: np.ndarray
     """Effective sample size of the weights of the reference's points, shape (rows,). With
     "tempering" it shows how far the reference is from the target. This and the next two are NaN
@@ -218,7 +219,7 @@ class _Drawing:
     def run(self) -> RowDraws:
         """Draw every row."""
         num_rows, dimension = self.values.shape
-        done = self._exactly(np.flatnonzero(~self.observed.any(axis=1)))
+        done = self._exactly(np.flatnonzero(rows_drawn_exactly(self.energy, self.observed)))
         left = np.setdiff1d(np.arange(num_rows), list(done))
         for start in range(0, len(left), self.request.rows_at_once):
             done |= self._by_importance(left[start : start + self.request.rows_at_once])
@@ -244,20 +245,18 @@ class _Drawing:
             ),
         )
 
-    # -- exact draws of all coordinates ---------------------------------------------------------
+    # -- exact draws ----------------------------------------------------------------------------
 
     def _exactly(self, rows: np.ndarray) -> dict[int, _Row]:
-        """Rows of which nothing is observed, if the energy is a normalised density."""
-        if not can_draw_exactly(self.energy):
-            return {}
+        """Rows that are drawn exactly, and whose integral is known."""
         done, num_samples = {}, self.request.num_samples
+        count = particles_for(max(num_samples, 1))
         for row in map(int, rows):
-            draws = self.values[:0]
-            if num_samples:
-                y = exact_draws(self.rng_key, self.energy, row, particles_for(num_samples))
-                draws = np.asarray(self.supports.constrain(y[:num_samples]))
+            pattern = self.values[row], self.observed[row]
+            y, integral = exact_draws(self.rng_key, self.energy, row, count, *pattern)
+            draws = np.asarray(self.supports.constrain(y[:num_samples]))
             self.weight_ess[row] = self.pareto_k[row] = self.effective_share[row] = np.nan
-            done[row] = _Row(draws, 0.0, 0.0, EXACT_NAME, num_samples)
+            done[row] = _Row(draws, integral, 0.0, EXACT_NAME, num_samples)
         return done
 
     # -- importance -----------------------------------------------------------------------------

@@ -106,19 +106,44 @@ class LearnedEnergy(Learned):
         return -jax.grad(self.standardized)(z)
 
     @property
-    def is_normalized(self) -> bool:
-        """True if the network is a normalised density: exp(-E) integrates to one."""
-        return isinstance(nnx.merge(self.graph, self.weights), AutoregressiveNetwork)
+    def normalized_order(self) -> tuple[int, ...] | None:
+        """The order of the columns of a network that is a normalised density; None for others.
 
-    def sample(self, rng_key: Array, num_draws: int) -> Array:
-        """Independent draws of exp(-E), which has to be normalised, shape (num_draws, D)."""
-        network_key, reference_key, share_key = jax.random.split(rng_key, 3)
+        exp(-E) then integrates to one.
+        """
         network = nnx.merge(self.graph, self.weights)
-        z = network.sample(network_key, num_draws)
-        others = self.reference.sample(reference_key, (num_draws,))
-        taken = jax.random.uniform(share_key, (num_draws, 1)) < network.defensive_share
-        z = jnp.where(taken, others, z)
-        return self.loc + jnp.linalg.solve(self.whitener, z.T).T
+        return network.order if isinstance(network, AutoregressiveNetwork) else None
+
+    def sample_given(
+        self, rng_key: Array, num_draws: int, values: Array, observed: Array
+    ) -> tuple[Array, Array]:
+        """Independent draws of a conditional of exp(-E), which has to be normalised.
+
+        With p = (1 - e) a + e q, a conditional of p is one of a or of q, with probabilities
+        proportional to (1 - e) a(x_o) and e q(x_o), where x_o is what is observed.
+
+        Args:
+            rng_key: random key.
+            num_draws: number of draws.
+            values: values of the observed coordinates, shape (D,), in the user's units.
+            observed: boolean array (D,). True for none, or, where the whitening matrix is diagonal,
+                for some of the first columns of `normalized_order`.
+
+        Returns:
+            Draws (num_draws, D), and the log density of the observed values, shape ().
+        """
+        network_key, reference_key, share_key = jax.random.split(rng_key, 3)
+        network, num_given = nnx.merge(self.graph, self.weights), observed.sum()
+        given = jnp.where(observed, self.standardize(values), 0.0)
+        others = self.reference.condition(given, observed)
+        drawn = network.sample(network_key, num_draws, given, num_given)
+        log_reference = self.reference.marginal_log_prob(given, observed)
+        log_prob = network.mixed_with(log_reference, network.log_prob(given, num_given))
+        share = network.defensive_share * jnp.exp(log_reference - log_prob)
+        taken = jax.random.uniform(share_key, (num_draws, 1)) < share
+        z = jnp.where(taken, others.sample(reference_key, (num_draws,)), drawn)
+        log_scales = jnp.where(observed, jnp.log(jnp.abs(jnp.diagonal(self.whitener))), 0.0)
+        return self.loc + jnp.linalg.solve(self.whitener, z.T).T, log_prob + log_scales.sum()
 
 
 @register_learned

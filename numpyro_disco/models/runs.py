@@ -30,7 +30,7 @@ from numpyro_disco.models.programs import (
     StaticNames,
 )
 from numpyro_disco.tempering.checkpoints import fingerprint, load_state, save_state
-from numpyro_disco.tempering.noise import quick_key
+from numpyro_disco.tempering.noise import quick_key, threefry_key
 from numpyro_disco.tempering.peaks import Peak
 from numpyro_disco.tempering.settings import TemperingSettings
 from numpyro_disco.tempering.status import RUNNING
@@ -158,7 +158,7 @@ class ModelRuns:
         dynamic = tuple(self.jit_model_args and _is_numeric(leaf) for leaf in leaves)
         pairs = list(zip(leaves, dynamic, strict=True))
         # Only the draws of JAX's default kind of key are split over devices.
-        keys = quick_key(rng_keys) if self.options.mesh is None else rng_keys
+        keys = (threefry_key if self.options.mesh is not None else quick_key)(rng_keys)
         signature = Signature(
             structure,
             fixed=tuple(None if is_dynamic else leaf for leaf, is_dynamic in pairs),

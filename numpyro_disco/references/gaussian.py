@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_disco._compiling import as_one_program
 from numpyro_disco._gaussians import (
     affine_gaussian,
     check_finite,
@@ -97,6 +98,7 @@ class GaussianReference(Reference):
         """Log density of the free coordinates, shape value.shape[:-1]."""
         return self.describe(value)[0]
 
+    @as_one_program
     def describe(self, value: ArrayLike) -> tuple[Array, Array]:
         """Log density (...) and white residual (..., D)."""
         return whiten(jnp.asarray(value), self.mean_, self.whitener, self.free)

@@ -11,6 +11,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 from numpyro_disco._checks import is_traced
+from numpyro_disco._compiling import as_one_program
 from numpyro_disco._gaussians import (
     LOG_2_PI,
     affine_gaussian,
@@ -221,6 +222,7 @@ class MixedReference(Reference):
         """Log density of the free coordinates, shape value.shape[:-1]; -inf for no level."""
         return self.describe(value)[0]
 
+    @as_one_program
     def describe(self, value: ArrayLike) -> tuple[Array, Array]:
         """Log density, mean white residual, and probabilities of the components.
 

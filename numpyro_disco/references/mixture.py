@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
 
+from numpyro_disco._compiling import as_one_program
 from numpyro_disco._gaussians import (
     LOG_2_PI,
     affine_gaussian,
@@ -156,6 +157,7 @@ class MixtureReference(Reference):
         """Log density of the free coordinates, shape value.shape[:-1]."""
         return self.describe(value)[0]
 
+    @as_one_program
     def describe(self, value: ArrayLike) -> tuple[Array, Array]:
         """Log density, mean white residual, and probabilities of the components.
 

@@ -10,6 +10,7 @@ unconstrained value it has a code, 0.0, 1.0, ..., which T shifts to its lowest l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -87,6 +88,8 @@ class CoordinateSupports:
         """The supports, without maps towards normality that keep them as they are."""
         return tuple(getattr(support, "plain", support) for support in self.supports)
 
+    # One program outside of compiled code, instead of one for each operation.
+    @partial(jax.jit, static_argnums=(0, 1), inline=True)
     def _map_groups(self, function: Callable, *arrays: Any) -> Array:
         """Apply `function(support, columns, ...)` to the columns of each group; shape (..., D)."""
         # The numbers of a group are arrays in double precision, which would promote the result;
@@ -103,25 +106,25 @@ class CoordinateSupports:
 
     def constrain(self, y: Any) -> Array:
         """T(y): unconstrained values in the user's units, shape (..., D)."""
-        return jnp.asarray(y) if self.real else self._map_groups(lambda s, y: _bijection(s)(y), y)
+        return jnp.asarray(y) if self.real else self._map_groups(_constrain, y)
 
     def unconstrain(self, x: Any) -> Array:
         """The inverse of T, shape (..., D); not finite outside the supports and on their bounds."""
         if self.real:
             return jnp.asarray(x)
-        return self._map_groups(lambda s, x: _bijection(s).inv(x), x)
+        return self._map_groups(_unconstrain, x)
 
     def log_dets(self, y: Any, x: Any) -> Array:
         """Log |dx / dy| of each coordinate, shape (..., D); 0 for discrete ones."""
         if self.real:
             return jnp.zeros_like(y)
-        return self._map_groups(lambda s, y, x: _bijection(s).log_abs_det_jacobian(y, x), y, x)
+        return self._map_groups(_log_dets, y, x)
 
     def inside(self, x: Any) -> Array:
         """Boolean array (..., D), true for coordinates that are finite and in their supports."""
         x = jnp.asarray(x)
         finite = jnp.isfinite(x)
-        return finite if self.real else finite & self._map_groups(lambda s, x: s(x), x)
+        return finite if self.real else finite & self._map_groups(_inside, x)
 
 
 def num_levels(support: constraints.Constraint) -> int:
@@ -152,6 +155,22 @@ def _bijection(support: constraints.Constraint) -> transforms.Transform:
     if support.is_discrete:
         return transforms.IdentityTransform()
     return biject_to(support)
+
+
+def _constrain(support: constraints.Constraint, y: Array) -> Array:
+    return _bijection(support)(y)
+
+
+def _unconstrain(support: constraints.Constraint, x: Array) -> Array:
+    return _bijection(support).inv(x)
+
+
+def _log_dets(support: constraints.Constraint, y: Array, x: Array) -> Array:
+    return _bijection(support).log_abs_det_jacobian(y, x)
+
+
+def _inside(support: constraints.Constraint, x: Array) -> Array:
+    return support(x)
 
 
 def check_supports(

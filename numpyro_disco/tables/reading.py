@@ -143,12 +143,14 @@ def read_rows(data: Any, argument: str = "data") -> Rows:
     """Read rows to learn from, with the kinds of their columns.
 
     Args:
-        data: as for `read_observations`, with one row axis.
+        data: as for `read_observations`, with one row axis; or `Rows` that have been read.
         argument: name of the argument for error messages.
 
     Raises:
         ValueError: columns of several lengths or names that are not distinct.
     """
+    if isinstance(data, Rows):
+        return data
     named = by_name(data, argument)
     if named is None:
         array = data if np.ma.isMaskedArray(data) else np.asarray(data)

@@ -17,16 +17,24 @@ DRAWS_PER_STEP = 2**16
 """Numbers that are set apart for the draws of one step."""
 
 
+def draws_quickly() -> bool:
+    """True on CPUs, where runs come one after another.
+
+    Elsewhere runs side by side are batched, and the draws of a batch of keys of JAX's "rbg" kind
+    depend on the first key alone: runs that go on after the first has ended would draw the same
+    again.
+    """
+    return jax.default_backend() == "cpu"
+
+
 def quick_key(rng_key: Array) -> Array:
-    """On CPUs, the same key for JAX's "rbg" kind, whose draws compile faster than the default's.
+    """A key of JAX's "rbg" kind on CPUs, where its draws compile faster, and elsewhere the default.
 
     Args:
-        rng_key: a key, or an array of keys.
+        rng_key: a key, or an array of keys, of either kind.
     """
-    # Runs side by side are batched, off a CPU, and the draws of a batch of "rbg" keys depend on the
-    # first key alone: runs that go on after the first has ended would draw the same again.
-    if jax.default_backend() != "cpu":
-        return rng_key
+    if not draws_quickly():
+        return threefry_key(rng_key)
     data = jax.random.key_data(rng_key)
     return jax.random.wrap_key_data(jnp.concatenate([data, data], -1)[..., :4], impl="rbg")
 
@@ -51,8 +59,8 @@ def draw_key(rng_key: Array, step: Array | int, draw: Array | int) -> Array:
 
 
 def threefry_key(rng_key: Array) -> Array:
-    """A key of JAX's default kind, which alone draws for many keys side by side."""
-    return jax.random.wrap_key_data(jax.random.key_data(rng_key)[:2], impl="threefry2x32")
+    """Keys of JAX's default kind, which alone draw for many keys side by side."""
+    return jax.random.wrap_key_data(jax.random.key_data(rng_key)[..., :2], impl="threefry2x32")
 
 
 def signed_uniforms(rng_key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:

@@ -12,11 +12,11 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from numpyro_disco._batching import in_batches
+from numpyro_disco._batching import in_batches, one_by_one
 from numpyro_disco._devices import shard
 from numpyro_disco._typing import Array
 from numpyro_disco.tempering.moves import Moves, move_particles
-from numpyro_disco.tempering.noise import draw_key, quick_key, threefry_key
+from numpyro_disco.tempering.noise import draw_key, draws_quickly, quick_key, threefry_key
 from numpyro_disco.tempering.peaks import highest
 from numpyro_disco.tempering.resampling import (
     SCHEMES,
@@ -368,5 +368,10 @@ def tempered_smc(
         (64, 2)
     """
     program = Program(draw_base, log_densities, settings, free, report, num_levels=num_levels)
-    state = program.init(quick_key(rng_key))
-    return program.result(program.advance(state, settings.max_temperatures))
+
+    def run(rng_key: Array) -> TemperedResult:
+        state = program.init(quick_key(rng_key))
+        return program.result(program.advance(state, settings.max_temperatures))
+
+    # Quick keys do not draw for several runs side by side.
+    return one_by_one(run, rng_key) if draws_quickly() else run(rng_key)

@@ -31,6 +31,7 @@ from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.loop import Run, make_plan, train
 from numpyro_disco.training.network import untrained_model
 from numpyro_disco.training.references import References, array_references, make_references
+from numpyro_disco.training.report_training import warn_of_distant_reference
 from numpyro_disco.training.result import FitResult, Resumable, history_arrays
 from numpyro_disco.training.settings import FitSettings, Refit
 from numpyro_disco.training.units import Units, split_rows, standard_units
@@ -136,7 +137,9 @@ def learn(task: Task, name: str, resume: FitResult | None) -> FitResult:
     checkpoint.write_run(run, finished=not interrupted)
     if resume is not None and not interrupted:
         _warn_if_nothing_was_trained(resume, run)
-    return _result(setup, task.prepared, run, interrupted)
+    result = _result(setup, task.prepared, run, interrupted)
+    warn_of_distant_reference(result.evidence)
+    return result
 
 
 class _Setup(NamedTuple):
@@ -189,7 +192,7 @@ def _set_up(task: Task, resume: FitResult | None, checkpoint: Checkpoint) -> _Se
     if prepared.array_shape is None:
         references = make_references(settings, units, rows, num_levels, resume, fitted)
     else:
-        references = array_references(settings, units, rows)
+        references = array_references(settings, units, rows, resume, fitted)
     num_rows = effective_number(rows.weights, len(rows.values))
     settings = settings.resolved(references.standard, round(num_rows))
     _check_devices(task.devices, settings)
@@ -284,9 +287,13 @@ def _column_order(task: Task, rows: TrainingRows, checkpoint: Checkpoint) -> tup
 
     It is kept because the weights of the network belong to it.
     """
-    if not task.settings.objective.normalizes:
+    objective = task.settings.objective
+    if not objective.normalizes:
         return None
-    arrays = checkpoint.kept("order", lambda: {"order": np.asarray(column_order(rows.values))})
+    last = objective.drawn_last
+    arrays = checkpoint.kept(
+        "order", lambda: {"order": np.asarray(column_order(rows.values, last))}
+    )
     if task.devices is not None:
         arrays = same_everywhere(arrays)
     return tuple(map(int, arrays["order"]))

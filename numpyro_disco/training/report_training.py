@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from numpyro_disco.diagnostics.verdicts import PASS, WARN
 from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.training.evidence import FitEvidence
+from numpyro_disco.training.objectives import Contrastive
 from numpyro_disco.training.report_lines import ReportLine, make_line
 from numpyro_disco.training.settings import Refit
 
 SMALL_SHARE = 0.1
 """Effective share of the reference's draws below which it is far from what was learned."""
+EASILY_TOLD = 0.8
+"""Logistic loss below which `fit` warns that draws of the reference are easily told from rows. It
+is 2 log 2 where they cannot be told apart."""
 LATE, LATE_GAIN = 0.75, 0.05
 """Part of the steps after which training is late, and the share of the whole gain that may come
 then if training is long enough."""
@@ -99,5 +105,31 @@ def reference_line(evidence: FitEvidence, share: float) -> ReportLine:
         finding,
         "the reference is far from the rows, so training sees little where they are, log Z is "
         "uncertain, and conditionals are mostly tempered, which is slower: leave out columns that "
-        "others determine, or use more components or more rows",
+        "others determine, use more components or more rows, or compare the log density with that "
+        "of `objective=disco.Likelihood()`, which learns without draws",
     )
+
+
+def warn_of_distant_reference(evidence: FitEvidence) -> None:
+    """Warn if the contrastive objective has found draws of the mixture easy to tell from rows.
+
+    The report judges the same by the effective share of these draws. Here the held-out loss says
+    it, which costs nothing. Other losses are part of it with redraws or discrete columns, and
+    these fits are left to the report.
+    """
+    objective = evidence.objective
+    if not isinstance(objective, Contrastive) or objective.num_redraws:
+        return
+    if evidence.interrupted or evidence.coordinate_supports.discrete.any():
+        return
+    kept = np.flatnonzero(evidence.history.step == evidence.best_step)[0]
+    loss = float(evidence.history.held_out_loss[kept])
+    if loss < EASILY_TOLD:
+        warnings.warn(
+            "Draws of the reference are easily told from the rows of `data` (held-out loss "
+            f"{loss:.2f}, where {2 * np.log(2):.2f} means that they cannot be told apart), so the "
+            "contrastive objective sees little of where the rows are. Leave out columns that "
+            "others determine, or compare the log density of held-out rows with that of "
+            "`objective=disco.Likelihood()`, which learns thin structure without draws.",
+            stacklevel=4,
+        )

@@ -12,6 +12,7 @@ import numpy as np
 
 from numpyro_disco._checks import check_key
 from numpyro_disco._typing import Array
+from numpyro_disco.diagnostics.panels import shown_columns
 from numpyro_disco.diagnostics.plots import plot_history, plot_report
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.langevin import ScoreFunction, check_last_axes
@@ -188,9 +189,11 @@ class FitResult:
         return make_report(jax.random.key(0), self.evidence)
 
     def plot_report(self, report: Report | None = None) -> Any:
-        """Draw held-out rows and draws in pairs of columns, the losses, and the score's error.
+        """Draw the verdicts, held-out rows beside draws, the losses, and the score's error.
 
-        Needs matplotlib, the `plots` extra.
+        Held-out rows are filled, draws are outlined; contours hold half and nine tenths of the
+        draws. Of more than five columns, those are drawn in which draws differ most from held-out
+        rows. Needs matplotlib, the `plots` extra.
 
         Args:
             report: a report of this fit; made by default.
@@ -199,15 +202,15 @@ class FitResult:
             The matplotlib figure.
         """
         report, evidence = self.report() if report is None else report, self.evidence
-        return plot_report(
-            evidence.density.names,
+        shown = shown_columns(
+            evidence.names,
+            evidence.columns,
+            evidence.coordinate_supports.discrete,
             np.asarray(evidence.unstandardize(evidence.evenly_weighted_held_out)),
             report.draws,
-            self._plotted_history(),
-            report.noise_scales,
-            report.score_errors,
-            evidence.coordinate_supports.discrete,
         )
+        history = self._plotted_history()
+        return plot_report(report.lines, shown, history, report.noise_scales, report.score_errors)
 
     def plot_history(self, axes: Any = None) -> Any:
         """Draw the training and the held-out loss by step. Needs matplotlib, the `plots` extra.

@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_names
+from numpyro_disco._levels import MAX_LEVELS
+from numpyro_disco.tables.columns import Categories, Column, Dates, Whole
+from numpyro_disco.tables.kinds import column_of, default_support
+from numpyro_disco.tables.raw import raw_column
 from numpyro_disco.tables.reading import is_frame
 
 BATCH_ROWS = 2**16
 """Rows that are read at a time."""
+MANY_LEVELS, MANY_PARTS = 4 * MAX_LEVELS, 64
+"""Most distinct entries that are kept of a part of a column, and parts that are kept apart."""
 
 
 class RowSource(Protocol):
@@ -26,6 +34,8 @@ class RowSource(Protocol):
     """Number of rows."""
     names: tuple[str, ...] | None
     """Names of the columns, if the source has any."""
+    kinds: Mapping[str, tuple[Column, constraints.Constraint | None]]
+    """What columns are, those of real numbers excepted, and the discrete supports of whole ones."""
 
     def read(self) -> Any:
         """Read all rows, in any form that `tables` reads."""
@@ -37,12 +47,15 @@ class RowSource(Protocol):
             places: indices of the rows, not decreasing, shape (n,).
 
         Returns:
-            Array (n, D) in double precision; NaN where an entry is missing.
+            Array (n, D) in double precision; NaN where an entry is missing. Levels are their
+            indices, and dates are days, as of the columns in `kinds`.
         """
 
 
 class MappedRows:
     """The rows of a memory-mapped array."""
+
+    kinds: ClassVar[dict] = {}
 
     def __init__(self, array: np.ndarray) -> None:
         if array.ndim != 2 or array.dtype.kind not in "biuf":
@@ -77,41 +90,118 @@ class ParquetRows:
         """Read all rows, with categories and dates."""
         return self.dataset.to_table(columns=self.columns)
 
-    def _check_numeric(self) -> None:
+    @cached_property
+    def kinds(self) -> dict[str, tuple[Column, constraints.Constraint | None]]:
+        """Kinds of the columns: see `RowSource`. All rows of those without fractions are scanned.
+
+        Raises:
+            ValueError: columns that are not numbers, categories or dates.
+        """
         schema = self.dataset.schema
-        others = [name for name in self.columns if not _is_number(schema.field(name).type)]
+        scanned = {n: [] for n in self.columns if not _is_floating(schema.field(n).type)}
+        for batch in self._batches(list(scanned)) if scanned else ():
+            for kept, values in zip(scanned.values(), batch.columns, strict=True):
+                kept.append(_extremes(values))
+                if len(kept) > MANY_PARTS:
+                    kept[:] = [_extremes(_joined(kept))]
+        found = {name: _kind_of(_joined(kept)) for name, kept in scanned.items()}
+        others = [f"{name!r} holds {kind}" for name, (kind, _) in found.items() if _is_text(kind)]
         if others:
             raise ValueError(
-                "Expected columns of numbers in `data`, whose rows do not fit into memory; "
-                f"{others} hold something else. Give the `names` of the columns to read, or a "
-                "random part of the rows as a DataFrame."
+                "Expected columns of numbers, categories or dates in `data`, whose rows do not fit "
+                f"into memory; {'; '.join(others)}. Give the `names` of the columns to read."
             )
+        return found
 
     def take(self, places: np.ndarray) -> np.ndarray:
         """Read rows: see `RowSource`. All rows up to the last one are scanned."""
-        self._check_numeric()
         rows, start = np.empty((len(places), len(self.columns))), 0
-        for batch in self._batches():
+        for batch in self._batches(self.columns):
             low, high = np.searchsorted(places, [start, start + batch.num_rows])
             if high > low:
                 local = places[low:high] - start
-                for column, values in enumerate(batch.columns):
-                    values = values.cast("float64").to_numpy(zero_copy_only=False)
-                    rows[low:high, column] = values[local]
+                for place, name in enumerate(self.columns):
+                    column, _ = self.kinds.get(name, (None, None))
+                    rows[low:high, place] = _numbers_of(batch.column(place), column)[local]
             start += batch.num_rows
             if high == len(places):
                 break
         return rows
 
-    def _batches(self) -> Iterator[Any]:
+    def _batches(self, columns: list[str]) -> Iterator[Any]:
         # Reading far ahead would hold many groups of rows in memory.
         return self.dataset.to_batches(
-            columns=self.columns, batch_size=BATCH_ROWS, batch_readahead=4, fragment_readahead=1
+            columns=columns, batch_size=BATCH_ROWS, batch_readahead=4, fragment_readahead=1
         )
+
+
+def _is_floating(kind: Any) -> bool:
+    import pyarrow
+
+    return pyarrow.types.is_floating(kind)
+
+
+def _is_text(kind: Any) -> bool:
+    return isinstance(kind, str)
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Parts of a column as one array, whose categories are those of all parts."""
+    import pyarrow
+
+    return pyarrow.chunked_array(parts).unify_dictionaries().combine_chunks()
+
+
+def _extremes(values: Any) -> Any:
+    """The few entries of a column that decide what it is.
+
+    These are the smallest and the largest of whole numbers and dates, and a date with a time of day
+    if there is one; of others, every distinct entry.
+    """
+    import pyarrow
+    from pyarrow import compute
+
+    checks, kind = pyarrow.types, values.type
+    if checks.is_integer(kind) or checks.is_temporal(kind):
+        ends = compute.min_max(values)
+        parts = [pyarrow.array([ends[end].as_py() for end in ("min", "max")], kind)]
+        if checks.is_timestamp(kind):
+            in_days = compute.floor_temporal(values, unit="day")
+            parts.append(values.filter(compute.not_equal(values, in_days))[:1])
+        return pyarrow.concat_arrays(parts)
+    return values.unique()[:MANY_LEVELS]
+
+
+def _kind_of(entries: Any) -> tuple[Column | str, constraints.Constraint | None]:
+    """The kind of a column with these entries, as of `RowSource.kinds`, or what else it holds."""
+    import pyarrow
+
+    # Twice, as text that is another one in each row is no category.
+    column = column_of(raw_column(pyarrow.chunked_array([entries, entries])))
+    if not isinstance(column, Whole):
+        return column, None
+    support = default_support(column, _numbers_of(entries, column))
+    return column, support if support.is_discrete else None
+
+
+def _numbers_of(values: Any, column: Column | None) -> np.ndarray:
+    """The numbers that the entries of a column stand for; NaN where they are missing."""
+    import pyarrow
+    from pyarrow import compute
+
+    if isinstance(column, Categories):
+        if pyarrow.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        values = compute.index_in(values, value_set=pyarrow.array(column.levels, values.type))
+    elif isinstance(column, Dates):
+        return column.encode(pyarrow.chunked_array([values]))
+    return values.cast("float64").to_numpy(zero_copy_only=False)
 
 
 class GrainRows:
     """The rows of a `grain.RandomAccessDataSource`, or of anything with its two methods."""
+
+    kinds: ClassVar[dict] = {}
 
     def __init__(self, source: Any) -> None:
         self.source, self.num_rows = source, len(source)
@@ -144,13 +234,6 @@ class GrainRows:
                 f"{rows.shape[1:]}."
             )
         return rows
-
-
-def _is_number(kind: Any) -> bool:
-    import pyarrow
-
-    checks = pyarrow.types
-    return checks.is_integer(kind) or checks.is_floating(kind) or checks.is_boolean(kind)
 
 
 def row_source(data: Any, names: Sequence[str] | None) -> RowSource | None:

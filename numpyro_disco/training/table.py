@@ -17,7 +17,7 @@ from numpyro.distributions import constraints
 from numpyro_disco._checks import check_names
 from numpyro_disco._statistics import selected
 from numpyro_disco.supports.coordinates import check_supports, num_levels
-from numpyro_disco.tables.columns import Boolean, Categories, Column, Dates, Real, Whole
+from numpyro_disco.tables.columns import Boolean, Categories, Column, Real, Whole
 from numpyro_disco.tables.kinds import default_support
 from numpyro_disco.tables.reading import Rows, read_rows
 from numpyro_disco.training.dependence import (
@@ -27,10 +27,9 @@ from numpyro_disco.training.dependence import (
     precision,
     standardized,
 )
+from numpyro_disco.training.faults import check_columns
 from numpyro_disco.training.row_weights import aligned, separate_weights, with_mean_one
 
-MAX_TIED_SHARE = 0.1
-"""Share of rows that may have one and the same value in a continuous column."""
 MARGIN = 1e4
 """Factor by which the spread of a column keeps clear of the ends of the range of numbers."""
 COARSE = 0.1
@@ -106,9 +105,9 @@ def read_table(
     complete = values[~np.isnan(values).any(axis=1)]
     _check_seen(values, checked_names)
     _check_number_of_rows(values, values if fills else complete)
-    check_columns(rows, checked_names, supports or {}, smoothed)
-    columns = tuple(column for column in rows.columns if isinstance(column, Column))
     constant = constant_columns(values if fills else complete)
+    check_columns(rows, checked_names, supports or {}, constant, smoothed)
+    columns = tuple(column for column in rows.columns if isinstance(column, Column))
     if constant.any():
         raise ValueError(
             "Expected columns that vary in `data`; "
@@ -262,76 +261,6 @@ def check_dependence(rows: np.ndarray, table: Table) -> None:
             f"{describe_dependences(found, names, scales)}. {remedy}: together they have no "
             "density."
         )
-
-
-def check_columns(
-    rows: Rows,
-    names: tuple[str, ...],
-    supports: Mapping[str, constraints.Constraint],
-    smoothed: bool,
-) -> None:
-    """Refuse all columns that cannot be learned as they are, in one error with one remedy.
-
-    These are columns of something else than numbers, categories and dates, and real columns in
-    which many rows share one value.
-
-    Args:
-        rows: the rows.
-        names: names of their columns.
-        supports: what the user declared.
-        smoothed: as for `read_table`.
-    """
-    faults, dropped, declared, apart = [], [], [], []
-    for name, column, values in zip(names, rows.columns, rows.values.T, strict=True):
-        if isinstance(column, str):
-            faults.append(f"{name!r} holds {column}")
-            dropped.append(name)
-            continue
-        tie = None if smoothed or name in supports else _tie(column, values)
-        if tie is None:
-            continue
-        faults.append(f"{name!r} {tie}")
-        seen = values[~np.isnan(values)]
-        if (seen == np.round(seen)).all():
-            ends = f"{seen.min():.0f}, {seen.max():.0f}"
-            declared.append(f"{name!r}: constraints.integer_interval({ends})")
-        else:
-            apart.append(name)
-    if not faults:
-        return
-    drop = [*dropped, *apart]
-    remedies = [
-        f"leave out what is not a number, a category or a date, `data.drop(columns={dropped})`"
-        * bool(dropped),
-        f"declare whole numbers, `supports={{{', '.join(declared)}}}`" * bool(declared),
-        f"model {apart} outside of the prior" * bool(apart),
-    ]
-    given = ", ".join(
-        [f"data.drop(columns={drop})" if drop else "data"]
-        + [f"supports={{{', '.join(declared)}}}"] * bool(declared)
-    )
-    raise ValueError(
-        f"Expected numbers, categories and dates with a density in `data`; {'; '.join(faults)}. "
-        f"Remedy: {'; '.join(filter(None, remedies))}. In one call: `fit(rng_key, {given})`."
-        + " With `noise_scale`, many rows may share a value."
-        * bool(declared or apart)
-    )
-
-
-def _tie(column: Column, values: np.ndarray) -> str | None:
-    """What many rows of a continuous column share, or None."""
-    seen = values[~np.isnan(values)]
-    continuous = isinstance(column, Real | Whole | Dates)
-    if not len(seen) or not continuous or default_support(column, values) != constraints.real:
-        return None
-    distinct, counts = np.unique(seen, return_counts=True)
-    share = counts.max() / len(seen)
-    if share <= MAX_TIED_SHARE or len(distinct) == 1:
-        return None
-    return (
-        f"has the value {distinct[counts.argmax()]:g} in {share:.0%} of the rows, and "
-        f"{len(distinct)} distinct values"
-    )
 
 
 def rounding(rows: np.ndarray) -> np.ndarray:

@@ -22,6 +22,8 @@ from numpyro_disco._random import host_generator
 from numpyro_disco._statistics import selected
 from numpyro_disco._typing import Array
 from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.tables.columns import Real
+from numpyro_disco.tables.reading import Rows
 from numpyro_disco.training.batches import (
     STEPS_PER_ROUND,
     TrainingRows,
@@ -114,7 +116,16 @@ def read_sample(
         used = row_weights > 0
         places, values, row_weights = places[used], values[used], row_weights[used]
     found = None if read is None else tuple(read[place] for place in others)
-    carried = values if found is None else dict(zip(found, values[:, others].T, strict=True))
+    carried: Any = values
+    if found is not None:
+        kinds = {name: source.kinds.get(name, (Real(), None)) for name in found}
+        columns = tuple(column for column, _ in kinds.values())
+        carried = Rows(values[:, others], found, columns)
+        if not smoothed:
+            # The range of whole numbers is that of all rows, whose names may be new ones.
+            labels = found if names is None or set(names) == set(found) else names
+            ranges = zip(labels, kinds.values(), strict=True)
+            supports = {n: s for n, (_, s) in ranges if s is not None} | dict(supports or {})
     table = read_table(carried, names, supports, row_weights, smoothed=smoothed)
     if read is not None and by_name:
         weights = read.index(weights)

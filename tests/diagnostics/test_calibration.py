@@ -76,7 +76,8 @@ def test_some_columns_and_a_figure():
     assert ((found.ranks["c"] > 0) & (found.ranks["c"] < 1)).all()
     data = found.to_arviz()
     assert data["prior_sbc"]["c"].shape == (1, 20)
-    assert found.plot() is not None
+    (axis,) = found.plot()
+    assert axis.get_title().startswith("c ") and found.verdicts()["c"] in axis.get_title()
 
 
 def test_wrong_arguments_raise():

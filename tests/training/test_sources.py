@@ -3,7 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from numpyro.distributions import constraints
 
+from numpyro_disco.tables.columns import Real
 from numpyro_disco.tables.reading import read_rows
 from numpyro_disco.training import sources
 from numpyro_disco.training.sources import row_source, spread_places
@@ -109,13 +111,60 @@ class TestSources:
         np.testing.assert_array_equal(read_rows(source.read()).values, ROWS)
 
 
-class TestRefusals:
-    def test_columns_without_numbers(self, folder):
-        (folder / "rows.npy").unlink()
-        source = row_source(folder, None)
-        with pytest.raises(ValueError, match=r"\['text'\] hold something else"):
-            source.take(PLACES)
+def write_parts(path, frame, num_parts=3):
+    """A Parquet file whose groups of rows have parts of the levels each."""
+    parquet.write_table(
+        pyarrow.Table.from_pandas(frame), path, row_group_size=-(-len(frame) // num_parts)
+    )
 
+
+class TestKinds:
+    @pytest.fixture
+    def frame(self):
+        days = pd.Timestamp("2020-03-01") + pd.to_timedelta(np.arange(60)[::-1], unit="D")
+        frame = pd.DataFrame(
+            {
+                "city": np.repeat(["Paris", "Bonn", "Rome"], 20),
+                "grade": pd.Categorical(["low", "high"] * 30, ["low", "mid", "high"], ordered=True),
+                "flag": np.arange(60) > 55,
+                "count": np.where(np.arange(60) == 7, 5, 2),
+                "wide": 100 * np.arange(60),
+                "day": days,
+                "time": days + pd.to_timedelta(np.where(np.arange(60) == 3, 90, 0), unit="s"),
+                "x": np.linspace(0, 1, 60),
+            }
+        )
+        frame.loc[[5, 25], "city"] = None
+        frame.loc[11, "day"] = None
+        return frame
+
+    @pytest.mark.parametrize("parts", [1, 10])
+    def test_they_are_those_of_all_rows(self, frame, tmp_path, monkeypatch, parts):
+        monkeypatch.setattr(sources, "BATCH_ROWS", 7)
+        monkeypatch.setattr(sources, "MANY_PARTS", 2)
+        write_parts(tmp_path / "rows.parquet", frame, parts)
+        source = row_source(tmp_path / "rows.parquet", None)
+        together = read_rows(source.read())
+        found = [source.kinds.get(name, (Real(), None)) for name in source.names]
+        assert tuple(column for column, _ in found) == together.columns
+        np.testing.assert_array_equal(source.take(np.arange(60)), together.values)
+        supports = dict(zip(source.names, (support for _, support in found), strict=True))
+        assert (supports["count"].lower_bound, supports["count"].upper_bound) == (2, 5)
+        assert supports["wide"] is constraints.nonnegative_integer
+        assert supports["city"] is supports["x"] is None
+
+    def test_what_is_no_column_is_named(self, frame, tmp_path):
+        frame["id"] = [f"number {i}" for i in range(len(frame))]
+        frame["id"] += "!"
+        frame = pd.concat([frame, frame.assign(id=frame.id + "!")])
+        frame["raw"] = [b"x"] * len(frame)
+        write_parts(tmp_path / "rows.parquet", frame)
+        with pytest.raises(ValueError, match="'id' holds 120 distinct texts.*'raw' holds"):
+            row_source(tmp_path / "rows.parquet", None).take(np.arange(3))
+        assert row_source(tmp_path / "rows.parquet", ("x", "city")).kinds.keys() == {"city"}
+
+
+class TestRefusals:
     def test_a_path_without_a_file(self, tmp_path):
         with pytest.raises(ValueError, match="Parquet file, or a folder"):
             row_source(tmp_path / "nothing.parquet", None)

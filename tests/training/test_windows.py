@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.fits import SMALL, weights_of
 from numpyro.distributions import constraints
@@ -128,6 +129,22 @@ class TestFits:
             for a, b in zip(weights_of(one), weights_of(other), strict=True):
                 np.testing.assert_array_equal(a, b)
         assert one.history.held_out_loss[-1] < one.history.held_out_loss[0] - 0.1
+
+    def test_levels_that_the_sample_lacks_are_learned(self, few_fit, tmp_path):
+        pytest.importorskip("pyarrow")
+        rng = np.random.default_rng(0)
+        frame = pd.DataFrame({"c": rng.choice(["x", "y"], 20_000), "n": rng.integers(0, 3, 20_000)})
+        frame["a"] = rng.normal(size=20_000) + (frame.c == "x")
+        # The places of the sample are random, so that it has no more than a few of these rows.
+        frame.loc[7777:7780, ["c", "n"]] = ["rare", 9]
+        frame.to_parquet(tmp_path / "rows.parquet")
+        settings = SETTINGS | {"names": ("a", "c", "n"), "num_steps": 50}
+        prior = disco.fit(jax.random.key(0), tmp_path / "rows.parquet", **settings).distribution
+        assert prior.columns[1].levels == ("rare", "x", "y")
+        assert prior.coordinate_supports.num_levels == (0, 3, 10)
+        draws = prior.to_frame(prior.sample(jax.random.key(1), (2000,)))
+        gap = draws.a[draws.c == "x"].mean() - draws.a[draws.c == "y"].mean()
+        assert abs(gap - 1) < 0.25
 
     def test_weights_are_a_column_or_an_array(self, path, few_fit, tmp_path):
         pyarrow = pytest.importorskip("pyarrow")

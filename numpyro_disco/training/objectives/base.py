@@ -129,6 +129,11 @@ class Objective(abc.ABC):
         """
         return self
 
+    @property
+    def drawn_last(self) -> tuple[int, ...]:
+        """Indices of the columns that a normalised density draws after all others."""
+        return ()
+
     def check_dimension(self, num_rows: int, dimension: int) -> None:  # noqa: B027
         """Raise a `ValueError` if the objective cannot learn from so many columns."""
 

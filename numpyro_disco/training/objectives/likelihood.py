@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.learned import Learned
+from numpyro_disco.tables.variables import Variables
 from numpyro_disco.training.batches import Source
-from numpyro_disco.training.objectives.base import Objective, no_noise, plain_batches
+from numpyro_disco.training.objectives.base import (
+    Objective,
+    no_noise,
+    or_none,
+    plain_batches,
+    store_checked,
+)
+from numpyro_disco.training.objectives.focus import Focus, check_focus, focus_on
 
 REFERENCE_SHARE = 0.001
 """Share of the reference in the learned density."""
@@ -21,7 +30,8 @@ class Likelihood(Objective):
     The energy is E = -log p, where p is, up to a small share of the reference, a product of
     conditionals in one order of the columns: each is a mixture of Gaussians whose parameters a
     network reads from the columns before it. Its integral is exactly one, and draws of all columns
-    are exact and independent. Conditionals of some columns are drawn as from every other energy.
+    are exact and independent, as are draws of the columns in `focus` given all others. Other
+    conditionals are drawn as from every other energy.
 
     It follows thin curved structure, such as columns that are almost functions of others, where
     draws of a mixture are far from the rows. It takes no discrete columns.
@@ -29,18 +39,42 @@ class Likelihood(Objective):
     The hidden layers of each column have half the `width` of `network`; its `num_octaves` are not
     used.
 
+    Args:
+        focus: names of the columns or variables, or one name, whose conditional given all others
+            will be asked for, such as the parameters of a simulator given its output. They come
+            last in the order of the columns. None by default.
+
+    Raises:
+        ValueError: a `focus` that holds no names.
+
     References:
         Larochelle & Murray 2011; Uria, Murray & Larochelle 2013.
 
     Example:
         >>> Likelihood()
-        Likelihood()
+        Likelihood(focus=None)
     """
 
     strict: ClassVar[bool] = True
     smooths: ClassVar[bool] = False
     normalizes: ClassVar[bool] = True
     default_reference: ClassVar[str] = "mixture"
+
+    focus: Focus | Sequence[str] | str | None = None
+
+    def __post_init__(self) -> None:
+        store_checked(self, or_none(check_focus), "focus")
+
+    @property
+    def drawn_last(self) -> tuple[int, ...]:
+        """Indices of the columns in focus."""
+        return self.focus.places if isinstance(self.focus, Focus) else ()
+
+    def for_columns(self, names: tuple[str, ...], variables: Variables | None) -> Self:
+        """Find the columns in focus."""
+        if not isinstance(self.focus, Focus):
+            return self
+        return dataclasses.replace(self, focus=focus_on(self.focus.names, names, variables))
 
     @property
     def whitens(self) -> bool:

@@ -1,0 +1,54 @@
+"""Jobs of a minute or so, for two workers: documentation, types, doctests and scripts.
+
+The scripts are the first python block of README.md, the examples and the paper's figures, run at
+small size.
+"""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PYTHON_M = (sys.executable, "-m")
+# Modules that scripts share have no main guard.
+SCRIPTS = [path for path in ROOT.glob("examples/**/*.py") if "__main__" in path.read_text()]
+# Scripts and doctests compile for longer than they run.
+QUICK = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
+def test_documentation(tmp_path):
+    command = (*PYTHON_M, "sphinx", "-qW", "--keep-going", "docs", tmp_path)
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def test_doctests():
+    # Leave an empty line before the closing fence of a >>> block: it ends the expected output.
+    documents = ("--doctest-glob=*.md", "--ignore=docs/conf.py", "docs", "README.md")
+    command = (*PYTHON_M, "pytest", "-n0", "-q", "--doctest-modules", "numpyro_disco", *documents)
+    subprocess.run(command, cwd=ROOT, env=QUICK, check=True)
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(SCRIPTS)], ids=str)
+def test_script(path, tmp_path):
+    if path.suffix == ".md":
+        start, code = re.split(r"^```python\n", path.read_text(), maxsplit=1, flags=re.MULTILINE)
+        path = tmp_path / "readme.py"
+        # Empty lines for the text before the block: tracebacks show the line numbers of README.md.
+        path.write_text("\n" * (start.count("\n") + 1) + re.split(r"^```$", code, flags=re.M)[0])
+    flag = "--quick" if path.parent.name == "paper" else "--small"
+    subprocess.run([sys.executable, path, flag], cwd=tmp_path, env=QUICK, check=True)
+
+
+def test_types_of_the_package():
+    subprocess.run((*PYTHON_M, "mypy"), cwd=ROOT, check=True)
+
+
+def test_types_of_a_program(tmp_path):
+    """A user's program sees the types of the installed package, and none of them is `Any`."""
+    untyped = ("--config-file=", "--disable-error-code=import-untyped")
+    command = (*PYTHON_M, "mypy", "--strict", *untyped, ROOT / ".ci/program.py")
+    subprocess.run(command, cwd=tmp_path, check=True)
