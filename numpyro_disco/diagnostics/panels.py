@@ -185,7 +185,7 @@ def _draw_contours(axis: Any, x: Shown, y: Shown, label: str) -> None:
     edges = [np.linspace(*shown.range, NUM_CELLS + 1) for shown in (x, y)]
     counts, *_ = np.histogram2d(x.draws, y.draws, edges)
     # Cells, at a thousand draws; the exponent is that of kernels in two dimensions.
-    width = 2.0 * (1000 / len(x.draws)) ** (1 / 6)
+    width = 1.5 * (1000 / len(x.draws)) ** (1 / 6)
     density = ndimage.gaussian_filter(counts, width, mode="constant")
     falling = np.sort(density.ravel())[::-1]
     enclosed = np.cumsum(falling) / len(x.draws)

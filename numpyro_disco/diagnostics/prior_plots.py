@@ -37,6 +37,7 @@ def plot_conditional(
     *,
     rows: Any = None,
     num_nearest: int = 100,
+    draws: Any = None,
     num_samples: int = 1000,
     ax: Any = None,
 ) -> Any:
@@ -49,15 +50,16 @@ def plot_conditional(
 
     Args:
         rng_key: random key.
-        prior: the `EnergyDistribution`. To draw the same picture of a mixture q, use
-            `disco.EnergyDistribution(lambda x: -q.log_prob(x), q, names=prior.names)`.
+        prior: the `EnergyDistribution`.
         observed: what is known, for one row: as for `sample_conditional`.
         columns: names of one or two free columns; the first two by default, or the only one.
         rows: held-out rows, as a DataFrame, a dict of columns or an array (rows, D); none by
             default.
-        num_nearest: how many rows are drawn: those nearest in the columns conditioned on, measured
-            by the covariance of the rows; levels have to be equal.
-        num_samples: number of draws.
+        num_nearest: how many rows are drawn: those nearest in the columns conditioned on, in
+            units of their standard deviations; levels have to be equal.
+        draws: draws of the conditional that another method made, shape (n, D), to show in place of
+            the prior's.
+        num_samples: number of draws of the prior.
         ax: matplotlib axes; new ones by default.
 
     Returns:
@@ -84,13 +86,14 @@ def plot_conditional(
     known = np.asarray(given.observed)
     places = _free_places(prior, columns, known)
     condition = given.as_rows("observed")
-    drawn = draw_conditionals(
-        check_key(rng_key), prior, condition, num_samples, particles_for(num_samples)
-    )
+    rng_key = check_key(rng_key)
+    if draws is None:
+        count = particles_for(num_samples)
+        draws = draw_conditionals(rng_key, prior, condition, num_samples, count).draws[:, 0]
     near = np.zeros((0, len(prior.names)))
     if rows is not None:
         near = _nearest(prior, prior.pattern(rows, "rows"), condition, num_nearest)
-    shown = _shown(prior, near, np.asarray(drawn.draws[:, 0]), places)
+    shown = _shown(prior, near, np.asarray(draws), places)
     (ax,) = given_axes(ax, 1, (5.5, 4))
     labels = (f"the {len(near)} nearest rows", "draws")
     if len(shown) == 1:
@@ -199,9 +202,9 @@ def _nearest(prior: EnergyDistribution, rows: Pattern, condition: Pattern, count
     real = known & ~levels
     if not real.any() or len(values) <= count:
         return values[:count]
-    centred = values[:, real] - target[real]
-    covariance = np.atleast_2d(np.cov(values[:, real].T))
-    distances = (centred @ np.linalg.pinv(covariance) * centred).sum(axis=1)
+    deviations = values[:, real].std(axis=0)
+    steps = (values[:, real] - target[real]) / np.where(deviations > 0, deviations, 1.0)
+    distances = (steps**2).sum(axis=1)
     return values[np.argsort(distances, kind="stable")[:count]]
 
 

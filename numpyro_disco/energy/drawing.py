@@ -88,8 +88,8 @@ class DrawInfo(NamedTuple):
     method: np.ndarray
     """"exact", "importance" or "tempering", shape (rows,)."""
     num_distinct: np.ndarray
-    """Number of distinct draws, shape (rows,). With "importance", at most 1 % are expected to be
-    copies of another draw; with "tempering", copies are rare but have no bound."""
+    """Number of distinct draws, shape (rows,). At most 1 % are expected to be copies of
+    another draw; more with "tempering" only if the moves at the end reach their largest number."""
     weight_ess: np.ndarray
     """Effective sample size of the weights of the reference's points, shape (rows,). With
     "tempering" it shows how far the reference is from the target. This and the next two are NaN

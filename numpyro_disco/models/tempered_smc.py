@@ -83,7 +83,9 @@ class TemperedSMC(RunResults):
         chain_length: number of states of each chain that become particles; it must divide
             `num_particles`. With 1, as in classical SMC, only the last state does. With more
             (waste-free SMC), fewer particles survive a resampling and each is moved more often.
-        max_moves: largest number of moves between two states that become particles.
+        max_moves: largest number of moves between two states that become particles. With a
+            `chain_length` of 1, up to four times as many at inverse temperature 1, where moves go
+            on until at most 1 % of the particles are copies of another.
         max_leapfrog: largest number of leapfrog steps in a trajectory.
         dense_mass: precondition with the full covariance of the particles rather than with their
             standard deviations; by default if there are 16 or more particles to a coordinate.
@@ -101,7 +103,7 @@ class TemperedSMC(RunResults):
             particles to maxima of the density. If there is more mass near one of them than the runs
             found in all, they missed a narrow mode, and all have the status MISSED. It
             follows gradients, for which `kernel="random_walk"` is refused. Takes one more program
-            to compile, and and climbs of 300 gradients from 16 starts for each chain.
+            to compile, and climbs of 300 gradients from 16 starts for each chain.
 
     References:
         Del Moral, Doucet & Jasra 2006; Dau & Chopin 2022 for waste-free SMC.

@@ -4,7 +4,8 @@ The survivors of a resampling are the starts of M chains, and P states of each c
 next particles (N = M P). With P = 1 only the last state does; with more (waste-free SMC) states
 before it do as well, a fixed number of moves apart. That number is found on the way to the first
 kept state: the chains move until no coordinate, nor the log ratio of target to base, correlates
-with its start by more than `MAX_CORRELATION`, or until that correlation has stopped falling.
+with its start by more than `MAX_CORRELATION`, or until that correlation has stopped falling. With
+P = 1, the chains also move at b = 1 until few of them are copies of another.
 
 Where some coordinates are discrete, each move is a Gibbs sweep over them (`discrete.py`), followed
 by a move of the others, which changes no discrete coordinate.
@@ -43,6 +44,10 @@ FIRST_SWEEP = 2**15
 """Number of a step's first draw for sweeps over discrete coordinates."""
 FINAL_FACTOR = 2
 """Factor of `MIN_MOVES` at b = 1, where no later move can make up for dependence."""
+MOST_COPIES = 0.01
+"""Largest share of chains that may be copies of another when the moves at b = 1 end."""
+COPIES_FACTOR = 4
+"""Factor of `max_moves` for chains of which more are copies."""
 
 
 class Moves(NamedTuple):
@@ -126,7 +131,9 @@ def move_particles(
             move = move._replace(tuning=choose(level.free.any(), move.tuning, moves.tuning))
         move = move._replace(chains=shard(move.chains, mesh, 0))
         correlation = largest_correlation(traces, standardized_traces(move.chains), free)
-        return record(moves, move, correlation, level.inverse_temperature, settings)
+        # Discrete coordinates have values in common without being copies.
+        crowded = level.free.any() & (copied_share(move.chains) > MOST_COPIES)
+        return record(moves, move, correlation, crowded, level.inverse_temperature, settings)
 
     moves = jax.lax.while_loop(
         lambda moves: moves.num_kept < settings.chain_length,
@@ -172,7 +179,12 @@ def start_moves(chains: Chains, tuning: Tuning, level: Level, settings: Temperin
 
 
 def record(
-    moves: Moves, move: Move, correlation: Array, b: Array, settings: TemperingSettings
+    moves: Moves,
+    move: Move,
+    correlation: Array,
+    crowded: Array,
+    b: Array,
+    settings: TemperingSettings,
 ) -> Moves:
     """Add one move to the progress, and decide whether its states are kept.
 
@@ -180,6 +192,7 @@ def record(
         moves: progress before the move.
         move: the move.
         correlation: largest correlation of the chains with their start, shape ().
+        crowded: True if too many chains are copies of another, shape ().
         b: inverse temperature, shape ().
         settings: settings of the run.
 
@@ -202,7 +215,10 @@ def record(
     # Between modes, correlation stays high; it counts as constant within its own noise.
     constant = moves.correlation - correlation < 1 / settings.num_survivors**0.5
     forgotten = tuned & ((correlation < MAX_CORRELATION) | (count > 1) & constant)
-    stop = ((count >= MIN_MOVES * factor) & forgotten) | (count >= settings.max_moves)
+    # Copies are resampled and moved again below b = 1, and within a chain there are others.
+    crowded &= (b == 1) & (settings.chain_length == 1)
+    limit = settings.max_moves * jnp.where(crowded, COPIES_FACTOR, 1)
+    stop = ((count >= MIN_MOVES * factor) & forgotten & ~crowded) | (count >= limit)
     keep = jnp.where(first, stop, count >= moves.between)
     return Moves(
         move.chains,
@@ -215,6 +231,13 @@ def record(
         correlation=jnp.where(first, correlation, moves.correlation),
         num_gradients=moves.num_gradients + move.num_gradients,
     )
+
+
+def copied_share(chains: Chains) -> Array:
+    """Share of chains that are where another one is, beyond the first one there; shape ()."""
+    # Copies carry the same density, so sorting puts them next to each other.
+    position = chains.position[jnp.argsort(chains.log_target)]
+    return (position[1:] == position[:-1]).all(1).sum() / len(position)
 
 
 def standardized_traces(chains: Chains) -> Array:

@@ -15,7 +15,6 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from numpyro_disco._statistics import selected
-from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.tables.columns import Real
 from numpyro_disco.tables.variables import Variable, Variables
@@ -155,13 +154,9 @@ def prepare_arrays(
         )
     if settings.supports or settings.transform is not None:
         raise ValueError("Expected neither `supports` nor a `transform` for arrays.")
-    if isinstance(settings.reference, MixtureFit):
-        raise ValueError(
-            "Expected 'gaussian' or a `Reference` over the elements as the `reference` for arrays, "
-            f"to which no mixture is fitted; got {settings.reference!r}."
-        )
-    if objective.partial_noise is None:
-        objective = dataclasses.replace(objective, partial_noise=PARTIAL_NOISE)
+    partial_noise = PARTIAL_NOISE if objective.partial_noise is None else objective.partial_noise
+    target = objective.target or "row"
+    objective = dataclasses.replace(objective, partial_noise=partial_noise, target=target)
     kept = ~table.incomplete if leaves_out else np.ones(len(table.values), bool)
     if kept.sum() < MIN_ARRAYS:
         raise ValueError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 MAX_ROWS = 3000
@@ -13,12 +15,18 @@ TINY = 1e-9
 MAX_COLUMNS = 50
 """Most columns that are regressed by trees; of more, linear functions are judged, for speed."""
 
+LeftOf = Callable[[int, list[int]], float]
+"""Variance of a column that a function of some others does not explain."""
+
 
 def column_order(rows: np.ndarray, last: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """Columns that the others determine least come first.
+    """Columns that those before them determine most come last.
 
     The conditional of a column that is nearly a function of others is then that narrow function,
-    and not its inverse, which may have several branches.
+    and not its inverse, which may have several branches. The order is found from its end: of all
+    columns, the one that the others determine most comes last; of those that are left, the one that
+    the others among them determine most comes before it, and so on. Functions of functions thus
+    come after what they are functions of.
 
     Args:
         rows: rows in which each column is standardised, shape (N, D).
@@ -26,38 +34,60 @@ def column_order(rows: np.ndarray, last: tuple[int, ...] = ()) -> tuple[int, ...
             can be drawn exactly.
 
     Returns:
-        The columns by what a function of the other columns leaves of each, largest first: boosted
-        trees, or with many columns a linear function.
+        The columns in order. What a function leaves of a column is judged by boosted trees, or with
+        many columns by a linear function.
     """
-    by_size = _by_what_is_left(rows)
-    return tuple(sorted(by_size, key=lambda place: place in last))
+    dimension = rows.shape[1]
+    left_of = _left_by_trees(rows) if dimension <= MAX_COLUMNS else _left_by_lines(rows)
+    remaining, backwards = list(range(dimension)), []
+    for group in (last, set(remaining) - set(last)):
+        # Fewer inputs leave more of a column, so what more of them left is a lower bound.
+        bounds = dict.fromkeys(sorted(group), 0.0)
+        while bounds:
+            column = _least(bounds, remaining, left_of)
+            del bounds[column]
+            remaining.remove(column)
+            backwards.append(column)
+    return tuple(reversed(backwards))
 
 
-def _by_what_is_left(rows: np.ndarray) -> tuple[int, ...]:
-    """The columns, those of which the others determine least first."""
+def _least(bounds: dict[int, float], remaining: list[int], left_of: LeftOf) -> int:
+    """The column of which the others that remain leave least; `bounds` rise to what was found."""
+    known: set[int] = set()
+    while (column := min(bounds, key=bounds.__getitem__)) not in known:
+        others = [place for place in remaining if place != column]
+        bounds[column] = max(bounds[column], left_of(column, others))
+        known.add(column)
+    return column
+
+
+def _left_by_trees(rows: np.ndarray) -> LeftOf:
+    """What boosted trees leave of a column."""
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-    if rows.shape[1] == 1:
-        return (0,)
-    if rows.shape[1] > MAX_COLUMNS:
-        return _by_size(_linear_remainders(rows))
     rows = rows[:MAX_ROWS]
     cut = 2 * len(rows) // 3
-    left = np.empty(rows.shape[1])
-    for place, column in enumerate(rows.T):
-        others = np.delete(rows, place, axis=1)
+
+    def left_of(column: int, others: list[int]) -> float:
+        if not others:
+            return 1.0
         trees = HistGradientBoostingRegressor(max_iter=NUM_TREES, random_state=0)
-        found = trees.fit(others[:cut], column[:cut]).predict(others[cut:])
-        left[place] = np.mean((column[cut:] - found) ** 2)
-    return _by_size(left)
+        trees.fit(rows[:cut, others], rows[:cut, column])
+        return float(np.mean((trees.predict(rows[cut:, others]) - rows[cut:, column]) ** 2))
+
+    return left_of
 
 
-def _linear_remainders(rows: np.ndarray) -> np.ndarray:
-    """Variance of each column that no linear function of the others explains, shape (D,)."""
+def _left_by_lines(rows: np.ndarray) -> LeftOf:
+    """What a linear function leaves of a column."""
     covariance = np.cov(rows, rowvar=False, dtype=np.float64)
-    return 1 / np.diagonal(np.linalg.inv(covariance + TINY * np.eye(len(covariance))))
+    covariance += TINY * np.eye(len(covariance))
 
+    def left_of(column: int, others: list[int]) -> float:
+        shared = covariance[others, column]
+        return float(
+            covariance[column, column]
+            - shared @ np.linalg.solve(covariance[np.ix_(others, others)], shared)
+        )
 
-def _by_size(left: np.ndarray) -> tuple[int, ...]:
-    """The columns, those of which most is left first."""
-    return tuple(int(place) for place in np.argsort(-left, kind="stable"))
+    return left_of

@@ -19,6 +19,7 @@ def check_columns(
     rows: Rows,
     names: tuple[str, ...],
     supports: Mapping[str, constraints.Constraint],
+    constant: np.ndarray,
     smoothed: bool,
 ) -> None:
     """Refuse all columns that cannot be learned as they are, in one error with one remedy.
@@ -30,6 +31,7 @@ def check_columns(
         rows: the rows.
         names: names of their columns.
         supports: what the user declared.
+        constant: True for constant columns, shape (D,), which are named beside others.
         smoothed: as for `read_table`.
     """
     faults, dropped, declared, apart = [], [], [], []
@@ -51,10 +53,13 @@ def check_columns(
             apart.append(name)
     if not faults:
         return
+    for name, column, is_constant in zip(names, rows.columns, constant, strict=True):
+        if is_constant and not isinstance(column, str):
+            faults.append(f"{name!r} is constant")
+            dropped.append(name)
     drop = [*dropped, *apart]
     remedies = [
-        f"leave out what is not a number, a category or a date, `data.drop(columns={dropped})`"
-        * bool(dropped),
+        f"leave out what has no density, `data.drop(columns={dropped})`" * bool(dropped),
         f"declare whole numbers, `supports={{{', '.join(declared)}}}`" * bool(declared),
         f"model {apart} outside of the prior" * bool(apart),
     ]

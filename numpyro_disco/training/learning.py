@@ -192,7 +192,7 @@ def _set_up(task: Task, resume: FitResult | None, checkpoint: Checkpoint) -> _Se
     if prepared.array_shape is None:
         references = make_references(settings, units, rows, num_levels, resume, fitted)
     else:
-        references = array_references(settings, units, rows)
+        references = array_references(settings, units, rows, resume, fitted)
     num_rows = effective_number(rows.weights, len(rows.values))
     settings = settings.resolved(references.standard, round(num_rows))
     _check_devices(task.devices, settings)

@@ -43,7 +43,8 @@ class History(NamedTuple):
     """Mean training loss of the round, shape (rounds,); NaN for the first entry."""
     held_out_loss: np.ndarray
     """Loss on held-out rows, shape (rounds,); lower is better. For objectives that smooth it is
-    denoising score matching at sigma_0, up to a constant: the zero score has 0. For contrastive
+    denoising score matching at sigma_0, up to a constant: the zero score has 0. If rows are their
+    targets (`target="row"`), the weighted contrastive loss is added. For contrastive
     objectives it is their own loss: for the reference alone 2 log 2 + log(1 + num_redraws), with a
     tenth of the first term if there is a `focus`. For `Likelihood` it is minus the log density."""
     held_out_error: np.ndarray
@@ -240,7 +241,8 @@ def append_round(
 
     A strict objective keeps the lowest loss. The others keep the latest weights that are not worse
     than the lowest by more than one standard error: later weights have seen more of the space far
-    from rows, which a held-out loss near rows does not judge.
+    from rows, which a held-out loss near rows does not judge. No weights are kept whose loss is
+    above that of the first ones, with which the energy is the reference's.
 
     Args:
         run: the run before the round.
@@ -259,7 +261,8 @@ def append_round(
         )
     excess = losses - run.lowest
     rise, error = np.average(excess, weights=row_weights), standard_error(excess, row_weights)
-    keep = rise <= (0 if strict else error)
+    gain = np.average(run.start - losses, weights=row_weights)
+    keep = rise <= (0 if strict else error) and gain >= 0
     best, best_step = (carry.average, step) if keep else (run.best, run.best_step)
     lowest = losses if rise < 0 else run.lowest
     row = (step, loss, held_out, standard_error(losses - run.start, row_weights))

@@ -60,11 +60,21 @@ def make_references(
     return References(gaussian, gaussian.affine(units.basis, units.loc), linear, {})
 
 
-def array_references(settings: FitSettings, units: Units, rows: TrainingRows) -> References:
-    """The given reference, or the Gaussian of the smoothed arrays."""
+def array_references(
+    settings: FitSettings,
+    units: Units,
+    rows: TrainingRows,
+    resume: FitResult | None,
+    fitted_mixture: Callable[[MixtureFit], tuple[MixtureParameters, dict[int, float]]],
+) -> References:
+    """The given reference, or the mixture or Gaussian of the smoothed arrays."""
     given = settings.reference
-    if isinstance(given, Reference):
-        standard = given.affine(units.whitener, -units.whitener @ units.loc)
-        return References(standard, given, None, {})
+    if isinstance(given, Reference) or (isinstance(given, MixtureFit) and resume is not None):
+        none = (0,) * len(units.loc)
+        return make_references(settings, units, rows, none, resume, fitted_mixture)
+    if isinstance(given, MixtureFit):
+        mixture, components = fitted_mixture(given)
+        smoothed = mixture_reference(mixture, ()).smoothed(settings.objective.resolution)
+        return References(smoothed, smoothed.affine(units.basis, units.loc), None, components)
     gaussian = shrunk_gaussian(rows, settings.objective.resolution)
     return References(gaussian, gaussian.affine(units.basis, units.loc), None, {})

@@ -105,9 +105,9 @@ def read_table(
     complete = values[~np.isnan(values).any(axis=1)]
     _check_seen(values, checked_names)
     _check_number_of_rows(values, values if fills else complete)
-    check_columns(rows, checked_names, supports or {}, smoothed)
-    columns = tuple(column for column in rows.columns if isinstance(column, Column))
     constant = constant_columns(values if fills else complete)
+    check_columns(rows, checked_names, supports or {}, constant, smoothed)
+    columns = tuple(column for column in rows.columns if isinstance(column, Column))
     if constant.any():
         raise ValueError(
             "Expected columns that vary in `data`; "

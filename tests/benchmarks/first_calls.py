@@ -1,11 +1,12 @@
 """Seconds of first calls, compilation included, each in a fresh process.
 
-    python tests/benchmarks/first_calls.py [--repeats 5] [--lines plain,learned] [--quick]
+    python tests/benchmarks/first_calls.py [--repeats 5] [--lines plain,learned] [--keep FILE]
 
 A user asks one question and waits for compilation, so nothing here is warmed up. Each line is the
 first call of a fresh Python process, after the imports, with the persistent compilation cache off.
 BlackJAX's adaptive tempered SMC, with the loop written by hand in one compiled program, is run on
-the same densities, beside the others so that a machine that slows down slows all of them.
+the same densities, beside the others so that a machine that slows down slows all of them. With
+`--keep`, measurements are added to those of earlier calls, so a long benchmark can be interrupted.
 
 Columns: seconds by the clock, and of the processor, medians of the repeats; number of programs that
 XLA compiled, and its seconds; the error of the answer against a closed form, where there is one;
@@ -22,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -277,11 +279,22 @@ def in_fresh_process(line: str, quick: bool) -> First:
     return First(*json.loads(done.stdout.splitlines()[-1]))
 
 
+def kept_measurements(keep: Path | None, lines: list[str]) -> dict[str, list[First]]:
+    """Measurements of earlier calls."""
+    measured: dict[str, list[First]] = {line: [] for line in lines}
+    if keep is not None and keep.exists():
+        for line, *numbers in map(json.loads, keep.read_text().splitlines()):
+            if line in measured:
+                measured[line].append(First(*numbers))
+    return measured
+
+
 def main(arguments: list[str] | None = None) -> dict[str, First]:
     """Run the benchmark, print its table, and return the medians of each line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5, help="fresh processes for each line")
     parser.add_argument("--lines", default=",".join(LINES), help="some of the default's")
+    parser.add_argument("--keep", type=Path, help="file of measurements, one in each line")
     parser.add_argument("--quick", action="store_true", help="small problems, once")
     parser.add_argument("--one", choices=LINES, help="measure one line in this process")
     args = parser.parse_args(arguments)
@@ -292,10 +305,15 @@ def main(arguments: list[str] | None = None) -> dict[str, First]:
     if unknown := set(chosen) - set(LINES):
         parser.error(f"Expected some of {', '.join(LINES)} for --lines; got {', '.join(unknown)}.")
     # Lines take turns, so that no line has the machine's slow minutes to itself.
-    measured: dict[str, list[First]] = {line: [] for line in chosen}
-    for _ in range(1 if args.quick else args.repeats):
+    measured = kept_measurements(args.keep, chosen)
+    for repeat in range(1, 2 if args.quick else args.repeats + 1):
         for line in chosen:
+            if len(measured[line]) >= repeat:
+                continue
             measured[line].append(in_fresh_process(line, args.quick))
+            if args.keep:
+                with args.keep.open("a") as file:
+                    print(json.dumps([line, *measured[line][-1]]), file=file)
     medians = {line: First(*np.median(rows, axis=0)) for line, rows in measured.items()}
     print("| first call | s | processor s | programs | compile s | error | ratio |")
     print("|---|---|---|---|---|---|---|")

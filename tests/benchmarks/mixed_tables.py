@@ -247,6 +247,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--redraws", type=int)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checkpoint", help="folder from which an interrupted fit goes on")
     arguments = parser.parse_args()
     for name in arguments.tables or ["generated"]:
         make, num_rows = TABLES[name]
@@ -262,6 +263,7 @@ def main() -> None:
                 supports=table.supports,
                 objective=disco.Contrastive(num_redraws=arguments.redraws),
                 num_steps=100 if arguments.small else arguments.steps,
+                checkpoint=arguments.checkpoint and f"{arguments.checkpoint}/{name}",
                 progress_bar=False,
             )
         learning = time.process_time() - start

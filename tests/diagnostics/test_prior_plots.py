@@ -49,6 +49,12 @@ def test_two_columns_show_rows_near_the_condition(prior):
     np.testing.assert_allclose(np.sort(shown[:, 1]), np.sort(ROWS[nearest, 1]))
 
 
+def test_draws_of_another_method_are_shown_as_they_are(prior):
+    draws = np.tile([1.5, 4.0, 0.0], (30, 1))
+    ax = disco.plot_conditional(KEY, prior, {"a": 1.5}, "b", draws=draws)
+    assert ax.get_xlim()[0] < 4 < ax.get_xlim()[1] and ax.get_xlim()[0] > 3
+
+
 def test_columns_have_to_be_free(prior):
     with pytest.raises(ValueError, match="free `columns`"):
         disco.plot_conditional(KEY, prior, {"a": 1.0}, "a")

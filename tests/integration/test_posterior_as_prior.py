@@ -19,7 +19,7 @@ sys.path.insert(0, sys.argv[1])
 import jax, numpy as np, numpyro_disco as disco
 from helpers.updates import UPDATES, run_second_half
 prior = disco.load(sys.argv[2])
-update, settings = UPDATES["regression"](4000), {"num_particles": 1024, "num_chains": 8}
+update, settings = UPDATES[sys.argv[3]](4000), {"num_particles": 1024, "num_chains": 8}
 found = run_second_half(jax.random.key(1), update, prior, **settings)
 print("RESULT", *np.concatenate([np.ravel(part) for part in found]))
 """
@@ -48,10 +48,10 @@ def test_two_halves_give_what_all_data_give(name, tmp_path):
     # A prior that counts the draws of one half as less certain than they are.
     with pytest.raises(AssertionError):
         check(*run_second_half(jax.random.key(1), update, prior.temper(0.5).normalize(KEY), **RUN))
-    if name == "regression":
-        disco.save(tmp_path / "prior.npz", prior)
-        tests = str(__file__).split("integration")[0]
-        arguments = [tests, str(tmp_path / "prior.npz")]
-        (line,) = results_of(SCRIPT, lambda process: arguments, [{}])
-        again = np.array(line.split(), float)
-        np.testing.assert_allclose(again, np.concatenate([*map(np.ravel, found)]), atol=0.02)
+    # The same in another process, from a file.
+    disco.save(tmp_path / "prior.npz", prior)
+    tests = str(__file__).split("integration")[0]
+    arguments = [tests, str(tmp_path / "prior.npz"), name]
+    (line,) = results_of(SCRIPT, lambda process: arguments, [{}])
+    again = np.array(line.split(), float)
+    np.testing.assert_allclose(again, np.concatenate([*map(np.ravel, found)]), atol=0.02)

@@ -275,6 +275,7 @@ def test_all_columns_that_need_something_are_named_in_one_error():
             "id": [f"patient {i}" for i in range(200)],
             "took": pd.to_timedelta(rng.integers(1, 9, 200), unit="h"),
             "spiked": np.where(rng.random(200) < 0.5, 0.25, rng.normal(size=200)),
+            "constant": 3,
         }
     )
     with pytest.raises(ValueError) as caught:

@@ -1,5 +1,6 @@
 """The number of moves at one inverse temperature: when states are kept, and when moves stop."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from numpyro_disco.tempering import moves as module
 from numpyro_disco.tempering.kernels import Move
 from numpyro_disco.tempering.moves import (
+    copied_share,
     largest_correlation,
     record,
     standardized_traces,
@@ -22,7 +24,7 @@ def chains_at(value, num_chains=4):
     return Chains(jnp.tile(one[:, None], 2), one, one, jnp.zeros((num_chains, 2)))
 
 
-def sequence(correlations, b=0.5, acceptance=0.8, chain_length=3, max_moves=8):
+def sequence(correlations, b=0.5, acceptance=0.8, chain_length=3, max_moves=8, crowded=0):
     """Record moves with given correlations until enough states are kept."""
     settings = TemperingSettings(
         num_particles=4 * chain_length, chain_length=chain_length, max_moves=max_moves
@@ -36,7 +38,12 @@ def sequence(correlations, b=0.5, acceptance=0.8, chain_length=3, max_moves=8):
             chains_at(float(index)), Tuning(index, index), jnp.full(4, acceptance), jnp.array(5)
         )
         progress = record(
-            progress, move, jnp.float32(correlation), level.inverse_temperature, settings
+            progress,
+            move,
+            jnp.float32(correlation),
+            jnp.array(index <= crowded),
+            level.inverse_temperature,
+            settings,
         )
     assert progress.num_kept == chain_length
     return progress, np.asarray(progress.kept.log_base)[:, 0].tolist()
@@ -70,6 +77,23 @@ def test_largest_number_of_moves():
     # Moves that are almost never accepted do not count as having forgotten their start.
     _, kept = sequence([0.0] * 20, acceptance=0.01, max_moves=4)
     assert kept == [4, 8, 12]
+
+
+def test_moves_at_the_end_go_on_until_few_chains_are_copies():
+    assert sequence([0.05] * 9, b=1.0, chain_length=1, crowded=4)[1] == [5]
+    # At most four times as many moves as usual.
+    assert sequence([0.05] * 40, b=1.0, chain_length=1, max_moves=3, crowded=40)[1] == [12]
+    # Before the end, and within chains of several states, copies do not count.
+    assert sequence([0.05] * 9, chain_length=1, crowded=4)[1] == [1]
+    assert sequence([0.05] * 9, b=1.0, crowded=4)[1] == [2, 3, 4]
+
+
+def test_share_of_copies():
+    position = jnp.array([[0.0, 1.0], [0.0, 2.0], [0.0, 1.0], [3.0, 4.0], [0.0, 1.0], [3.0, 4.0]])
+    chains = chains_at(0.0, 6)._replace(position=position, log_target=position.sum(1))
+    np.testing.assert_allclose(copied_share(chains), 3 / 6)
+    one = jax.tree.map(lambda leaf: leaf[:1], chains)
+    assert copied_share(one) == 0
 
 
 def test_largest_correlation_decides(monkeypatch):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from numpyro_disco.tempering import moves
 from numpyro_disco.tempering.noise import quick_key
 from numpyro_disco.tempering.program import Program, tempered_smc
 from numpyro_disco.tempering.settings import TemperingSettings
@@ -100,3 +101,22 @@ def test_runs_under_vmap_are_those_of_one_run_each():
     for index, one in enumerate(alone):
         np.testing.assert_allclose(together.position[index], one.position, atol=1e-5)
         np.testing.assert_array_equal(together.num_steps[index], one.num_steps)
+
+
+@pytest.mark.parametrize("bound", [moves.MOST_COPIES, 1.0], ids=["bound", "no bound"])
+def test_few_particles_are_copies_at_the_end(monkeypatch, bound):
+    """Moves along a narrow, curved ridge are often rejected. Without the bound, copies remain."""
+    monkeypatch.setattr(moves, "MOST_COPIES", bound)
+
+    def draw_wide(rng_key):
+        return 2 * jax.random.normal(rng_key, (2,))
+
+    def ridge(u):
+        base = jax.scipy.stats.norm.logpdf(u, 0, 2).sum()
+        return base, base + jax.scipy.stats.norm.logpdf(u[1], u[0] ** 2, 0.03)
+
+    settings = TemperingSettings(num_particles=512, num_sweeps=0)
+    result = jax.jit(lambda key: tempered_smc(key, draw_wide, ridge, settings))(jax.random.key(0))
+    assert result.status == CONVERGED
+    copies = 1 - len(np.unique(result.position, axis=0)) / 512
+    assert (copies <= 0.01) == (bound < 1), copies

@@ -42,9 +42,21 @@ def half(image):
 def test_defaults_of_arrays(fit):
     objective = fit.settings.objective
     assert isinstance(objective, disco.Disco) and objective.partial_noise == 0.5
+    assert objective.target == "row"
     # All elements share one unit.
     np.testing.assert_allclose(fit.distribution.scale, fit.distribution.scale[0])
     assert fit.distribution.names[:2] == ("[0,0]", "[0,1]")
+
+
+def test_a_mixture_may_be_the_reference():
+    """It is that of the smoothed arrays, as the Gaussian is."""
+    settings = SMALL | {"network": disco.MLP(width=4, num_blocks=1, num_octaves=0)}
+    fit = disco.fit(jax.random.key(0), stack(), noise_scale=0.3, reference="mixture", **settings)
+    reference, scale = fit.distribution.joint_reference, float(fit.distribution.scale[0])
+    assert isinstance(reference, disco.MixtureReference) and 1 in fit.components
+    # One element never varies, so its variance is that of the noise.
+    np.testing.assert_allclose(reference.variance[0], (0.3 * scale) ** 2, rtol=0.05)
+    assert fit.distribution.event_shape == SHAPE
 
 
 def test_shapes_are_those_of_the_array(fit):
@@ -193,7 +205,7 @@ def test_reading():
 
 
 def test_settings_that_arrays_cannot_have_are_refused():
-    refused = {"objective": "contrastive", "transform": "sinh_arcsinh", "reference": "mixture"}
+    refused = {"objective": "contrastive", "transform": "sinh_arcsinh"}
     for settings in ({name: value} for name, value in refused.items()):
         with pytest.raises(ValueError, match="for arrays"):
             disco.fit(jax.random.key(0), stack(50), **settings, **SMALL)

@@ -128,6 +128,15 @@ class TestRise:
         assert is_exhausted(run, self.PLAN, 500) == expected
 
 
+def test_weights_that_are_worse_than_the_first_are_not_kept():
+    """Objectives that are not strict keep weights within an error of the lowest loss, if better."""
+    start, carry = np.zeros(100), Carry(None, None, "later", np.asarray(50))
+    run = Run(carry, "first", 0, start, start, 0.0, ((0, np.nan, 0.0, 0.0),))
+    noise = np.tile([1.0, -1.0], 50)
+    for change, kept in ((0.01, 0), (-0.01, 50)):
+        assert append_round(run, carry, 1.0, change + noise, strict=False).best_step == kept
+
+
 class TestProgress:
     def test_bar_is_shown_and_can_be_turned_off(self, few, capsys, monkeypatch):
         monkeypatch.delenv("CI", raising=False)

@@ -2,6 +2,7 @@
 
 import re
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from numpyro_disco.training.report_training import (
     components_line,
     reference_line,
     training_line,
+    warn_of_distant_reference,
 )
+
+NONE = np.zeros(2, bool)
 
 
 def evidence(
@@ -95,3 +99,24 @@ def test_the_share_of_the_reference(share, contrastive, verdict, words):
     line = reference_line(evidence(objective=objective), share)
     assert line.verdict == verdict and line.value == share
     assert re.search(words, line.reason), line.reason
+
+
+@pytest.mark.parametrize(
+    ("loss", "objective", "warns"),
+    [
+        (0.4, disco.Contrastive(), True),
+        (1.3, disco.Contrastive(), False),
+        (0.4, disco.Contrastive(num_redraws=2), False),
+        (0.4, disco.Likelihood(), False),
+    ],
+)
+def test_a_distant_reference_is_named(loss, objective, warns):
+    found = evidence(
+        [1.386, loss], objective=objective, coordinate_supports=types.SimpleNamespace(discrete=NONE)
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_distant_reference(found)
+    assert bool(caught) == warns
+    assert all("held-out loss 0.40, where 1.39" in str(one.message) for one in caught)
+    assert all("objective=disco.Likelihood()" in str(one.message) for one in caught)

@@ -5,7 +5,8 @@ r"""DISCO: diffusion-free score matching, for an energy or for a score.
 
 with r a training row, m the mean of the posterior over training rows at noise sigma_0 (or a draw
 from it), and levels sigma(t) from sigma_0 to `max_noise_scale` that only propose points. The
-minimiser is the score of the rows smoothed by sigma_0.
+minimiser is the score of the rows smoothed by sigma_0. For arrays, of which that posterior would
+memorise single ones, m is the row itself with a correction (`own_rows.py`).
 
 References:
     Wedenig & Peharz 2025, equation 8 and section D.1.
@@ -14,6 +15,7 @@ References:
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
@@ -21,28 +23,33 @@ import jax.numpy as jnp
 
 from numpyro_disco._checks import check_count, check_flag, check_non_negative
 from numpyro_disco._devices import spread
-from numpyro_disco._typing import Array
+from numpyro_disco._random import host_generator
+from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energy.learned import Learned
-from numpyro_disco.references.base import Reference
+from numpyro_disco.references.base import Reference, host_draws
 from numpyro_disco.training.batches import (
     STEPS_PER_ROUND,
     Source,
     TrainingRows,
+    each_step,
     random_rows,
 )
-from numpyro_disco.training.losses import density_loss, disco_loss
+from numpyro_disco.training.losses import contrastive_loss, density_loss, disco_loss
 from numpyro_disco.training.objectives.base import (
     MultilevelObjective,
     or_none,
     store_checked,
 )
+from numpyro_disco.training.own_rows import corrected_rows
 from numpyro_disco.training.row_posterior import (
     near_row_posterior,
     reads_near_rows,
     row_posterior,
 )
 
-TARGETS = ("mean", "draw")
+TARGETS = ("mean", "draw", "row")
+NUM_GROUPS = 8
+"""Groups of a batch whose points have the same noise, if their targets are their own rows."""
 REUSE = 25
 """Passes over the noisy points of a round; their targets cost more than the steps on them."""
 
@@ -53,7 +60,7 @@ class NoisyBatch(NamedTuple):
     points: Array
     """Shape (batch_size, D)."""
     target: Array
-    """Mean of the posterior, or a draw from it, shape (batch_size, D)."""
+    """Mean of the posterior, a draw from it, or the corrected row, shape (batch_size, D)."""
     proposal_scale: Array
     """Noise that made each point, shape (batch_size,), or each of its coordinates, (batch_size,
     D), with partial noise."""
@@ -65,20 +72,35 @@ class NoisyBatch(NamedTuple):
     """Posterior probability of the likeliest row, shape (batch_size,)."""
 
 
+class OwnRowBatch(NamedTuple):
+    """Noisy points whose targets are their own rows, and points to compare with the reference."""
+
+    points: Array
+    """Shape (batch_size, D)."""
+    target: Array
+    """The corrected rows, shape (batch_size, D)."""
+    proposal_scale: Array
+    """Noise of each coordinate of each point, shape (batch_size, D)."""
+    smoothed: Array
+    """The rows with noise sigma_0, shape (batch_size, D)."""
+    draws: Array
+    """Draws of the reference, shape (batch_size, D)."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoisyPointsObjective(MultilevelObjective):
     """Base of `Disco`, `DiscoScore` and `Joint`: noisy points with exact targets."""
 
     needs_all_rows: ClassVar[bool] = True
 
-    target: str = "mean"
+    target: str | None = None
     posterior_rows: int | str | None = None
     partial_noise: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.target not in TARGETS:
-            raise ValueError(f"Expected 'mean' or 'draw' for `target`; got {self.target!r}.")
+        if self.target is not None and self.target not in TARGETS:
+            raise ValueError(f"Expected one of {TARGETS} for `target`; got {self.target!r}.")
         if isinstance(self.posterior_rows, str):
             if self.posterior_rows not in ("all", "near"):
                 raise ValueError(
@@ -90,11 +112,10 @@ class NoisyPointsObjective(MultilevelObjective):
         store_checked(self, or_none(_check_share), "partial_noise")
 
     def resolved(self, reference: Reference, num_rows: int) -> Self:
-        """Choose "near" or "all" for `posterior_rows`."""
-        if self.posterior_rows is not None:
-            return self
-        near = reads_near_rows(None, num_rows, *reference.event_shape)
-        return dataclasses.replace(self, posterior_rows="near" if near else "all")
+        """Choose "near" or "all" for `posterior_rows`, and the target."""
+        near = reads_near_rows(self.posterior_rows, num_rows, *reference.event_shape)
+        rows = self.posterior_rows or ("near" if near else "all")
+        return dataclasses.replace(self, posterior_rows=rows, target=self.target or "mean")
 
     def check_dimension(self, num_rows: int, dimension: int) -> None:
         """Raise a `ValueError` if `posterior_rows="near"` and there are too many columns."""
@@ -121,7 +142,7 @@ class NoisyPointsObjective(MultilevelObjective):
         points = spread(chosen + each * noise)
         posterior_of = near_row_posterior if near else row_posterior
         posterior = posterior_of(posterior_key, points, rows.values, self.resolution, rows.weights)
-        target = posterior.mean if self.target == "mean" else posterior.draw
+        target = posterior.draw if self.target == "draw" else posterior.mean
         depth = posterior.log_density.max() - posterior.log_density
         return NoisyBatch(
             points, target, proposal_scale, posterior.log_density, depth, posterior.largest
@@ -134,8 +155,44 @@ class NoisyPointsObjective(MultilevelObjective):
         whole = jax.random.uniform(partial_key, (shape[0], 1)) >= (self.partial_noise or 0.0)
         return whole | (jax.random.uniform(coordinate_key, shape) < share)
 
-    def noisy_batches(self, rng_key: Array, rows: TrainingRows, batch_size: int) -> Source:
-        """Batches from a pool of noisy points, passed over several times in different orders."""
+    def own_row_batch(
+        self, rng_key: Array, rows: TrainingRows, reference: Reference, batch_size: int
+    ) -> OwnRowBatch:
+        """One batch of noisy points whose targets are their own rows, corrected.
+
+        Points are in groups that share the noise of each coordinate, so that a correction costs one
+        factorisation for each group. In the first group that is sigma_0.
+        """
+        keys = jax.random.split(rng_key, 6)
+        size = -(-batch_size // NUM_GROUPS)
+        chosen = random_rows(keys[0], rows, NUM_GROUPS * size)
+        shape = (NUM_GROUPS, chosen.shape[1])
+        levels = self.levels(keys[1], (NUM_GROUPS, 1)).at[0].set(self.resolution)
+        scales = jnp.where(self._noisy_coordinates(keys[2], shape), levels, self.resolution)
+        scale = jnp.repeat(scales, size, axis=0)
+        points = chosen + scale * jax.random.normal(keys[3], chosen.shape, chosen.dtype)
+        of_group = partial(corrected_rows, reference.components(), resolution=self.resolution)
+        groups = [x.reshape(NUM_GROUPS, size, -1) for x in (points, chosen)]
+        target = jax.lax.map(lambda group: of_group(*group), (*groups, scales))
+        noise = jax.random.normal(keys[4], chosen.shape, chosen.dtype)
+        batch = OwnRowBatch(
+            points,
+            target.reshape(points.shape),
+            scale,
+            chosen + self.resolution * noise,
+            reference.sample(keys[5], (len(chosen),)),
+        )
+        return jax.tree.map(lambda leaf: spread(leaf[:batch_size]), batch)
+
+    def noisy_batches(
+        self, rng_key: Array, rows: TrainingRows, model: Learned, batch_size: int
+    ) -> Source:
+        """Batches of new points, or from a pool that is passed over in different orders."""
+        if self.target == "row":
+            reference = model.smoothed or model.reference
+            return each_step(
+                lambda key: self.own_row_batch(key, rows, reference, batch_size), rng_key
+            )
         pool_key, order_key = jax.random.split(rng_key)
         num_batches = -(-STEPS_PER_ROUND // REUSE)
         pool = jax.lax.map(
@@ -151,7 +208,7 @@ class NoisyPointsObjective(MultilevelObjective):
 
     def batches(self, rng_key: Array, data: Any, model: Learned, batch_size: int) -> Source:
         """Batches of noisy points with their targets."""
-        return self.noisy_batches(rng_key, data, batch_size)
+        return self.noisy_batches(rng_key, data, model, batch_size)
 
     def score_loss(self, model: Any, x: Array, target: Array, scale: Array) -> Array:
         """DISCO loss at one noisy point."""
@@ -173,8 +230,12 @@ class Disco(NoisyPointsObjective):
             training rows give held-out rows the highest log density.
         max_noise_scale: the largest noise that proposes points, in standardised units: how far from
             the rows the score is learned.
-        density_weight: weight of the log-density term; 0 leaves it out.
-        target: "mean" of the posterior over rows, which has no sampling noise, or a "draw" from it.
+        density_weight: weight of the log-density term; 0 leaves it out. If rows are targets, it is
+            the contrastive loss of smoothed rows and draws of the reference.
+        target: "mean" of the posterior over rows, which has no sampling noise, the default for
+            tables; a "draw" from it; or "row", the row behind the point, corrected by the
+            reference where the noise is above `noise_scale`, the default for arrays. It does not
+            memorise single rows, and is exact if the reference describes the rows.
         posterior_rows: "all" computes the posterior over all rows, exactly. "near" reads the rows
             near each point and a weighted sample of the others, for at most three columns. A number
             draws so many rows anew for each batch, as the paper does with 512; that biases targets
@@ -222,11 +283,35 @@ class Disco(NoisyPointsObjective):
 
     def loss(self, model: Any, *example: Array) -> Array:
         """DISCO loss and weighted log-density loss at one noisy point."""
+        if self.target == "row":
+            *noisy, row, draw = example
+            slope_loss = self.score_loss(model, *noisy)
+            return slope_loss + self.density_weight * _comparison(model, row, draw)
         x, target, scale, log_density, depth, largest = example
         energy, slope = jax.value_and_grad(model.standardized)(x)
         slope_loss = disco_loss(lambda _: -slope, x, target, scale, self.resolution)
         height_loss = density_loss(energy, log_density, depth, largest)
         return slope_loss + self.density_weight * height_loss
+
+    def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Pytree:
+        """Standard normal numbers (rows, repeats, D) and, if rows are targets, as many draws."""
+        noise = super().judging_noise(rng_key, rows, repeats, model)
+        if self.target != "row":
+            return noise
+        rng = host_generator(jax.random.fold_in(rng_key, 1))
+        components = (model.smoothed or model.reference).components()
+        draws = host_draws(rng, components, noise.shape[0] * noise.shape[1])
+        return noise, jnp.asarray(draws.reshape(noise.shape), rows.dtype)
+
+    def judge(self, model: Any, row: Array, noise: Any) -> Array:
+        """Denoising score matching at sigma_0 and, if rows are targets, the log-density loss."""
+        if self.target != "row":
+            return super().judge(model, row, noise)
+        noise, draw = noise
+        compared = _comparison(model, row + self.resolution * noise, draw)
+        # Denoising score matching in the units of the training loss is larger by sigma_0^2.
+        weight = self.density_weight / self.resolution**2
+        return super().judge(model, row, noise) + weight * compared
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -252,6 +337,14 @@ class DiscoScore(NoisyPointsObjective):
     def loss(self, model: Any, *example: Array) -> Array:
         """DISCO loss at one noisy point."""
         return self.score_loss(model, *example[:3])
+
+
+def _comparison(model: Any, row: Array, draw: Array) -> Array:
+    """Contrastive loss of a smoothed row and a draw of the reference.
+
+    It sees what slopes at noisy rows do not: mass where there are draws but no rows.
+    """
+    return contrastive_loss(model.parts(row)[1], model.parts(draw)[1])
 
 
 def _check_share(value: Any, argument: str) -> float:

@@ -96,7 +96,7 @@ class Joint(NoisyPointsObjective):
         pair_of, pairs = contrastive_batches(
             contrastive_key, pairs_of_round, model, self.num_redraws or 0
         )
-        points_of, points = self.noisy_batches(noisy_key, rows, batch_size)
+        points_of, points = self.noisy_batches(noisy_key, rows, model, batch_size)
 
         def batch(entry: tuple[Any, Any]) -> tuple[Array, ...]:
             return *pair_of(entry[0]), *points_of(entry[1])

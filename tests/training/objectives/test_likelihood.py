@@ -27,11 +27,11 @@ def log_density(rows):
 WAVES = waves(2000)
 
 
-def quick_fit(data, num_steps=1, **settings):
+def quick_fit(data, num_steps=1, focus=None, **settings):
     return disco.fit(
         jax.random.key(0),
         data,
-        objective=disco.Likelihood(),
+        objective=disco.Likelihood(focus=focus),
         num_steps=num_steps,
         reference=disco.MixtureFit(max_components=1),
         network=disco.MLP(width=64, num_blocks=1),
@@ -78,6 +78,22 @@ def test_columns_need_a_density():
 def test_a_network_for_arrays_is_refused():
     with pytest.raises(ValueError, match=r"`disco.MLP\(...\)` for `network`"):
         disco.fit(jax.random.key(0), WAVES, objective="likelihood", network=disco.UNet())
+
+
+def test_columns_in_focus_are_drawn_last_and_exactly():
+    prior = quick_fit(WAVES, focus="0").distribution
+    assert prior.energy_fn.normalized_order[-1] == 0
+    for observed, method in (({"1": 0.3, "2": 0.1}, "exact"), ({"0": 0.3, "1": 0.1}, None)):
+        draws, info = disco.sample_conditional(
+            jax.random.key(0), prior, observed=observed, num_samples=20, return_info=True
+        )
+        assert (info.method == "exact") == (method == "exact")
+        (free,) = {"0", "1", "2"} - set(observed)
+        assert (np.asarray(draws)[:, int(free)].std(axis=0) > 0).all()
+    with pytest.raises(ValueError, match="'theta'"):
+        quick_fit(WAVES, focus="theta")
+    with pytest.raises(ValueError, match="A name|a name or distinct names"):
+        disco.Likelihood(focus=())
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,46 @@
+"""Deblurring: a digit behind a known blur and noise, an image as one site of a NumPyro model.
+
+python examples/images/deblurring.py            minutes on two cores
+python examples/images/deblurring.py --small    a quick run of every step, which learns little
+"""
+
+import digits
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+
+NOISE = 0.5
+"""Standard deviation of the noise, in grey levels of 0 to 16."""
+PLACES = np.arange(8)
+BLUR = np.exp(-0.5 * ((PLACES[:, None] - PLACES) / 1.2) ** 2)
+BLUR = jnp.asarray(BLUR / BLUR.sum(1, keepdims=True))
+"""A Gaussian blur over 1.2 pixels along one axis, shape (8, 8)."""
+
+
+def blurred(image):
+    """The image blurred along both axes."""
+    return BLUR @ image @ BLUR.T
+
+
+def model(prior, pixels):
+    """An image that is seen through a blur and noise."""
+    image = numpyro.sample("image", prior)
+    numpyro.sample("pixels", dist.Normal(blurred(image), NOISE).to_event(2), obs=pixels)
+
+
+def main(args):
+    """Learn, deblur, compare and draw."""
+    train, test = digits.load()
+    prior = digits.learn_prior(train, args)
+    truth = test[: args.num_images]
+    noise = NOISE * np.random.default_rng(1).normal(size=truth.shape)
+    pixels = np.asarray(blurred(truth)) + noise
+    draws = digits.posterior(model, prior, pixels, args)["image"]
+    gaussian = digits.gaussian_mean(train, blurred, pixels, NOISE)
+    digits.report(truth, draws, {"Gaussian, closed form": gaussian, "blurred": pixels})
+    digits.plot(args.output, {"seen": pixels, **digits.maps(draws), "truth": truth})
+
+
+if __name__ == "__main__":
+    main(digits.arguments(__doc__, "deblurring.png"))
