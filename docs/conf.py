@@ -37,7 +37,7 @@ html_theme_options = {
     "pygments_dark_style": "github-dark",
 }
 # These pages stand alone, so a column beside them would be empty.
-html_sidebars = {page: [] for page in ("index", "api", "changelog", "howto")}
+html_sidebars = {page: [] for page in ("index", "api", "changelog", "howto", "coming_from")}
 
 # Pages with code cells are executed in kernels of their own and kept in a cache beside the output,
 # by their code. A cell that raises an error, or that writes a warning or a bar, fails the build.
