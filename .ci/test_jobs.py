@@ -16,13 +16,15 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PYTHON_M = (sys.executable, "-m")
 # Modules that scripts share have no main guard.
 SCRIPTS = [path for path in ROOT.glob("examples/**/*.py") if "__main__" in path.read_text()]
+# Each worker has one core, and threads that wait for one another's turn would waste it.
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 # Scripts and doctests compile for longer than they run.
-QUICK = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+QUICK = {**ALONE, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 def test_documentation(tmp_path):
     command = (*PYTHON_M, "sphinx", "-qW", "--keep-going", "docs", tmp_path)
-    subprocess.run(command, cwd=ROOT, check=True)
+    subprocess.run(command, cwd=ROOT, env=ALONE, check=True)
 
 
 def test_doctests():

@@ -44,6 +44,9 @@ def pytest_configure(config):
     if "PYTEST_XDIST_WORKER" not in os.environ:
         known = filter(is_known, QUICK_OPTIONS)
         os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *known])
+        # Each worker has one core. The threads of two, which spin while they wait for one another,
+        # make the small trees of scikit-learn take many times as long.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         if hasattr(config, "cache") and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
             keep_programs(config.cache.mkdir("programs"))
 

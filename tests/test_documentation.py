@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import tomllib
 
 import pytest
 
@@ -22,6 +23,14 @@ def test_each_row_of_the_table_of_features_names_a_test():
     }
     assert len(named) > 30
     assert not named - defined, f"not defined in tests: {sorted(named - defined)}"
+
+
+def test_one_version_is_named():
+    """In the metadata, in the package, and in what to cite."""
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    citation = (ROOT / "docs/CITATION.cff").read_text(encoding="utf-8")
+    assert metadata["project"]["version"] == disco.__version__
+    assert f"version: {disco.__version__}\n" in citation
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
