@@ -51,7 +51,7 @@ def test_types_of_the_package():
 
 def test_types_of_a_program(tmp_path):
     """A user's program sees the types of the installed package, and none of them is `Any`."""
-    # No settings of ours, and NumPyro has no types. The other job may be writing to the usual cache.
+    # No settings of ours, and no cache that the other job writes. NumPyro has no types.
     options = ("--config-file=", f"--cache-dir={tmp_path}", "--disable-error-code=import-untyped")
     command = (*PYTHON_M, "mypy", "--strict", *options, ROOT / ".ci/program.py")
     subprocess.run(command, cwd=tmp_path, check=True)
