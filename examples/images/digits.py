@@ -33,11 +33,11 @@ def learn_prior(images, args):
     start = time.time()
     fit = disco.fit(
         jax.random.key(0),
-        images,
+        images[:300] if args.small else images,
         objective=disco.Disco(noise_scale=0.2, max_noise_scale=1.0),
-        reference="mixture",
+        reference=disco.MixtureFit(max_components=1 if args.small else 32),
         network=disco.MLP(width=16 if args.small else 128, num_octaves=1),
-        num_steps=50 if args.small else 3000,
+        num_steps=50 if args.small else 1000,
         batch_size=64 if args.small else 256,
     )
     print(f"learned in {time.time() - start:.0f} s; step {fit.best_step} is kept")
@@ -48,7 +48,7 @@ def learn_prior(images, args):
 def posterior(model, prior, observations, args):
     """Posterior draws of every site, (observations, num_particles) + its shape."""
     start = time.time()
-    num_particles = 64 if args.small else 1024
+    num_particles = 64 if args.small else 256
     sampler = disco.TemperedSMC(model, num_particles=num_particles, num_chains=1)
     runs = []
     for index, one in enumerate(observations):
@@ -119,7 +119,7 @@ def arguments(description, output):
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("--small", action="store_true", help="a quick run of every step")
     parser.add_argument("--prior", default="digits.npz", help="file that holds the learned prior")
-    parser.add_argument("--num-images", type=int, default=6)
+    parser.add_argument("--num-images", type=int, default=4)
     parser.add_argument("--output", default=output)
     args = parser.parse_args()
     if args.small:

@@ -72,12 +72,12 @@ def main(args):
         series,
         objective=disco.Disco(noise_scale=0.1, max_noise_scale=1.0),
         network=disco.MLP(width=16 if args.small else 128, num_octaves=1),
-        reference="mixture",
-        num_steps=50 if args.small else 3000,
+        reference=disco.MixtureFit(max_components=1 if args.small else 64),
+        num_steps=50 if args.small else 1000,
         batch_size=64 if args.small else 256,
     )
     values = truth[SEEN] + NOISE * rng.normal(size=len(SEEN))
-    smc = disco.TemperedSMC(model, num_particles=64 if args.small else 1024, num_chains=1)
+    smc = disco.TemperedSMC(model, num_particles=64 if args.small else 256, num_chains=1)
     smc.run(jax.random.key(1), fit.distribution, jnp.asarray(values))
     draws = np.asarray(smc.get_samples()["series"])[..., 0]
     gaussian = gaussian_mean(series, values)

@@ -60,9 +60,18 @@ SIZES = {
     "longer": Size((2,), 1, 20_000, 10_000, 512, 2, {2: 64}, None, 100, 20, 512),
     "quick": Size((2,), 1, 1000, 50, 64, 1, {2: 16}, 50, 20, 2, 64),
 }
-GRID, HEIGHTS = "DISCO, drawn on a grid", "DISCO with heights, drawn on a grid"
-"""The learned energy without a sampler's errors: as published, and with the log density learned."""
-QUICK_LEAVES_OUT = ("DISCO, not cooled", "replacement", "guidance", HEIGHTS)
+GRID = "DISCO, on a grid"
+"""The learned energy as published, drawn without a sampler's errors."""
+VARIANTS = {
+    "DISCO by posterior means, on a grid": {"name": "means", "target": "mean"},
+    "the same with heights, on a grid": {
+        "name": "heights",
+        "target": "mean",
+        "density_weight": 0.3,
+    },
+}
+"""Targets without sampling noise, and the log density learned beside the score."""
+QUICK_LEAVES_OUT = ("DISCO, not cooled", "replacement", "guidance", *VARIANTS)
 """What the quick run leaves out: the quick run of figure 1 has these rivals."""
 FLOOR = "exact draws"
 PERFECT, PERFECT_COOLED = "perfect model at sigma(0)", "perfect model, cooled"
@@ -82,7 +91,7 @@ class Result(NamedTuple):
     """Seconds for all draws, without compilation."""
 
 
-def learn(truth, dimension, seed, size, path):
+def learn(truth, dimension, seed, size, path, left_out):
     """Conditional samplers by name, each from a random key and points (n, D)."""
     rows = truth.draw(np.random.default_rng([seed, 1]), size.num_rows)
     keys = jax.random.split(jax.random.key(seed), 3)
@@ -92,11 +101,16 @@ def learn(truth, dimension, seed, size, path):
     training |= {"width": size.widths[dimension], "num_blocks": size.num_blocks}
     process = noise_process(dimension, size)
     prior = methods.learn_disco(keys[0], rows, **training)
-    denoise = methods.learn_diffusion(keys[1], rows, process, energy=True, **training)
+    denoise = None
+    if not set(methods.RIVALS) <= set(left_out):
+        denoise = methods.learn_diffusion(keys[1], rows, process, energy=True, **training)
 
-    def with_heights(rng_key, points):
-        prior = methods.learn_disco(keys[0], rows, **training, density_weight=0.3)
-        return at_points(methods.disco_on_grid(prior.energy, size.num_draws))(rng_key, points)
+    def variant(settings):
+        def draw(rng_key, points):
+            prior = methods.learn_disco(keys[0], rows, **training, **settings)
+            return at_points(methods.disco_on_grid(prior.energy, size.num_draws))(rng_key, points)
+
+        return draw
 
     def default(rng_key, points):
         steps = size.num_default_steps
@@ -104,7 +118,8 @@ def learn(truth, dimension, seed, size, path):
         return by_default(rng_key, prior, points, size.num_draws)
 
     found = samplers(prior.energy, process, denoise, size.num_draws, dimension)
-    return found | {HEIGHTS: with_heights, DEFAULT: default}
+    variants = {label: variant(settings) for label, settings in VARIANTS.items()}
+    return found | variants | {DEFAULT: default}
 
 
 def learn_nothing(truth, dimension, size):
@@ -128,10 +143,10 @@ def samplers(energy, process, denoise, num_draws, dimension):
     found = {
         "DISCO, as published": methods.disco_tempered(lambda x: COOLING * energy(x), num_draws),
         "DISCO, not cooled": methods.disco_tempered(energy, num_draws),
-        GRID: methods.disco_on_grid(energy, num_draws),
     }
     for rival in methods.RIVALS:
         found[rival] = methods.rival(rival, process, denoise, num_draws, dimension)
+    found[GRID] = methods.disco_on_grid(energy, num_draws)
     return {label: at_points(run) for label, run in found.items()}
 
 
@@ -177,7 +192,7 @@ def measure(dimension, seed, size, path, left_out):
     if path.name.endswith("exact"):
         found = learn_nothing(truth, dimension, size)
     else:
-        found = learn(truth, dimension, seed, size, path)
+        found = learn(truth, dimension, seed, size, path, left_out)
     for index, (label, sampler) in enumerate(found.items()):
         if label in left_out:
             continue

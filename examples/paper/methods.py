@@ -98,10 +98,24 @@ def disco_on_grid(energy, num_draws):
 
 
 def learn_disco(
-    rng_key, rows, *, width, num_blocks, num_steps, batch_size, path, density_weight=0.0
+    rng_key,
+    rows,
+    *,
+    width,
+    num_blocks,
+    num_steps,
+    batch_size,
+    path,
+    name="disco",
+    target="draw",
+    density_weight=0.0,
 ):
-    """DISCO: an energy, posterior draws as targets; as published without the log density."""
-    path = path.with_name(f"{'heights' if density_weight else 'disco'}_{path.name}.npz")
+    """DISCO: an energy, by default as published.
+
+    That is, targets are draws from the posterior over rows and not its mean, and there is no term
+    for the log density.
+    """
+    path = path.with_name(f"{name}_{path.name}.npz")
     if not path.exists():
         fit = disco.fit(
             rng_key,
@@ -110,7 +124,7 @@ def learn_disco(
                 noise_scale=NOISE_SCALE,
                 max_noise_scale=2.0 if rows.shape[1] < 50 else 5.0,
                 density_weight=density_weight,
-                target="draw",
+                target=target,
                 posterior_rows="all",
                 whiten=False,
             ),

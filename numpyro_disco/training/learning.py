@@ -30,7 +30,7 @@ from numpyro_disco.training.column_order import column_order
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.loop import Run, make_plan, train
 from numpyro_disco.training.network import untrained_model
-from numpyro_disco.training.references import References, array_references, make_references
+from numpyro_disco.training.references import References, make_references, noisy_samples
 from numpyro_disco.training.report_training import warn_of_distant_reference
 from numpyro_disco.training.result import FitResult, Resumable, history_arrays
 from numpyro_disco.training.settings import FitSettings, Refit
@@ -187,12 +187,14 @@ def _set_up(task: Task, resume: FitResult | None, checkpoint: Checkpoint) -> _Se
     if resume is not None:
         noise_scales = resume.noise_scales
     settings = dataclasses.replace(settings, objective=objective)
-    fitted = partial(_fitted_mixture, task, units, rows, held_out, checkpoint)
+    is_array, samples = prepared.array_shape is not None, (rows, held_out)
+    if is_array:
+        samples = noisy_samples(keys.split, *samples, objective.resolution)
+    fitted = partial(_fitted_mixture, task, units, *samples, checkpoint)
     num_levels = prepared.supports.num_levels
-    if prepared.array_shape is None:
-        references = make_references(settings, units, rows, num_levels, resume, fitted)
-    else:
-        references = array_references(settings, units, rows, resume, fitted)
+    references = make_references(
+        settings, units, rows, num_levels, resume, fitted, is_array=is_array
+    )
     num_rows = effective_number(rows.weights, len(rows.values))
     settings = settings.resolved(references.standard, round(num_rows))
     _check_devices(task.devices, settings)
@@ -316,8 +318,8 @@ def _fitted_mixture(
                 held_out.values,
                 settings=settings,
                 basis=units.basis,
-                row_weights=units.row_weights,
-                held_out_weights=units.held_out_weights,
+                row_weights=rows.weights,
+                held_out_weights=held_out.weights,
                 num_levels=task.prepared.supports.num_levels,
                 progress_bar=task.progress_bar,
             )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
+from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.em import MixtureParameters
@@ -16,6 +18,9 @@ from numpyro_disco.training.network import gaussian_start, shrunk_gaussian
 from numpyro_disco.training.result import FitResult
 from numpyro_disco.training.settings import FitSettings
 from numpyro_disco.training.units import Units
+
+COPIES = 4
+"""Noisy copies of each array to which a mixture is fitted."""
 
 
 class References(NamedTuple):
@@ -38,8 +43,10 @@ def make_references(
     num_levels: tuple[int, ...],
     resume: FitResult | None,
     fitted_mixture: Callable[[MixtureFit], tuple[MixtureParameters, dict[int, float]]],
+    *,
+    is_array: bool,
 ) -> References:
-    """Fit, take or derive the reference."""
+    """Fit, take or derive the reference; for arrays, the Gaussian is that of the smoothed rows."""
     given = settings.reference
     if isinstance(given, Reference):
         standard = given.affine(units.whitener, -units.whitener @ units.loc)
@@ -56,25 +63,30 @@ def make_references(
             mixture_reference(found, num_levels) for found in (mixture, moved)
         )
         return References(standard, unconstrained, None, components)
+    if is_array:
+        gaussian = shrunk_gaussian(rows, settings.objective.resolution)
+        return References(gaussian, gaussian.affine(units.basis, units.loc), None, {})
     gaussian, linear = gaussian_start(rows, settings.objective.resolution)
     return References(gaussian, gaussian.affine(units.basis, units.loc), linear, {})
 
 
-def array_references(
-    settings: FitSettings,
-    units: Units,
-    rows: TrainingRows,
-    resume: FitResult | None,
-    fitted_mixture: Callable[[MixtureFit], tuple[MixtureParameters, dict[int, float]]],
-) -> References:
-    """The given reference, or the mixture or Gaussian of the smoothed arrays."""
-    given = settings.reference
-    if isinstance(given, Reference) or (isinstance(given, MixtureFit) and resume is not None):
-        none = (0,) * len(units.loc)
-        return make_references(settings, units, rows, none, resume, fitted_mixture)
-    if isinstance(given, MixtureFit):
-        mixture, components = fitted_mixture(given)
-        smoothed = mixture_reference(mixture, ()).smoothed(settings.objective.resolution)
-        return References(smoothed, smoothed.affine(units.basis, units.loc), None, components)
-    gaussian = shrunk_gaussian(rows, settings.objective.resolution)
-    return References(gaussian, gaussian.affine(units.basis, units.loc), None, {})
+def noisy_samples(
+    rng_key: Array, rows: TrainingRows, held_out: TrainingRows, resolution: float
+) -> tuple[TrainingRows, TrainingRows]:
+    """Noisy copies of arrays to fit a mixture to, and to judge it by.
+
+    A mixture of the arrays themselves would be nearly singular in elements that hardly vary.
+    """
+    keys = jax.random.split(rng_key)
+    return (
+        _noisy_copies(keys[0], rows, resolution),
+        _noisy_copies(keys[1], held_out, resolution),
+    )
+
+
+def _noisy_copies(rng_key: Array, rows: TrainingRows, resolution: float) -> TrainingRows:
+    """Rows with noise, `COPIES` times."""
+    values = np.tile(np.asarray(rows.values), (COPIES, 1))
+    noise = resolution * host_generator(rng_key).standard_normal(values.shape)
+    weights = None if rows.weights is None else np.tile(np.asarray(rows.weights), COPIES)
+    return TrainingRows(values + noise.astype(values.dtype), weights)

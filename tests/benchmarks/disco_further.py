@@ -9,8 +9,8 @@ All ways start from the same network on the same rows. A step of DISCO takes lon
 contrastive objective, so there are fewer of them: `DISCO_STEPS` for each, which makes for about the
 same processor seconds; those that were taken, without compilation, stand in the table. All but the
 published one correct the same mixture, and undo the smoothing through it. It has few components, so
-that something is left to learn. Smoothing scales are 0.1 as published, and otherwise those at which
-the smoothed rows best predict held-out rows.
+that something is left to learn. The smoothing is 0.1 standard deviations of the rows, as published,
+and 0.3 standard deviations of their component where it is shaped.
 
 Columns, with standard errors over test rows, pooled over seeds: the error of the conditional of one
 column given all others (W1 to the true one where it is known, otherwise minus the log score), by
@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from local_noise import LocalDisco, chosen_scale, local_rows, smoothed_reference
+from local_noise import LocalDisco, local_rows, smoothed_reference
 from quadrature import by_quadrature, on_grid, wasserstein
 from scipy.special import logsumexp
 from scores import with_error
@@ -50,11 +51,10 @@ NUM_DRAWS = 20_000
 """Draws of the mixture that estimate normalising constants."""
 FAR = 1.0
 """Standard deviation of the noise that moves test rows to where scores are compared."""
-EQUAL_SCALES, SHAPED_SCALES = np.geomspace(0.01, 1.0, 15), np.geomspace(0.1, 2.0, 12)
+EQUAL, SHAPED = 0.1, 0.3
+"""The smoothing, in standard deviations of the rows, and in those of the component if shaped."""
 LARGEST = 2.0
 """Largest noise, in standard deviations of the rows, and in those of the component if shaped."""
-PUBLISHED = 0.1
-"""The smoothing that the paper takes."""
 
 
 class Way(NamedTuple):
@@ -70,6 +70,9 @@ class Way(NamedTuple):
     """The log density is matched as well."""
     antithetic: bool = False
     """Noise comes in pairs of opposite sign."""
+    own_row: bool = False
+    """The target is the row behind a point, corrected by the mixture, without a posterior over
+    rows; heights are then those of smoothed rows against draws of the smoothed mixture."""
     contrast: float = 0.0
     """Share of the seconds for the contrastive objective, at the end."""
 
@@ -83,6 +86,8 @@ WAYS = {
     "+ row left out": Way(left_out=True),
     "+ heights": Way(heights=True),
     "+ antithetic": Way(antithetic=True),
+    "+ own row": Way(own_row=True),
+    "+ own row and heights": Way(own_row=True, heights=True),
     "+ contrastive finish": Way(contrast=0.5),
     "+ all but the finish": Way(shaped=True, left_out=True, heights=True, antithetic=True),
     "+ all": Way(shaped=True, left_out=True, heights=True, antithetic=True, contrast=0.5),
@@ -91,12 +96,11 @@ ALONE = "the mixture alone"
 
 
 class Setup(NamedTuple):
-    """Untrained models and standardised rows."""
+    """An untrained model, which corrects a mixture or a Gaussian, and standardised rows."""
 
-    models: dict[bool, Any]
-    """The network that corrects a mixture (True) and the one that corrects a Gaussian."""
-    priors: dict[bool, Any]
-    """The distributions around them."""
+    model: Any
+    prior: Any
+    """The distribution around it."""
     rows: np.ndarray
     held_out: np.ndarray
 
@@ -116,26 +120,22 @@ class Outcome(NamedTuple):
     """Log of the normalising constant of the learned density, which should be 0 for contrast."""
 
 
-def prepared(task: Task, seed: int, width: int, components: int) -> Setup:
-    """Fit the references; nothing is trained at a learning rate of zero."""
-    fits = {}
-    settings: dict[str, Any] = {
-        "network": disco.MLP(width=width),
-        "optimizer": optax.sgd(0.0),
-        "num_steps": 1,
-        "batch_size": 64,
-        "progress_bar": False,
-    }
-    key = jax.random.key(seed)
-    reference = disco.MixtureFit(max_components=components)
-    fits[True] = disco.fit(key, task.rows, reference=reference, **settings)
-    fits[False] = disco.fit(key, task.rows, noise_scale=0.05, **settings)
-    evidence = fits[True].evidence
-    models = {mixture: fit.evidence.model for mixture, fit in fits.items()}
-    priors = {mixture: fit.distribution for mixture, fit in fits.items()}
-    return Setup(
-        models, priors, np.asarray(evidence.rows), np.asarray(evidence.held_out)[:MAX_HELD_OUT]
+def prepared(task: Task, seed: int, mixture: bool, width: int, components: int) -> Setup:
+    """Fit the reference; nothing is trained at a learning rate of zero."""
+    reference = {"reference": disco.MixtureFit(max_components=components)}
+    fit = disco.fit(
+        jax.random.key(seed),
+        task.rows,
+        network=disco.MLP(width=width, num_octaves=3),
+        optimizer=optax.sgd(0.0),
+        num_steps=1,
+        batch_size=64,
+        progress_bar=False,
+        **(reference if mixture else {"noise_scale": EQUAL}),
     )
+    evidence = fit.evidence
+    rows, held_out = (np.asarray(a) for a in (evidence.rows, evidence.held_out))
+    return Setup(evidence.model, fit.distribution, rows, held_out[:MAX_HELD_OUT])
 
 
 def trained(model: Any, objective: Any, setup: Setup, num_steps: float) -> tuple[Any, float, int]:
@@ -157,25 +157,31 @@ def trained(model: Any, objective: Any, setup: Setup, num_steps: float) -> tuple
     return dataclasses.replace(model, weights=run.best), seconds, count * STEPS_PER_ROUND
 
 
+def disco_objective(way: Way, rows: np.ndarray, reference: Any) -> Any:
+    """The DISCO objective of one way."""
+    scale = SHAPED if way.shaped else EQUAL
+    settings: dict[str, Any] = {"noise_scale": scale, "max_noise_scale": LARGEST}
+    settings["density_weight"] = 0.3 if way.heights else 0.0
+    if way.own_row:
+        return disco.Disco(target="row", **settings).resolved(reference, len(rows))
+    return LocalDisco(
+        rows=local_rows(rows, reference if way.shaped else None),
+        shaped=way.shaped,
+        left_out=way.left_out,
+        antithetic=way.antithetic,
+        **settings,
+    )
+
+
 def learn(way: Way, setup: Setup, num_steps: int) -> tuple[Any, float, int]:
     """The learned model of one way, the seconds it took, and the steps."""
-    model, spent, steps = setup.models[way.mixture], 0.0, 0
+    model, spent, steps = setup.model, 0.0, 0
     reference = model.reference
     if way.contrast < 1:
-        local = local_rows(setup.rows, reference if way.shaped else None)
-        scales = SHAPED_SCALES if way.shaped else EQUAL_SCALES
-        scale = chosen_scale(local, setup.held_out, scales) if way.mixture else PUBLISHED
-        objective = LocalDisco(
-            rows=local,
-            shaped=way.shaped,
-            left_out=way.left_out,
-            antithetic=way.antithetic,
-            density_weight=0.3 if way.heights else 0.0,
-            noise_scale=scale,
-            max_noise_scale=max(LARGEST, 2 * scale),
-        )
-        smoothed = smoothed_reference(reference, scale, way.shaped) if way.mixture else None
-        model = dataclasses.replace(model, smoothed=smoothed)
+        objective = disco_objective(way, setup.rows, reference)
+        if way.mixture:
+            smoothed = smoothed_reference(reference, objective.noise_scale, way.shaped)
+            model = dataclasses.replace(model, smoothed=smoothed)
         share = DISCO_STEPS * (1 - way.contrast)
         model, spent, steps = trained(model, objective, setup, share * num_steps)
         model = dataclasses.replace(model, smoothed=None)
@@ -231,19 +237,19 @@ def judged(density: Any, mixture: Any, task: Task, seconds: float, num_steps: in
 def run_task(name: str, seed: int, args: argparse.Namespace) -> dict[str, Outcome]:
     """Train and score all ways on one task, unless they are kept from an earlier run."""
     outcomes: dict[str, Outcome] = {}
-    setup: Setup | None = None
     task = TASKS[name](args.rows, seed)
+    setup = cache(lambda mixture: prepared(task, seed, mixture, args.width, args.components))
     for way in [ALONE, *args.ways]:
         place = args.keep / f"{name}_{args.rows}_{seed}_{way.replace(' ', '_')}.npz"
         if not place.exists():
-            setup = setup or prepared(task, seed, args.width, args.components)
-            mixture = setup.priors[True].reference
+            mixture = setup(True).prior.reference
             if way == ALONE:
                 outcome = judged(mixture, mixture, task, 0.0, 0)
             else:
-                model, spent, num_steps = learn(WAYS[way], setup, args.steps)
-                prior = setup.priors[WAYS[way].mixture].replace(energy_fn=model)
-                outcome = judged(prior, mixture, task, spent, num_steps)
+                start = setup(WAYS[way].mixture)
+                model, spent, num_steps = learn(WAYS[way], start, args.steps)
+                density = start.prior.replace(energy_fn=model)
+                outcome = judged(density, mixture, task, spent, num_steps)
             np.savez(place, **outcome._asdict())
         with np.load(place) as kept:
             outcomes[way] = outcome = Outcome(*(kept[field] for field in Outcome._fields))

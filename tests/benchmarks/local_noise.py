@@ -141,13 +141,6 @@ def local_posterior(
     return LocalPosterior(precision * pull / total[:, None], log_density, 1 / total)
 
 
-def chosen_scale(rows: LocalRows, held_out: np.ndarray, scales: np.ndarray) -> float:
-    """The scale at which the smoothed rows give held-out rows the highest log density."""
-    points, own = jnp.asarray(held_out[:1024]), jnp.full(len(held_out[:1024]), -1)
-    at = jax.jit(lambda scale: local_posterior(points, own, rows, scale).log_density.mean())
-    return float(scales[np.argmax([float(at(scale)) for scale in scales])])
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LocalDisco(NoisyPointsObjective):
     """DISCO with the noise of `rows`; residuals are in units of the component behind each point."""

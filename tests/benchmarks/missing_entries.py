@@ -8,8 +8,8 @@ Two unconstrained coordinates of the same site, in the same model, from the same
     row       of the reference given what is observed in each row, which is what the library uses
     column    location and scale of the entry's column, which it used before
 
-`split_0` is the regression of examples/quickstart.py, a third of its 200 x 10 measurements missing;
-`split_1` to `split_3` have other patients in the regression. `many_rows` has 10,000 rows of 4
+`split_0` is a regression on 200 of scikit-learn's diabetes patients, a third of their ten
+measurements missing; `split_1` to `split_3` have other patients in the regression. `many_rows` has 10,000 rows of 4
 columns with a third of the entries missing anywhere, and a mixture of Gaussians as its prior.
 
 Each row shows the least bulk ESS and the largest R-hat of the coefficients, the same of the missing
@@ -71,7 +71,7 @@ class Problem(NamedTuple):
 
 
 def diabetes(split: int, num_steps: int) -> Problem:
-    """The quickstart's regression, with rows shuffled by seed `split`."""
+    """A regression on diabetes patients, with rows shuffled by seed `split`."""
     measurements, outcome = load_diabetes(return_X_y=True, scaled=False)
     order = np.random.default_rng(split).permutation(len(measurements))
     measurements, outcome = measurements[order], outcome[order]

@@ -144,23 +144,36 @@ def scores_of_model(model: Model, table: MixedTable) -> list[Score]:
     return scores
 
 
-def boosting(table: MixedTable, place: int) -> Score:
-    """Gradient boosting trained to predict this column from the others."""
-    count, truth = table.num_levels[place], table.test[:, place]
+def boosting_settings(table: MixedTable, place: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """The columns beside this one, and settings of gradient boosting."""
     others = np.arange(len(table.names)) != place
     discrete = np.asarray(table.num_levels)[others] > 0
-    inputs, targets = table.rows[:, others], table.rows[:, place]
-    settings: dict[str, Any] = {"categorical_features": discrete, "random_state": 0}
     # A level with one row cannot be in both parts of a split.
-    rarest = np.unique(table.rows[:, place], return_counts=True)[1].min() if count else 2
-    settings["early_stopping"] = rarest > 1
-    if count:
-        classifier = HistGradientBoostingClassifier(**settings).fit(inputs, targets.astype(int))
-        log_p = np.full((len(truth), count), -np.inf)
-        log_p[:, classifier.classes_] = np.log(classifier.predict_proba(table.test[:, others]))
-        log_p = np.maximum(log_p, np.log(1e-6))
+    counts = np.unique(table.rows[:, place], return_counts=True)[1]
+    early = not table.num_levels[place] or counts.min() > 1
+    settings = {"categorical_features": discrete, "random_state": 0, "early_stopping": early}
+    return others, settings
+
+
+def boosting_levels(table: MixedTable, place: int) -> np.ndarray:
+    """Log probabilities of the levels by gradient boosting trained for this column."""
+    others, settings = boosting_settings(table, place)
+    inputs, targets = table.rows[:, others], table.rows[:, place].astype(int)
+    classifier = HistGradientBoostingClassifier(**settings).fit(inputs, targets)
+    log_p = np.full((len(table.test), table.num_levels[place]), -np.inf)
+    log_p[:, classifier.classes_] = np.log(classifier.predict_proba(table.test[:, others]))
+    return np.maximum(log_p, np.log(1e-6))
+
+
+def boosting(table: MixedTable, place: int) -> Score:
+    """Gradient boosting trained to predict this column from the others."""
+    truth = table.test[:, place]
+    if table.num_levels[place]:
+        log_p = boosting_levels(table, place)
         own = log_p[np.arange(len(truth)), truth.astype(int)]
         return Score(own.mean(), (log_p.argmax(1) != truth).mean())
+    others, settings = boosting_settings(table, place)
+    inputs, targets = table.rows[:, others], table.rows[:, place]
     scale, left_out = targets.std(), len(targets) // 10
     trial = HistGradientBoostingRegressor(**settings).fit(inputs[left_out:], targets[left_out:])
     deviation = (trial.predict(inputs[:left_out]) - targets[:left_out]).std()
@@ -202,18 +215,24 @@ def compare_with_truth(model: Model, table: MixedTable) -> None:
         points[:, :, place] = np.arange(table.num_levels[place])
         log_p = exact_log_prob(points.reshape(-1, len(table.names))).reshape(points.shape[:2])
         exact = np.exp(log_softmax(log_p, axis=1))
-        found = np.exp(predict_levels(model, table, int(place)))
-        alone = np.exp(predict_levels(model._replace(corrected=False), table, int(place)))
-        distance, before = (0.5 * np.abs(p - exact).sum(1).mean() for p in (found, alone))
-        print(f"  {table.names[place]:10} total variation {distance:.4f}, mixture {before:.4f}")
+        found = (
+            predict_levels(model, table, int(place)),
+            predict_levels(model._replace(corrected=False), table, int(place)),
+            boosting_levels(table, int(place)),
+        )
+        own, before, rival = (0.5 * np.abs(np.exp(p) - exact).sum(1).mean() for p in found)
+        print(
+            f"  {table.names[place]:10} total variation {own:.4f}, mixture {before:.4f}, "
+            f"boosting {rival:.4f}"
+        )
     reference = model.prior.joint_reference
     y = np.asarray(reference.sample(jax.random.key(0), (NUM_CONSTANT,)))
     ratio = np.exp(-model.correction(y))
     test = np.asarray(table.test, np.float32)
     log_q = np.asarray(_reference_log_prob(reference, jnp.asarray(test)), float)
-    found = log_q - model.correction(test) - np.log(ratio.mean())
+    log_p = log_q - model.correction(test) - np.log(ratio.mean())
     error = ratio.std() / ratio.mean() / np.sqrt(len(ratio))
-    lost = exact_log_prob(table.test) - found
+    lost = exact_log_prob(table.test) - log_p
     print(
         f"  log density {lost.mean():.4f} +- {lost.std() / np.sqrt(len(lost)):.4f} nats below the "
         f"truth (log Z {np.log(ratio.mean()):.4f} +- {error:.4f})"

@@ -83,16 +83,15 @@ def test_a_network_for_arrays_is_refused():
 def test_columns_in_focus_are_drawn_last_and_exactly():
     prior = quick_fit(WAVES, focus="0").distribution
     assert prior.energy_fn.normalized_order[-1] == 0
-    for observed, method in (({"1": 0.3, "2": 0.1}, "exact"), ({"0": 0.3, "1": 0.1}, None)):
-        draws, info = disco.sample_conditional(
-            jax.random.key(0), prior, observed=observed, num_samples=20, return_info=True
-        )
-        assert (info.method == "exact") == (method == "exact")
-        (free,) = {"0", "1", "2"} - set(observed)
-        assert (np.asarray(draws)[:, int(free)].std(axis=0) > 0).all()
+    draws, info = disco.sample_conditional(
+        jax.random.key(0), prior, observed={"1": 0.3, "2": 0.1}, num_samples=20, return_info=True
+    )
+    assert (info.method == "exact").all()
+    draws = np.asarray(draws)
+    assert draws[:, 0].std() > 0 and (draws[:, 1:] == np.float32([0.3, 0.1])).all()
     with pytest.raises(ValueError, match="'theta'"):
         quick_fit(WAVES, focus="theta")
-    with pytest.raises(ValueError, match="A name|a name or distinct names"):
+    with pytest.raises(ValueError, match="a name or distinct names"):
         disco.Likelihood(focus=())
 
 
