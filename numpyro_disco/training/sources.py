@@ -34,8 +34,10 @@ class RowSource(Protocol):
     """Number of rows."""
     names: tuple[str, ...] | None
     """Names of the columns, if the source has any."""
-    kinds: Mapping[str, tuple[Column, constraints.Constraint | None]]
-    """What columns are, those of real numbers excepted, and the discrete supports of whole ones."""
+
+    @property
+    def kinds(self) -> Mapping[str, tuple[Column, constraints.Constraint | None]]:
+        """What columns are, but for those of real numbers, and discrete supports of whole ones."""
 
     def read(self) -> Any:
         """Read all rows, in any form that `tables` reads."""
@@ -98,13 +100,15 @@ class ParquetRows:
             ValueError: columns that are not numbers, categories or dates.
         """
         schema = self.dataset.schema
-        scanned = {n: [] for n in self.columns if not _is_floating(schema.field(n).type)}
+        scanned: dict[str, list[Any]] = {
+            n: [] for n in self.columns if not _is_floating(schema.field(n).type)
+        }
         for batch in self._batches(list(scanned)) if scanned else ():
             for kept, values in zip(scanned.values(), batch.columns, strict=True):
                 kept.append(_extremes(values))
                 if len(kept) > MANY_PARTS:
                     kept[:] = [_extremes(_joined(kept))]
-        found = {name: _kind_of(_joined(kept)) for name, kept in scanned.items()}
+        found: dict[str, Any] = {name: _kind_of(_joined(kept)) for name, kept in scanned.items()}
         others = [f"{name!r} holds {kind}" for name, (kind, _) in found.items() if _is_text(kind)]
         if others:
             raise ValueError(

@@ -119,8 +119,7 @@ def read_sample(
     carried: Any = values
     if found is not None:
         kinds = {name: source.kinds.get(name, (Real(), None)) for name in found}
-        columns = tuple(column for column, _ in kinds.values())
-        carried = Rows(values[:, others], found, columns)
+        carried = Rows(values[:, others], found, tuple(column for column, _ in kinds.values()))
         if not smoothed:
             # The range of whole numbers is that of all rows, whose names may be new ones.
             labels = found if names is None or set(names) == set(found) else names

@@ -9,8 +9,9 @@ Two unconstrained coordinates of the same site, in the same model, from the same
     column    location and scale of the entry's column, which it used before
 
 `split_0` is a regression on 200 of scikit-learn's diabetes patients, a third of their ten
-measurements missing; `split_1` to `split_3` have other patients in the regression. `many_rows` has 10,000 rows of 4
-columns with a third of the entries missing anywhere, and a mixture of Gaussians as its prior.
+measurements missing; `split_1` to `split_3` have other patients in the regression. `many_rows` has
+10,000 rows of 4 columns with a third of the entries missing anywhere, and a mixture of Gaussians as
+its prior.
 
 Each row shows the least bulk ESS and the largest R-hat of the coefficients, the same of the missing
 entries, leapfrog steps, processor seconds of warm-up and draws without compilation, and the least

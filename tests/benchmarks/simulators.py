@@ -97,7 +97,9 @@ def learned(pairs: Pairs, seed: int, args: argparse.Namespace) -> dict[str, tupl
     """The methods that are `fit`, each with its CPU seconds."""
     focus = tuple(f"theta.{i}" for i in range(pairs.theta.shape[1]))
     others = tuple(f"x.{i}" for i in range(pairs.x.shape[1]))
-    small = {"num_steps": 50, "network": disco.MLP(width=16, num_blocks=1)} if args.small else {}
+    small: dict[str, Any] = {}
+    if args.small:
+        small = {"num_steps": 50, "network": disco.MLP(width=16, num_blocks=1)}
 
     def draws_of(prior: disco.EnergyDistribution) -> Draw:
         def draw(rng_key: jax.Array, x: np.ndarray) -> np.ndarray:
