@@ -1,4 +1,4 @@
-"""Compiler options: known to this XLA, and harmless to results."""
+"""Compiler options, known to this XLA and harmless to results, and functions as one program."""
 
 import jax
 import jax.numpy as jnp
@@ -23,3 +23,20 @@ def test_unknown_options_are_left_out(monkeypatch):
 def test_other_backends_get_no_options(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert compiler_options.__wrapped__() == {}
+
+
+def test_a_function_is_one_program_by_itself_and_a_part_of_others():
+    calls = []
+
+    @_compiling.as_one_program
+    def shifted_square(x):
+        """Documented."""
+        calls.append(x)
+        return x * x + 1.0
+
+    x = np.arange(3.0)
+    np.testing.assert_array_equal(shifted_square(x), [1.0, 2.0, 5.0])
+    np.testing.assert_array_equal(shifted_square(x + 1), [2.0, 5.0, 10.0])
+    assert len(calls) == 1 and shifted_square.__doc__ == "Documented."
+    inside = jax.make_jaxpr(shifted_square)(x)
+    assert [equation.primitive.name for equation in inside.eqns] == ["mul", "add"]
