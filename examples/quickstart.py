@@ -5,7 +5,7 @@ magnitudes in three bands (the smaller, the brighter). Given some bands, the oth
 lie on curves, and the redshift has several modes.
 
     pip install --no-deps pzflow
-    python examples/quickstart.py            about 90 seconds on two cores
+    python examples/quickstart.py            a few minutes on two cores
     python examples/quickstart.py --small    a quick run of every step
 """
 
@@ -41,7 +41,13 @@ def load_galaxies():
 
 def learn(rng_key, rows, small):
     """Learn the joint density of all columns, check it on held-out rows, and save it."""
-    fit = disco.fit(rng_key, rows, network=disco.MLP(width=64), num_steps=100 if small else 800)
+    fit = disco.fit(
+        rng_key,
+        rows,
+        network=disco.MLP(width=64),
+        num_steps=100 if small else 800,
+        batch_size=512,
+    )
     print(fit.report())
     fit.plot_report().savefig(OUTPUT / "report.png", dpi=100)
     disco.save(OUTPUT / "galaxies.npz", fit.distribution)
@@ -81,11 +87,11 @@ def galaxy(prior, measured_r):
     numpyro.sample("measured_r", dist.Normal(x[..., 2], 0.1), obs=measured_r)
 
 
-def run_nuts(rng_key, kernel, *args):
+def run_nuts(rng_key, kernel, num_draws, *args):
     mcmc = MCMC(
         kernel,
-        num_warmup=400,
-        num_samples=400,
+        num_warmup=num_draws,
+        num_samples=num_draws,
         num_chains=4,
         chain_method="vectorized",
         progress_bar=False,
@@ -94,13 +100,13 @@ def run_nuts(rng_key, kernel, *args):
     return mcmc
 
 
-def sample_galaxy(rng_keys, prior):
+def sample_galaxy(rng_keys, prior, num_draws):
     """One band known, one measured with error, one missing: one posterior by two samplers."""
     known = numpyro.handlers.condition(galaxy, {"galaxy.g": KNOWN["g"]})
     # NUTS alone would stay in one mode; between its draws, this draws the galaxy afresh.
-    kernel = disco.RowRefresh(NUTS(known), num_proposals=10)
-    mcmc = run_nuts(rng_keys[0], kernel, prior, KNOWN["r"])
-    smc = disco.TemperedSMC(known, num_particles=1000, num_chains=4, progress_bar=False)
+    kernel = disco.RowRefresh(NUTS(known, max_tree_depth=4), num_proposals=5)
+    mcmc = run_nuts(rng_keys[0], kernel, num_draws, prior, KNOWN["r"])
+    smc = disco.TemperedSMC(known, num_particles=2 * num_draws, num_chains=4, progress_bar=False)
     smc.run(rng_keys[1], prior, KNOWN["r"])
     print("\nNUTS with RowRefresh")
     mcmc.print_summary()
@@ -127,7 +133,7 @@ def regression(table, y, prior=None):
     numpyro.sample("y", dist.Normal(intercept + centred @ slope, noise), obs=y)
 
 
-def compare_regressions(rng_keys, prior, rows):
+def compare_regressions(rng_keys, prior, rows, num_draws):
     """A regression in which half of the redshifts and some magnitudes are missing."""
     complete, y = rows[NAMES].to_numpy(), rows["y"].to_numpy()
     share = np.array([0.5, 0.2, 0.2, 0.2])
@@ -140,7 +146,7 @@ def compare_regressions(rng_keys, prior, rows):
     }
     figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
     for place, (name, arguments) in enumerate(methods.items()):
-        mcmc = run_nuts(rng_keys[place], NUTS(regression), *arguments)
+        mcmc = run_nuts(rng_keys[place], NUTS(regression, max_tree_depth=5), num_draws, *arguments)
         slopes = np.asarray(mcmc.get_samples(group_by_chain=True)["slope"])
         r_hat, ess = split_gelman_rubin(slopes[..., 0]), effective_sample_size(slopes[..., 0])
         low, middle, high = np.quantile(slopes[..., 0], [0.05, 0.5, 0.95])
@@ -158,19 +164,20 @@ def compare_regressions(rng_keys, prior, rows):
 
 def main(args):
     start = time.perf_counter()
-    keys = jax.random.split(jax.random.key(0), 7)
+    keys = jax.random.split(jax.random.key(1), 6)
+    num_draws = 100 if args.small else 400
     OUTPUT.mkdir(exist_ok=True)
     galaxies = load_galaxies()
     rows, new = galaxies[NAMES][:10_000], galaxies[NAMES][10_000:]
 
     print(f"1. Learn the density of {len(NAMES)} columns from {len(rows):,} galaxies")
-    prior = learn(keys[0], rows[:2000] if args.small else rows, args.small)
+    prior = learn(jax.random.key(0), rows[:2000] if args.small else rows, args.small)
     print(f"\n2. Condition on two bands ({time.perf_counter() - start:.0f} s so far)")
-    compare_conditionals(keys[1], prior, rows, new)
+    compare_conditionals(keys[0], prior, rows, new)
     print(f"\n3. A galaxy with a noisy and a missing band ({time.perf_counter() - start:.0f} s)")
-    sample_galaxy(keys[2:4], prior)
+    sample_galaxy(keys[1:3], prior, num_draws)
     print(f"\n4. A regression with missing entries ({time.perf_counter() - start:.0f} s)")
-    compare_regressions(keys[4:], prior, galaxies[50_000:50_040])
+    compare_regressions(keys[3:], prior, galaxies[50_000:50_030], num_draws)
     print(f"\nFigures are in {OUTPUT}. Finished in {time.perf_counter() - start:.0f} s")
 
 

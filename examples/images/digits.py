@@ -119,7 +119,7 @@ def arguments(description, output):
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("--small", action="store_true", help="a quick run of every step")
     parser.add_argument("--prior", default="digits.npz", help="file that holds the learned prior")
-    parser.add_argument("--num-images", type=int, default=4)
+    parser.add_argument("--num-images", type=int, default=3)
     parser.add_argument("--output", default=output)
     args = parser.parse_args()
     if args.small:

@@ -35,7 +35,8 @@ class TemperingSettings:
             last state does, as in classical SMC. With more (waste-free SMC) fewer particles survive
             a resampling, but each is moved more often. Must divide `num_particles`.
         max_moves: largest number of moves between two states that become particles. Moves stop
-            earlier once the chains have forgotten where they started.
+            earlier once the chains have forgotten where they started. With a `chain_length` of 1,
+            up to four times as many at inverse temperature 1, until few particles are copies.
         max_leapfrog: largest number of leapfrog steps, and so of gradients, in a trajectory.
         dense_mass: whiten by the covariance of the particles rather than by their standard
             deviations. By default True if there are 16 particles or more for each coordinate.

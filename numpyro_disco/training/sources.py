@@ -9,7 +9,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from types import MappingProxyType
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpyro.distributions import constraints
@@ -26,6 +27,9 @@ BATCH_ROWS = 2**16
 MANY_LEVELS, MANY_PARTS = 4 * MAX_LEVELS, 64
 """Most distinct entries that are kept of a part of a column, and parts that are kept apart."""
 
+Kinds: TypeAlias = Mapping[str, tuple[Column, constraints.Constraint | None]]
+"""From names of columns to what they are, and to their supports if these are known."""
+
 
 class RowSource(Protocol):
     """Rows that stay on disk."""
@@ -36,8 +40,8 @@ class RowSource(Protocol):
     """Names of the columns, if the source has any."""
 
     @property
-    def kinds(self) -> Mapping[str, tuple[Column, constraints.Constraint | None]]:
-        """What columns are, but for those of real numbers, and discrete supports of whole ones."""
+    def kinds(self) -> Kinds:
+        """What columns are, those of real numbers excepted, and discrete supports of whole ones."""
 
     def read(self) -> Any:
         """Read all rows, in any form that `tables` reads."""
@@ -57,7 +61,7 @@ class RowSource(Protocol):
 class MappedRows:
     """The rows of a memory-mapped array."""
 
-    kinds: ClassVar[dict] = {}
+    kinds: Kinds = MappingProxyType({})
 
     def __init__(self, array: np.ndarray) -> None:
         if array.ndim != 2 or array.dtype.kind not in "biuf":
@@ -93,7 +97,7 @@ class ParquetRows:
         return self.dataset.to_table(columns=self.columns)
 
     @cached_property
-    def kinds(self) -> dict[str, tuple[Column, constraints.Constraint | None]]:
+    def kinds(self) -> Kinds:
         """Kinds of the columns: see `RowSource`. All rows of those without fractions are scanned.
 
         Raises:
@@ -108,14 +112,14 @@ class ParquetRows:
                 kept.append(_extremes(values))
                 if len(kept) > MANY_PARTS:
                     kept[:] = [_extremes(_joined(kept))]
-        found: dict[str, Any] = {name: _kind_of(_joined(kept)) for name, kept in scanned.items()}
-        others = [f"{name!r} holds {kind}" for name, (kind, _) in found.items() if _is_text(kind)]
+        found = {name: _kind_of(_joined(kept)) for name, kept in scanned.items()}
+        others = [f"{n!r} holds {kind}" for n, (kind, _) in found.items() if isinstance(kind, str)]
         if others:
             raise ValueError(
                 "Expected columns of numbers, categories or dates in `data`, whose rows do not fit "
                 f"into memory; {'; '.join(others)}. Give the `names` of the columns to read."
             )
-        return found
+        return {n: (kind, s) for n, (kind, s) in found.items() if isinstance(kind, Column)}
 
     def take(self, places: np.ndarray) -> np.ndarray:
         """Read rows: see `RowSource`. All rows up to the last one are scanned."""
@@ -143,10 +147,6 @@ def _is_floating(kind: Any) -> bool:
     import pyarrow
 
     return pyarrow.types.is_floating(kind)
-
-
-def _is_text(kind: Any) -> bool:
-    return isinstance(kind, str)
 
 
 def _joined(parts: list[Any]) -> Any:
@@ -205,7 +205,7 @@ def _numbers_of(values: Any, column: Column | None) -> np.ndarray:
 class GrainRows:
     """The rows of a `grain.RandomAccessDataSource`, or of anything with its two methods."""
 
-    kinds: ClassVar[dict] = {}
+    kinds: Kinds = MappingProxyType({})
 
     def __init__(self, source: Any) -> None:
         self.source, self.num_rows = source, len(source)

@@ -160,9 +160,9 @@ def boosting_levels(table: MixedTable, place: int) -> np.ndarray:
     others, settings = boosting_settings(table, place)
     inputs, targets = table.rows[:, others], table.rows[:, place].astype(int)
     classifier = HistGradientBoostingClassifier(**settings).fit(inputs, targets)
-    log_p = np.full((len(table.test), table.num_levels[place]), -np.inf)
-    log_p[:, classifier.classes_] = np.log(classifier.predict_proba(table.test[:, others]))
-    return np.maximum(log_p, np.log(1e-6))
+    found = np.zeros((len(table.test), table.num_levels[place]))
+    found[:, classifier.classes_] = classifier.predict_proba(table.test[:, others])
+    return np.log(np.maximum(found, 1e-6))
 
 
 def boosting(table: MixedTable, place: int) -> Score:

@@ -124,7 +124,7 @@ def test_draws_are_exact_and_the_report_does_not_speak_of_the_reference(fit):
 @pytest.mark.training
 def test_a_checkpoint_keeps_the_order_of_columns(fit, folder, monkeypatch):
     """Weights of another order would be those of another density."""
-    monkeypatch.setattr(learning, "column_order", lambda rows: (1, 0, 2))
+    monkeypatch.setattr(learning, "column_order", lambda rows, last: (1, 0, 2))
     again, test = quick_fit(WAVES, num_steps=400, checkpoint=folder), waves(10)
     found, expected = (np.asarray(one.distribution.log_prob(test)) for one in (again, fit))
     np.testing.assert_array_equal(found, expected)
