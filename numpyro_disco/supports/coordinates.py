@@ -67,7 +67,7 @@ class CoordinateSupports:
         self._keys: tuple[Key, ...] = tuple(keys[id(support)] for support in supports)
         self._groups = _group_by_type(supports, self._keys)
         order = [index for group in self._groups for index in group.indices]
-        self._order = np.argsort(np.asarray(order, int))
+        self._order = np.argsort(np.asarray(order, np.int32)).astype(np.int32)
         self.real = {key[0] for key in self._keys} <= {type(constraints.real)}
         levels = {name: num_levels(support) for name, support in distinct.items()}
         self.num_levels = tuple(levels[id(support)] for support in supports)
@@ -242,5 +242,6 @@ def _group_by_type(
         if len({keys[index] for index in indices}) > 1:
             numbers = np.asarray([keys[index][1:] for index in indices]).T
             support = jax.tree.unflatten(jax.tree.structure(support), list(numbers))
-        groups.append(_Group(support, np.asarray(indices)))
+        # Of one type whether or not double precision is on, as JAX keeps constants of a program.
+        groups.append(_Group(support, np.asarray(indices, np.int32)))
     return groups

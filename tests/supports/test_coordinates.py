@@ -132,3 +132,13 @@ def test_few_levels_have_an_exact_mass():
     )
     for support, count in counts:
         assert num_levels(support) == count, support
+
+
+def test_both_precisions_in_one_process():
+    y = np.array(Y)
+    with jax.enable_x64(True):
+        double = SUPPORTS.constrain(jnp.asarray(y, jnp.float64))
+        assert double.dtype == jnp.float64
+    single = SUPPORTS.constrain(jnp.asarray(y, jnp.float32))
+    assert single.dtype == jnp.float32
+    np.testing.assert_allclose(single, double, rtol=1e-4)
