@@ -10,8 +10,6 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-NOISE = 0.5
-"""Standard deviation of the noise, in grey levels of 0 to 16."""
 PLACES = np.arange(8)
 BLUR = np.exp(-0.5 * ((PLACES[:, None] - PLACES) / 1.2) ** 2)
 BLUR = jnp.asarray(BLUR / BLUR.sum(1, keepdims=True))
@@ -26,21 +24,9 @@ def blurred(image):
 def model(prior, pixels):
     """An image that is seen through a blur and noise."""
     image = numpyro.sample("image", prior)
-    numpyro.sample("pixels", dist.Normal(blurred(image), NOISE).to_event(2), obs=pixels)
-
-
-def main(args):
-    """Learn, deblur, compare and draw."""
-    train, test = digits.load()
-    prior = digits.learn_prior(train, args)
-    truth = test[: args.num_images]
-    noise = NOISE * np.random.default_rng(1).normal(size=truth.shape)
-    pixels = np.asarray(blurred(truth)) + noise
-    draws = digits.posterior(model, prior, pixels, args)["image"]
-    gaussian = digits.gaussian_mean(train, blurred, pixels, NOISE)
-    digits.report(truth, draws, {"Gaussian, closed form": gaussian, "blurred": pixels})
-    digits.plot(args.output, {"seen": pixels, **digits.maps(draws), "truth": truth})
+    numpyro.sample("pixels", dist.Normal(blurred(image), digits.NOISE).to_event(2), obs=pixels)
 
 
 if __name__ == "__main__":
-    main(digits.arguments(__doc__, "deblurring.png"))
+    args = digits.arguments(__doc__, "deblurring.png")
+    digits.restore(args, model, blurred, lambda train, pixels: {"blurred": pixels})

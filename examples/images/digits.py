@@ -17,6 +17,8 @@ import numpyro_disco as disco
 
 NUM_TEST = 200
 """Digits that no prior is learned from."""
+NOISE = 0.5
+"""Standard deviation of the noise of all observations, in grey levels of 0 to 16."""
 
 
 def load():
@@ -58,7 +60,31 @@ def posterior(model, prior, observations, args):
     return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
 
 
-def gaussian_mean(images, observe, observations, noise, num_images=1):
+def restore(args, model, observe, rivals, *, part=np.s_[...], picture=np.asarray):
+    """Learn, observe test digits with noise, draw their posteriors, compare and plot.
+
+    `observe` is the linear map that the model observes; `rivals` maps training images and pixels to
+    other answers by name. Errors are those of a `part` of the image, and `picture` makes an image
+    of what was observed.
+    """
+    train, test = load()
+    prior = learn_prior(train, args)
+    truth = test[: args.num_images]
+    pixels = with_noise(observe(truth))
+    draws = posterior(model, prior, pixels, args)["image"]
+    gaussian = gaussian_mean(train, observe, pixels)
+    others = {"Gaussian, closed form": gaussian, **rivals(train, pixels)}
+    report(truth[part], draws[part], {name: images[part] for name, images in others.items()})
+    plot(args.output, {"seen": picture(pixels), **maps(draws), "truth": truth})
+
+
+def with_noise(clean):
+    """Observations: what is seen of test digits, with noise."""
+    clean = np.asarray(clean)
+    return clean + NOISE * np.random.default_rng(1).normal(size=clean.shape)
+
+
+def gaussian_mean(images, observe, observations, noise=NOISE, num_images=1):
     """Posterior means under the Gaussian of the training images, in closed form.
 
     `observe` is a linear map of `num_images` images, and `noise` the deviation of its noise.

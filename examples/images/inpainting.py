@@ -15,9 +15,6 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-NOISE = 0.5
-"""Standard deviation of the noise, in grey levels of 0 to 16."""
-
 
 def seen(image):
     """The left half, (..., 8, 8) to (..., 8, 4)."""
@@ -27,7 +24,7 @@ def seen(image):
 def model(prior, pixels):
     """An image, half of which is observed with noise."""
     image = numpyro.sample("image", prior)
-    numpyro.sample("pixels", dist.Normal(seen(image), NOISE).to_event(2), obs=pixels)
+    numpyro.sample("pixels", dist.Normal(seen(image), digits.NOISE).to_event(2), obs=pixels)
 
 
 def nearest(images, pixels):
@@ -36,24 +33,16 @@ def nearest(images, pixels):
     return images[distance.argmin(0)]
 
 
-def main(args):
-    """Learn, in-paint, compare and draw."""
-    train, test = digits.load()
-    prior = digits.learn_prior(train, args)
-    truth = test[: args.num_images]
-    pixels = seen(truth)
-    pixels = pixels + NOISE * np.random.default_rng(1).normal(size=pixels.shape)
-    draws = digits.posterior(model, prior, pixels, args)["image"]
-    others = {
-        "Gaussian, closed form": digits.gaussian_mean(train, seen, pixels, NOISE),
-        "nearest training image": nearest(train, pixels),
-    }
-    hidden = np.s_[..., 4:]
-    digits.report(truth[hidden], draws[hidden], {k: x[hidden] for k, x in others.items()})
-    observed = np.full_like(truth, np.nan)
-    observed[..., :4] = pixels
-    digits.plot(args.output, {"seen": observed, **digits.maps(draws), "truth": truth})
+def rivals(train, pixels):
+    """Answers to compare with."""
+    return {"nearest training image": nearest(train, pixels)}
+
+
+def beside_nothing(pixels):
+    """What is seen on the left, and NaN on the right."""
+    return np.concatenate([pixels, np.full_like(pixels, np.nan)], axis=-1)
 
 
 if __name__ == "__main__":
-    main(digits.arguments(__doc__, "inpainting.png"))
+    args = digits.arguments(__doc__, "inpainting.png")
+    digits.restore(args, model, seen, rivals, part=np.s_[..., 4:], picture=beside_nothing)

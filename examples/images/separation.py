@@ -12,8 +12,6 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-NOISE = 0.5
-"""Standard deviation of the noise, in grey levels of 0 to 16."""
 SHIFT = 3
 """Columns between the left edges of the two digits."""
 
@@ -27,7 +25,9 @@ def together(left, right):
 def model(prior, pixels):
     """Two images, of which the sum is seen with noise."""
     left, right = numpyro.sample("left", prior), numpyro.sample("right", prior)
-    numpyro.sample("pixels", dist.Normal(together(left, right), NOISE).to_event(2), obs=pixels)
+    numpyro.sample(
+        "pixels", dist.Normal(together(left, right), digits.NOISE).to_event(2), obs=pixels
+    )
 
 
 def main(args):
@@ -35,11 +35,10 @@ def main(args):
     train, test = digits.load()
     prior = digits.learn_prior(train, args)
     truth = test[: 2 * args.num_images].reshape(-1, 2, 8, 8)
-    pixels = np.asarray(together(truth[:, 0], truth[:, 1]))
-    pixels = pixels + NOISE * np.random.default_rng(1).normal(size=pixels.shape)
+    pixels = digits.with_noise(together(truth[:, 0], truth[:, 1]))
     found = digits.posterior(model, prior, pixels, args)
     draws = np.stack([found["left"], found["right"]], 2)
-    gaussian = digits.gaussian_mean(train, together, pixels, NOISE, num_images=2)
+    gaussian = digits.gaussian_mean(train, together, pixels, num_images=2)
     digits.report(truth, draws, {"Gaussian, closed form": gaussian})
     columns = {"seen": pixels}
     for index, name in enumerate(("left ", "right ")):

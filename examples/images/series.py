@@ -10,11 +10,9 @@ missing, and the rest has noise.
 
 import argparse
 
+import digits
 import jax
 import jax.numpy as jnp
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import numpyro
@@ -35,18 +33,15 @@ def make_series(rng, count):
     return (slow + 0.5 * np.maximum(slow, 0) * fast)[..., None]
 
 
+def seen(series):
+    """What lies outside the gap, (LENGTH, 1) to (num_seen,)."""
+    return series[SEEN, 0]
+
+
 def model(prior, values):
     """A series of which a part is missing and the rest has noise."""
     series = numpyro.sample("series", prior)
-    numpyro.sample("values", dist.Normal(series[SEEN, 0], NOISE).to_event(1), obs=values)
-
-
-def gaussian_mean(series, values):
-    """Posterior mean under the Gaussian of the training series, in closed form, (LENGTH,)."""
-    rows = series[..., 0]
-    mean, covariance = rows.mean(0), np.cov(rows, rowvar=False)
-    inner = covariance[np.ix_(SEEN, SEEN)] + NOISE**2 * np.eye(len(SEEN))
-    return mean + (values - mean[SEEN]) @ np.linalg.solve(inner, covariance[SEEN])
+    numpyro.sample("values", dist.Normal(seen(series), NOISE).to_event(1), obs=values)
 
 
 def plot(path, truth, values, draws, gaussian):
@@ -80,7 +75,7 @@ def main(args):
     smc = disco.TemperedSMC(model, num_particles=64 if args.small else 256, num_chains=1)
     smc.run(jax.random.key(1), fit.distribution, jnp.asarray(values))
     draws = np.asarray(smc.get_samples()["series"])[..., 0]
-    gaussian = gaussian_mean(series, values)
+    gaussian = digits.gaussian_mean(series, seen, values[None], NOISE)[0, :, 0]
     for name, mean in {"learned prior": draws.mean(0), "Gaussian": gaussian}.items():
         print(f"{name:14} RMS error in the gap {np.sqrt(((mean - truth)[GAP] ** 2).mean()):.3f}")
     plot(args.output, truth, values, draws, gaussian)

@@ -5,12 +5,8 @@ python examples/images/super_resolution.py --small    a quick run of every step
 """
 
 import digits
-import numpy as np
 import numpyro
 import numpyro.distributions as dist
-
-NOISE = 0.5
-"""Standard deviation of the noise, in grey levels of 0 to 16."""
 
 
 def coarse(image):
@@ -21,24 +17,13 @@ def coarse(image):
 def model(prior, pixels):
     """An image of which only means over blocks are seen, with noise."""
     image = numpyro.sample("image", prior)
-    numpyro.sample("pixels", dist.Normal(coarse(image), NOISE).to_event(2), obs=pixels)
+    numpyro.sample("pixels", dist.Normal(coarse(image), digits.NOISE).to_event(2), obs=pixels)
 
 
-def main(args):
-    """Learn, refine, compare and draw."""
-    train, test = digits.load()
-    prior = digits.learn_prior(train, args)
-    truth = test[: args.num_images]
-    pixels = coarse(truth)
-    pixels = pixels + NOISE * np.random.default_rng(1).normal(size=pixels.shape)
-    draws = digits.posterior(model, prior, pixels, args)["image"]
-    others = {
-        "Gaussian, closed form": digits.gaussian_mean(train, coarse, pixels, NOISE),
-        "pixels repeated": pixels.repeat(2, 1).repeat(2, 2),
-    }
-    digits.report(truth, draws, others)
-    digits.plot(args.output, {"seen": pixels, **digits.maps(draws), "truth": truth})
+def rivals(train, pixels):
+    """Answers to compare with."""
+    return {"pixels repeated": pixels.repeat(2, 1).repeat(2, 2)}
 
 
 if __name__ == "__main__":
-    main(digits.arguments(__doc__, "super_resolution.png"))
+    digits.restore(digits.arguments(__doc__, "super_resolution.png"), model, coarse, rivals)
