@@ -89,9 +89,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rows, steps and points")
     quick = parser.parse_args().quick
-    size = {"num_steps": 2500, "batch_size": 512, "width": 128, "num_blocks": 2}
-    if quick:
-        size = {"num_steps": 50, "batch_size": 64, "width": 16, "num_blocks": 1}
+    size = methods.sizes(quick, width=128)
     path = methods.prepare(quick) / "figure_2"
     rows = moons(1000 if quick else 10_000)
     places = np.linspace(-EDGE, EDGE, 20 if quick else 100)

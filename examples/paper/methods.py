@@ -42,6 +42,13 @@ def prepare(quick):
     return folder
 
 
+def sizes(quick, width):
+    """Length of training and size of a network that has `width` in a full run."""
+    if quick:
+        return {"num_steps": 50, "batch_size": 64, "width": 16, "num_blocks": 1}
+    return {"num_steps": 2500, "batch_size": 512, "width": width, "num_blocks": 2}
+
+
 def rival(name, process, denoise, num_draws, dimension):
     """A conditional sampler of a diffusion, by name."""
     observed = jnp.arange(dimension) < dimension - 1

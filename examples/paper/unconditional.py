@@ -106,9 +106,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rows, steps and draws")
     quick = parser.parse_args().quick
-    size = {"num_steps": 2500, "batch_size": 512, "width": 64, "num_blocks": 2}
-    if quick:
-        size = {"num_steps": 50, "batch_size": 64, "width": 16, "num_blocks": 1}
+    size = methods.sizes(quick, width=64)
     path = methods.prepare(quick) / "unconditional"
     truth = paper_mixture(2)
     rows = truth.draw(np.random.default_rng(0), 1000 if quick else 20_000).astype(np.float32)
