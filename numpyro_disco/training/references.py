@@ -75,7 +75,8 @@ def noisy_samples(
 ) -> tuple[TrainingRows, TrainingRows]:
     """Noisy copies of arrays to fit a mixture to, and to judge it by.
 
-    A mixture of the arrays themselves would be nearly singular in elements that hardly vary.
+    Some elements hardly vary, so a mixture fitted to the arrays themselves would be nearly
+    singular.
     """
     keys = jax.random.split(rng_key)
     return (
