@@ -45,7 +45,7 @@ def test_a_correlated_gaussian_is_its_own_peak():
 def test_a_covariance_of_the_wrong_size_fails(monkeypatch):
     """The broken twin: draws that are a hundredth as wide as the peak do not see its mass."""
     monkeypatch.setattr(peaks, "INFLATION", 1e-4)
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="is off"):
         check(spiked, 2 + np.log(0.9))
 
 
