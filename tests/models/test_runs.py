@@ -145,9 +145,9 @@ def test_particles_over_two_processes():
     """Two processes with one device each, under jax.distributed, both get the whole result."""
     result = shared_run(2, 2)
     check_shared(result)
-    # The broken twin: each process adds its own evidence.
+    # The broken twin: a process divides by the particles of both.
     with pytest.raises(AssertionError, match="is off"):
-        check_shared(result + np.log(2))
+        check_shared(result - np.log(2))
 
 
 @pytest.mark.slow
