@@ -164,6 +164,26 @@ def test_draws_on_a_grid():
         statistics.assert_within(estimate, [-1.0, 0.09], **gates)
 
 
+def test_masses_on_a_grid():
+    """Two modes apart: the share of draws is that of `masses`, the mean of each that of `energy`."""
+
+    def pair(share, mean):
+        weights = np.array([share, 1 - share])
+        means, variances = np.array([[0.0, mean], [0.0, -2.0]]), np.tile(0.1 * np.eye(2), (2, 1, 1))
+        mixture = Mixture.of(weights, means, variances)
+        return lambda x: -mixture.log_prob(x)
+
+    shapes, masses = pair(0.9, 2.2), pair(0.3, 2.0)
+    run = methods.disco_on_grid(shapes, 20_000, masses, pair(0.5, 2.0))
+    draws = np.asarray(run(jax.random.key(0), jnp.zeros(2))[0], np.float64)
+    upper = draws > 0
+    statistics.assert_within(upper.mean(), 0.3, (0.21 / len(draws)) ** 0.5, resolution=0.02)
+    error = (0.1 / upper.sum()) ** 0.5
+    statistics.assert_within(draws[upper].mean(), 2.2, error, resolution=0.05)
+    with pytest.raises(AssertionError, match="is off"):
+        statistics.assert_within(upper.mean(), 0.9, (0.09 / len(draws)) ** 0.5, resolution=0.02)
+
+
 def test_minimisers_of_one_row():
     """The smoothed row is Gaussian at each level, so DISCO's minimiser is -(x - r) / sigma_0^2."""
     points = jnp.array([[-1.0], [0.5]])
