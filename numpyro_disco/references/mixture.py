@@ -145,10 +145,16 @@ class MixtureReference(Reference):
         """Independent draws, shape sample_shape + batch_shape + (D,)."""
         component_key, noise_key = jax.random.split(key)
         shape = self.shape(sample_shape)
-        component = draw_components(component_key, self.weights, shape[:-1])
+        # Random numbers are programs of their own, which mixtures of all sizes share.
+        uniform = jax.random.uniform(component_key, (*shape[:-1], 1), self.log_weights.dtype)
+        return self._place(uniform, jax.random.normal(noise_key, shape, self.means.dtype))
+
+    @as_one_program
+    def _place(self, uniform: Array, noise: Array) -> Array:
+        """Draws from uniform numbers (..., 1) and standard normal ones (..., D)."""
+        component = components_at(uniform, self.weights)
         mean = pick(self.means, component, event_ndim=1)
         factor = pick(self.scale_trils, component, event_ndim=2)
-        noise = jax.random.normal(noise_key, shape, self.means.dtype)
         noise = jnp.where(self.free, noise, 0.0)
         return mean + (factor @ noise[..., None])[..., 0]
 
@@ -189,7 +195,7 @@ class MixtureReference(Reference):
         )
         joint = self.log_weights + log_densities
         conditional = MixtureReference.from_log_weights(joint, means, covariances, held)
-        return conditional, logsumexp(joint, axis=-1)
+        return conditional, _log_sum(joint)
 
     def affine(self, matrix: ArrayLike, shift: ArrayLike) -> MixtureReference:
         """The mixture of the mapped components."""
@@ -214,6 +220,12 @@ class MixtureReference(Reference):
         return MixtureReference.from_log_weights(
             b * self.log_weights + log_mass, self.means, self.covariances / b, self.observed
         )
+
+
+@as_one_program
+def _log_sum(log_weights: Array) -> Array:
+    """Log of the sum of exponentials over the last axis."""
+    return logsumexp(log_weights, axis=-1)
 
 
 def check_weights(weights: Array) -> None:
@@ -244,20 +256,19 @@ def check_shapes(log_weights: Array, means: Array, covariances: Array) -> None:
         )
 
 
-def draw_components(rng_key: Array, weights: Array, shape: tuple[int, ...]) -> Array:
-    """The component that each draw comes from.
+def components_at(uniform: Array, weights: Array) -> Array:
+    """The component that each draw comes from, by one uniform number for each.
+
+    `jax.random.categorical` would take a number for each component and draw.
 
     Args:
-        rng_key: random key.
-        weights: weights that sum to one, shape (..., K), whose leading axes broadcast to `shape`.
-        shape: shape of the draws.
+        uniform: numbers in [0, 1), shape (..., 1).
+        weights: weights that sum to one, shape (..., K), whose leading axes broadcast.
 
     Returns:
-        Whole numbers from 0 to K - 1 in that shape.
+        Whole numbers from 0 to K - 1, shape (...).
     """
-    # One uniform number per draw: `categorical` takes one per component and draw.
     cumulative = jnp.cumsum(weights, axis=-1)
-    uniform = jax.random.uniform(rng_key, (*shape, 1), cumulative.dtype)
     return (cumulative[..., :-1] < uniform * cumulative[..., -1:]).sum(-1)
 
 
