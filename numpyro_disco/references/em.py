@@ -73,21 +73,6 @@ class MixtureParameters(NamedTuple):
         )
 
 
-def level_indicators(codes: np.ndarray, num_levels: tuple[int, ...]) -> np.ndarray:
-    """One column for each level of each discrete column, 1 where a row has it.
-
-    Args:
-        codes: the codes 0, 1, ... of each discrete column, shape (N, C).
-        num_levels: number of levels of each.
-
-    Returns:
-        Array (N, T), T the number of levels altogether.
-    """
-    columns = zip(codes.T, num_levels, strict=True)
-    parts = [(column[:, None] == np.arange(count)).astype(float) for column, count in columns]
-    return np.concatenate([np.zeros((len(codes), 0)), *parts], axis=1)
-
-
 def growing_mixtures(
     rows: np.ndarray,
     counts: list[int],
@@ -100,7 +85,7 @@ def growing_mixtures(
 
     Args:
         rows: the real columns, with a covariance close to the identity, followed by the
-            `level_indicators` of the discrete ones, shape (N, R + T).
+            indicators of the discrete ones (`with_indicators`), shape (N, R + T).
         counts: the numbers of components, the first powers of two.
         level_shares: overall share of each level of each discrete column, positive, and zero
             beyond its levels, shape (C, L).

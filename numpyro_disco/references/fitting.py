@@ -16,14 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from numpyro_disco._checks import check_count
+from numpyro_disco._levels import level_shares, real_columns, with_indicators
 from numpyro_disco._progress import progress
 from numpyro_disco._statistics import column_means, effective_number, standard_error
-from numpyro_disco.references.em import (
-    NO_LEVELS,
-    MixtureParameters,
-    growing_mixtures,
-    level_indicators,
-)
+from numpyro_disco.references.em import MixtureParameters, growing_mixtures
 from numpyro_disco.references.mixed import MixedReference
 from numpyro_disco.references.mixture import MixtureReference
 
@@ -43,8 +39,6 @@ ROWS_PER_COLUMN = 4
 """Rows per column from which a component's covariance is used without shrinkage."""
 BASE_COMPONENTS, BASE_ROWS_PER_COLUMN = 8, 4
 """Most components of `fit_mixture`, and fewest draws for each component and column."""
-ADDED_COUNT = 0.5
-"""Rows that are added to the count of each level, so that one in no row keeps a positive share."""
 WIDE_SHARE, WIDE = 0.01, 4.0
 """Weight of the wide component, and the factor by which it widens the covariance of the rows."""
 
@@ -125,9 +119,10 @@ def fit_reference(
     real = real_columns(num_levels)
     basis = np.eye(rows.shape[1]) if basis is None else basis
     basis = basis[np.ix_(real, real)]
-    rows, indicators = _real_and_indicators(rows, num_levels)
-    held_out = np.concatenate(_real_and_indicators(held_out, num_levels), axis=1)
-    shares = _level_shares(indicators, num_levels, row_weights)
+    relative = None if row_weights is None else row_weights / row_weights.mean()
+    shares = level_shares(rows, num_levels, relative)
+    rows, indicators = np.split(with_indicators(rows, num_levels), [len(real)], axis=1)
+    held_out = with_indicators(held_out, num_levels)
     best: MixtureParameters | None = None
     best_log_densities: np.ndarray = np.zeros(0)
     tried: dict[int, float] = {}
@@ -155,11 +150,6 @@ def fit_reference(
             best, best_log_densities = mixture, log_densities
     assert best is not None
     return best, tried
-
-
-def real_columns(num_levels: tuple[int, ...]) -> np.ndarray:
-    """Indices of the columns without levels."""
-    return np.flatnonzero(np.asarray(num_levels) == 0)
 
 
 def mixture_reference(
@@ -229,30 +219,6 @@ def _whitened(
     loc = column_means(rows, row_weights)
     factor = np.linalg.cholesky(_covariance(rows, row_weights))
     return np.linalg.solve(factor, (rows - loc).T).T, loc, factor
-
-
-def _real_and_indicators(
-    rows: np.ndarray, num_levels: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The real columns (N, R), and the indicators (N, T) of the levels of the others."""
-    discrete = np.flatnonzero(num_levels)
-    rows = np.asarray(rows, np.float64)
-    indicators = level_indicators(rows[:, discrete], tuple(num_levels[i] for i in discrete))
-    return rows[:, real_columns(num_levels)], indicators
-
-
-def _level_shares(
-    indicators: np.ndarray, num_levels: tuple[int, ...], row_weights: np.ndarray | None
-) -> np.ndarray:
-    """Share of each level with `ADDED_COUNT`, zero beyond the levels of a column, shape (C, L)."""
-    counts = [count for count in num_levels if count]
-    if not counts:
-        return NO_LEVELS
-    levels = np.arange(max(counts)) < np.asarray(counts)[:, None]
-    shares = np.zeros(levels.shape)
-    found = column_means(indicators, row_weights)
-    shares[levels] = found * len(indicators) + ADDED_COUNT
-    return shares / shares.sum(1, keepdims=True)
 
 
 def _subsample(

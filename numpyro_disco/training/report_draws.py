@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from numpyro_disco._levels import with_indicators
 from numpyro_disco._statistics import column_means, effective_number, standard_error
 from numpyro_disco.diagnostics.verdicts import FAIL, verdict_of
 from numpyro_disco.references.base import host_draws
 from numpyro_disco.training.evidence import FitEvidence, basis_of
-from numpyro_disco.training.levels import with_indicators
 from numpyro_disco.training.report_lines import ReportLine, make_line
 
 NUM_FOLDS, NUM_TREES = 5, 50

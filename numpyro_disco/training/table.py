@@ -15,6 +15,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_names
+from numpyro_disco._levels import real_columns
 from numpyro_disco._statistics import selected
 from numpyro_disco.supports.coordinates import check_supports, num_levels
 from numpyro_disco.tables.columns import Boolean, Categories, Column, Real, Whole
@@ -64,7 +65,7 @@ class Table(NamedTuple):
     @property
     def real(self) -> np.ndarray:
         """Indices of the columns that are not discrete."""
-        return np.flatnonzero(np.asarray(self.num_levels) == 0)
+        return real_columns(self.num_levels)
 
 
 def read_table(
