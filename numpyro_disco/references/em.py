@@ -23,12 +23,13 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from numpyro_disco._gaussians import LOG_2_PI, affine_gaussian
+from numpyro_disco._statistics import standard_error
 
 ADDED_VARIANCE = 1e-6
 """Variance that is added to every component, in the units of the rows."""
@@ -108,6 +109,35 @@ def growing_mixtures(
             if first.stop is not None:
                 mixture = iterate(mixture, rows, level_shares, row_weights)
         yield mixture
+
+
+def best_mixture(
+    mixtures: Iterable[MixtureParameters],
+    log_prob: Callable[[MixtureParameters], np.ndarray],
+    held_out_weights: np.ndarray | None,
+) -> tuple[MixtureParameters, list[float]]:
+    """The last mixture whose mean held-out log density rises by more than its standard error.
+
+    Args:
+        mixtures: mixtures of more and more components; none is made after the best one but one.
+        log_prob: from a mixture to the log density of each held-out row, shape (M,).
+        held_out_weights: positive weights of the held-out rows, shape (M,); None if all are equal.
+
+    Returns:
+        The mixture, and the mean held-out log density of each mixture that was made.
+    """
+    best, before, means = None, np.zeros(0), []
+    for mixture in mixtures:
+        found = log_prob(mixture)
+        means.append(float(np.average(found, weights=held_out_weights)))
+        if best is not None:
+            gain = found - before
+            error = standard_error(gain, held_out_weights)
+            if not np.average(gain, weights=held_out_weights) > error:
+                break
+        best, before = mixture, found
+    assert best is not None
+    return best, means
 
 
 def split(

@@ -11,6 +11,7 @@ References:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +19,8 @@ import numpy as np
 from numpyro_disco._checks import check_count
 from numpyro_disco._levels import level_shares, real_columns, with_indicators
 from numpyro_disco._progress import progress
-from numpyro_disco._statistics import column_means, effective_number, standard_error
-from numpyro_disco.references.em import MixtureParameters, growing_mixtures
+from numpyro_disco._statistics import column_means, effective_number
+from numpyro_disco.references.em import MixtureParameters, best_mixture, growing_mixtures
 from numpyro_disco.references.mixed import MixedReference
 from numpyro_disco.references.mixture import MixtureReference
 
@@ -123,33 +124,28 @@ def fit_reference(
     shares = level_shares(rows, num_levels, relative)
     rows, indicators = np.split(with_indicators(rows, num_levels), [len(real)], axis=1)
     held_out = with_indicators(held_out, num_levels)
-    best: MixtureParameters | None = None
-    best_log_densities: np.ndarray = np.zeros(0)
-    tried: dict[int, float] = {}
     num_means = rows.shape[1] + indicators.shape[1] - len(shares)
     most = settings.resolved(num_rows).max_components
     assert most is not None
-    counts = _component_counts(num_rows, num_means, most)
+    # Two rows or more for each number of a mean.
+    counts = _powers_of_two(max(1, min(most, int(num_rows) // (2 * num_means))))
     whitened, loc, factor = _whitened(rows, row_weights)
     fits = growing_mixtures(
         np.concatenate([whitened, indicators], axis=1), counts, shares, row_weights
     )
-    with progress(counts, desc="mixture", shown=progress_bar) as bar:
-        for count in bar:
-            bar.set_postfix(components=count)
-            mixture = _shrunk(next(fits), num_rows).affine(factor, loc)
-            mixture = _with_wide_component(mixture, rows, row_weights, shares)
-            mixture = _regularized(mixture, rows, row_weights, basis)
-            log_densities = mixture.log_prob(held_out)
-            tried[count] = float(np.average(log_densities, weights=held_out_weights))
-            if best is not None:
-                gain = log_densities - best_log_densities
-                mean = np.average(gain, weights=held_out_weights)
-                if not mean > standard_error(gain, held_out_weights):
-                    break
-            best, best_log_densities = mixture, log_densities
-    assert best is not None
-    return best, tried
+
+    def finished() -> Iterator[MixtureParameters]:
+        with progress(counts, desc="mixture", shown=progress_bar) as bar:
+            for count in bar:
+                bar.set_postfix(components=count)
+                mixture = _shrunk(next(fits), num_rows).affine(factor, loc)
+                mixture = _with_wide_component(mixture, rows, row_weights, shares)
+                yield _regularized(mixture, rows, row_weights, basis)
+
+    best, means = best_mixture(
+        finished(), lambda mixture: mixture.log_prob(held_out), held_out_weights
+    )
+    return best, dict(zip(counts, means, strict=False))
 
 
 def mixture_reference(
@@ -236,11 +232,6 @@ def _subsample(
     picks = np.minimum(np.searchsorted(ends, places, side="right"), len(rows) - 1)
     picked, counts = np.unique(picks, return_counts=True)
     return rows[picked], counts.astype(np.float64)
-
-
-def _component_counts(num_rows: float, num_means: int, max_components: int) -> list[int]:
-    """The numbers of components to try, in order: powers of two, with enough rows for the means."""
-    return _powers_of_two(max(1, min(max_components, int(num_rows) // (2 * num_means))))
 
 
 def _powers_of_two(most: int) -> list[int]:

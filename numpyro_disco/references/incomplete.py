@@ -30,9 +30,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numpyro_disco._levels import level_shares, with_indicators
-from numpyro_disco._statistics import effective_number, selected, standard_error
+from numpyro_disco._statistics import effective_number, selected
 from numpyro_disco.references import em
-from numpyro_disco.references.em import MixtureParameters, iterate_steps, split
+from numpyro_disco.references.em import MixtureParameters, best_mixture, iterate_steps, split
 
 MAX_COMPONENTS = 16
 """Most components; the imputed rows that follow are described by a reference of their own."""
@@ -84,16 +84,11 @@ def fit_incomplete(
     standard, judges = (rows - loc) / scale, (held_out - loc) / scale
     num_rows = effective_number(row_weights, len(rows))
     most = max(1, min(MAX_COMPONENTS, int(num_rows) // (2 * rows.shape[1])))
-    best, before = None, np.zeros(0)
-    for mixture in _growing(standard, num_levels, row_weights, most):
-        found = log_prob(mixture, judges, num_levels)
-        gain = found - before if best is not None else np.full(len(found), np.inf)
-        if best is not None and not np.average(gain, weights=held_out_weights) > standard_error(
-            gain, held_out_weights
-        ):
-            break
-        best, before = mixture, found
-    assert best is not None
+    best, _ = best_mixture(
+        _growing(standard, num_levels, row_weights, most),
+        lambda mixture: log_prob(mixture, judges, num_levels),
+        held_out_weights,
+    )
     real = np.equal(num_levels, 0)
     return best.affine(np.diag(scale[real]), loc[real])
 
