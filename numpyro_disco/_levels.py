@@ -7,18 +7,21 @@ K_j of all coordinates together, 0 for continuous ones, are static and called `n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from numpyro_disco._statistics import selected
 
+Levels: TypeAlias = Sequence[int] | np.ndarray
+"""Levels of each of D coordinates or columns, 0 for continuous ones."""
 MAX_LEVELS = 64
 """Most levels of a discrete coordinate; wider ranges of whole numbers have no exact mass."""
 ADDED_COUNT = 0.5
 """Rows that are added to each level before shares are taken, so that none is zero."""
 
 
-def level_places(num_levels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def level_places(num_levels: Levels) -> tuple[np.ndarray, np.ndarray]:
     """Coordinate and code of each level of each discrete coordinate, shape (F,) each.
 
     Args:
@@ -36,12 +39,12 @@ def level_places(num_levels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     return coordinate, np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def real_columns(num_levels: Sequence[int]) -> np.ndarray:
+def real_columns(num_levels: Levels) -> np.ndarray:
     """Indices of the columns without levels."""
     return np.flatnonzero(np.equal(num_levels, 0))
 
 
-def with_indicators(rows: np.ndarray, num_levels: Sequence[int]) -> np.ndarray:
+def with_indicators(rows: np.ndarray, num_levels: Levels) -> np.ndarray:
     """The real columns of rows, followed by indicators of the levels of the discrete ones.
 
     Args:
@@ -58,7 +61,7 @@ def with_indicators(rows: np.ndarray, num_levels: Sequence[int]) -> np.ndarray:
 
 
 def level_shares(
-    rows: np.ndarray, num_levels: Sequence[int], row_weights: np.ndarray | None = None
+    rows: np.ndarray, num_levels: Levels, row_weights: np.ndarray | None = None
 ) -> np.ndarray:
     """Share of each level of each discrete column, with `ADDED_COUNT`.
 
@@ -70,10 +73,10 @@ def level_shares(
     Returns:
         Array (C, L) for C discrete columns of at most L levels, zero beyond the levels of each.
     """
-    discrete = np.flatnonzero(num_levels)
-    shares = np.zeros((len(discrete), max(num_levels, default=0)))
-    for share, place in zip(shares, discrete, strict=True):
+    counts = np.asarray(num_levels, int)
+    shares = np.zeros((np.count_nonzero(counts), counts.max(initial=0)))
+    for share, place in zip(shares, np.flatnonzero(counts), strict=True):
         seen = ~np.isnan(rows[:, place])
-        codes, count = rows[seen, place].astype(int), num_levels[place]
+        codes, count = rows[seen, place].astype(int), counts[place]
         share[:count] = np.bincount(codes, selected(row_weights, seen), count) + ADDED_COUNT
     return shares / shares.sum(1, keepdims=True)

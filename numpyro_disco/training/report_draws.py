@@ -34,7 +34,7 @@ NUM_REPLICATES = 40
 
 
 class Compared(NamedTuple):
-    """What the draws are compared with."""
+    """Draws of the fit and of its reference, and the rows that they are compared with."""
 
     held_out: np.ndarray
     """Held-out rows, shape (m, D), with noise if the learned density is that of noisy rows."""
@@ -79,7 +79,7 @@ def _smoothed(rng: np.random.Generator, evidence: FitEvidence, rows: np.ndarray)
 
 
 class Separation(NamedTuple):
-    """How well a classifier separates draws from rows, on parts that it was not trained on."""
+    """Correct answers of a classifier of rows and draws, on parts that it was not trained on."""
 
     rows: np.ndarray
     """1 for rows that are classified correctly, else 0, shape (m,)."""
@@ -100,7 +100,7 @@ class Separation(NamedTuple):
         return CORRELATION * 0.5 * float(np.hypot(*errors))
 
     def excess(self, other: Separation) -> tuple[float, float]:
-        """By how much the accuracy is higher than another one on the same rows, and its error."""
+        """Difference to another accuracy on the same rows, and its standard error."""
         errors = (
             standard_error(self.rows - other.rows, self.weights),
             standard_error(self.draws),

@@ -48,7 +48,7 @@ class Table(NamedTuple):
     """Support of each column, discrete ones included. Those with at most 64 levels have an exact
     mass; more whole numbers are spread over unit intervals."""
     columns: tuple[Column, ...] = ()
-    """What the numbers of each column stand for."""
+    """Meaning of the numbers of each column."""
     weights: np.ndarray | None = None
     """Positive weights of the rows with mean one, shape (N,); None if all are equal."""
 
