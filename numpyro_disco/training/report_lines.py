@@ -19,11 +19,10 @@ from numpyro_disco.diagnostics.verdicts import FAIL, PASS, WARN, verdict_of, wor
 from numpyro_disco.energy.learned import LearnedEnergy
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.levels import level_log_shares
+from numpyro_disco.training.row_weights import FEW_PER_COLUMN
 
 MIN_HELD_OUT = 10
 """Fewest held-out rows whose standard error means anything."""
-FEW_PER_COLUMN = 20
-"""Effective numbers of rows below so many for each column are few."""
 MAX_CLUSTERS = 10
 """Most clusters whose masses are compared."""
 MAX_CLUSTERED_ROWS = 20_000
