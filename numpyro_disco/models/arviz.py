@@ -18,10 +18,11 @@ from numpyro_disco._numpyro import (
     with_renamed_sites,
 )
 from numpyro_disco._statistics import log_mean
+from numpyro_disco._tracing import is_latent, trace_sites
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.models.missing import MissingEntries, PaddedEntries
 from numpyro_disco.models.results import RunResults
-from numpyro_disco.models.structure import is_latent, trace_sites, without_wrappers
+from numpyro_disco.models.structure import without_wrappers
 
 
 def to_arviz(

@@ -84,7 +84,7 @@ def check_columns(
 
 
 def _tie(column: Column, values: np.ndarray) -> str | None:
-    """What many rows of a continuous column share, or None."""
+    """Description of a value that many rows of a continuous column share, or None."""
     seen = values[~np.isnan(values)]
     continuous = isinstance(column, Real | Whole | Dates)
     if not len(seen) or not continuous or default_support(column, values) != constraints.real:

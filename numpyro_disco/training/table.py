@@ -15,6 +15,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_names
+from numpyro_disco._levels import real_columns
 from numpyro_disco._statistics import selected
 from numpyro_disco.supports.coordinates import check_supports, num_levels
 from numpyro_disco.tables.columns import Boolean, Categories, Column, Real, Whole
@@ -47,7 +48,7 @@ class Table(NamedTuple):
     """Support of each column, discrete ones included. Those with at most 64 levels have an exact
     mass; more whole numbers are spread over unit intervals."""
     columns: tuple[Column, ...] = ()
-    """What the numbers of each column stand for."""
+    """Meaning of the numbers of each column."""
     weights: np.ndarray | None = None
     """Positive weights of the rows with mean one, shape (N,); None if all are equal."""
 
@@ -64,7 +65,7 @@ class Table(NamedTuple):
     @property
     def real(self) -> np.ndarray:
         """Indices of the columns that are not discrete."""
-        return np.flatnonzero(np.asarray(self.num_levels) == 0)
+        return real_columns(self.num_levels)
 
 
 def read_table(

@@ -165,7 +165,7 @@ def test_draws_on_a_grid():
 
 
 def test_masses_on_a_grid():
-    """Two modes apart: the share of draws is that of `masses`, the mean of each that of `energy`."""
+    """Two modes apart: shares of draws are those of `masses`, their means those of `energy`."""
 
     def pair(share, mean):
         weights = np.array([share, 1 - share])

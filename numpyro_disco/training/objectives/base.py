@@ -20,18 +20,19 @@ from numpyro_disco.training.batches import (
     Source,
     TrainingRows,
     each_step,
-    noise_levels,
     on_device,
     random_rows,
 )
 from numpyro_disco.training.losses import held_out_loss
-from numpyro_disco.training.noise import check_noise_range
+from numpyro_disco.training.noise import check_noise_range, geometric_noise_scales
 from numpyro_disco.training.noise_scale import TRIED_SCALES, choose_noise_scale
 
 DEFAULT_NOISE_SCALE = 0.05
 """Default smoothing sigma_0, in standardised units."""
 MAX_NOISE_SCALE = 2.0
 """Default largest noise, in standardised units."""
+NUM_NOISE_SCALES = 100
+"""Levels between the smallest and the largest noise while training."""
 
 
 class Objective(abc.ABC):
@@ -242,7 +243,8 @@ class MultilevelObjective(SmoothingObjective):
 
     def levels(self, rng_key: Array, shape: tuple[int, ...]) -> Array:
         """Random noise levels between `noise_scale` and `max_noise_scale`."""
-        return noise_levels(rng_key, shape, self.resolution, self.max_noise_scale)
+        scales = geometric_noise_scales(self.resolution, self.max_noise_scale, NUM_NOISE_SCALES)
+        return jax.random.choice(rng_key, jnp.asarray(scales, jnp.result_type(float)), shape)
 
     def noise_and_levels(self, rng_key: Array, rows: Array, repeats: int) -> tuple[Array, Array]:
         """Standard normal numbers (rows, repeats, D) and noise levels (rows, repeats)."""
