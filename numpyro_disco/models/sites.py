@@ -88,8 +88,9 @@ def sample(
             over variables, those variables that have no site of their own shape.
 
     Returns:
-        The vector, shape (..., D), plate axes first; for a prior over variables a dict of arrays
-        (...) + shape. With `obs`, the completed table.
+        The vector, shape (..., D), plate axes first, and before these an axis for each discrete
+        site that NumPyro sums out, so take coordinates as ``x[..., 0]``; for a prior over
+        variables a dict of arrays (...) + shape. With `obs`, the completed table.
 
     Raises:
         ValueError: A handler names a site that does not exist, or `obs` does not fit the plates

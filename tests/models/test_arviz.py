@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from helpers.models import nuts
 from helpers.three_coordinates import NAMES, PRIOR, prior_of
-from numpyro.infer import MCMC, NUTS
+from numpyro.infer import MCMC, NUTS, DiscreteHMCGibbs
 
 import numpyro_disco as disco
 from numpyro_disco.tables.variables import Variable, Variables
@@ -91,6 +91,31 @@ def test_vectors_are_labelled_and_constants_left_out():
     # Plates are found as ArviZ finds them.
     assert posterior["z"].dims == posterior["twice"].dims == ("chain", "draw", "member")
     assert not az.summary(data).isna().any(axis=None)
+
+
+def test_draws_of_categories_have_labels():
+    cuts = ("fair", "good", "ideal")
+    reference = disco.MixedReference(
+        jnp.ones(1), jnp.zeros((1, 2)), jnp.eye(2)[None], jnp.zeros((1, 2, 3)), num_levels=(3, 0)
+    )
+    prior = disco.EnergyDistribution(
+        lambda x: 0.5 * x[1] ** 2,
+        reference,
+        names=("cut", "price"),
+        columns={"cut": disco.Categories(cuts)},
+    )
+    mcmc = MCMC(
+        DiscreteHMCGibbs(NUTS(lambda: disco.sample("x", prior))),
+        num_warmup=2,
+        num_samples=30,
+        progress_bar=False,
+    )
+    mcmc.run(jax.random.key(0))
+    posterior = disco.to_arviz(mcmc)["posterior"]
+    drawn = posterior["x.cut.level"][posterior["x.cut"]]
+    assert drawn.dims == ("chain", "draw")
+    assert set(drawn.values.ravel()) == set(cuts)
+    np.testing.assert_array_equal(np.array(cuts)[posterior["x.cut"].values], drawn.values)
 
 
 def test_a_potential_function_is_refused():
