@@ -82,6 +82,8 @@ QUICK_LEAVES_OUT = ("DISCO, not cooled", "replacement", "guidance", *VARIANTS)
 """What the quick run leaves out: the quick run of figure 1 has these rivals."""
 FLOOR = "exact draws"
 PERFECT, PERFECT_COOLED = "perfect model at sigma(0)", "perfect model, cooled"
+ROWS = "smoothed rows at sigma(0)"
+"""The kernel density of the training rows, which minimises the loss of DISCO."""
 DEFAULT = "numpyro_disco by default"
 COOLING = (methods.NOISE_SCALE / methods.COOLED) ** 2
 """Power of the density that sampling with a smaller sigma(0) amounts to."""
@@ -100,7 +102,7 @@ class Result(NamedTuple):
 
 def learn(truth, dimension, seed, size, path, left_out):
     """Conditional samplers by name, each from a random key and points (n, D)."""
-    rows = truth.draw(np.random.default_rng([seed, 1]), size.num_rows)
+    rows = training_rows(truth, seed, size)
     keys = jax.random.split(jax.random.key(seed), 3)
     path = path.with_name(f"{path.name}_{dimension}_{seed}")
     steps = size.num_steps * (1 if dimension == 2 else size.more_steps)
@@ -130,6 +132,11 @@ def learn(truth, dimension, seed, size, path, left_out):
         found[label] = at_points(methods.disco_on_grid(shapes, size.num_draws, masses, exact))
     variants = {label: variant(settings) for label, settings in VARIANTS.items()}
     return found | variants | {DEFAULT: default}
+
+
+def training_rows(truth, seed, size):
+    """Rows to learn from, shape (N, D)."""
+    return truth.draw(np.random.default_rng([seed, 1]), size.num_rows)
 
 
 def learn_nothing(truth, dimension, size):
@@ -200,6 +207,9 @@ def measure(dimension, seed, size, path, left_out):
     for label, (densities, power) in known.items():
         draws = [draw_tempered(rng, *each, power, size.num_draws) for each in densities]
         results[label] = Result(distances(draws, true_draws), 0.0, 0.0)
+    rows = training_rows(truth, seed, size)
+    draws = [methods.smoothed_rows(rng, rows, point, size.num_draws) for point in points]
+    results[ROWS] = Result(distances(draws, true_draws), 0.0, 0.0)
     if path.name.endswith("exact"):
         found = learn_nothing(truth, dimension, size)
     else:

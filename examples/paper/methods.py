@@ -12,6 +12,7 @@ import diffusion
 import inpainting
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from samplers import ancestral, descend
 from tempered import tempered
@@ -126,6 +127,17 @@ def modes_between_minima(density):
     inner = density[1:-1]
     least = (inner < density[:-2]) & (inner <= density[2:])
     return jnp.cumsum(jnp.pad(least, 1).astype(int))
+
+
+def smoothed_rows(rng, rows, point, num_draws):
+    """Draws of the last coordinate of the rows smoothed by sigma(0), given the others of a point.
+
+    This is what DISCO learns from these rows in the limit: the network fits them exactly.
+    """
+    squares = (((rows[:, :-1] - np.asarray(point)[:-1]) / NOISE_SCALE) ** 2).sum(1)
+    weights = np.exp(-0.5 * (squares - squares.min()))
+    chosen = rng.choice(len(rows), num_draws, p=weights / weights.sum())
+    return rows[chosen, -1] + NOISE_SCALE * rng.standard_normal(num_draws)
 
 
 def learn_disco(
