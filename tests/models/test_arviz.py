@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from helpers.models import nuts
+from helpers.smc import QUICK, tempered
 from helpers.three_coordinates import NAMES, PRIOR, prior_of
 from numpyro.infer import MCMC, NUTS, DiscreteHMCGibbs
 
@@ -65,8 +66,7 @@ def test_padding_is_left_out(sampler):
     if sampler == "NUTS":
         run = nuts_run(lambda: with_table(jnp.asarray(table), padded=True))
     else:
-        run = disco.TemperedSMC(with_table, num_particles=64, num_chains=2, progress_bar=False)
-        run.run(jax.random.key(0), table)
+        run = tempered(with_table, table, **QUICK)
     whole = np.asarray(run.get_samples(group_by_chain=True)["rows"])
     assert run.get_samples()["rows.missing"].shape[1:] == ((3, 3) if sampler == "NUTS" else (3,))
     check_entries(disco.to_arviz(run), whole, ["0.b", "1.a", "1.c"])
@@ -146,8 +146,7 @@ def test_the_evidence_of_a_run():
     def model(y):
         numpyro.sample("y", dist.Normal(numpyro.sample("m", dist.Normal(0, 1)), 1), obs=y)
 
-    run = disco.TemperedSMC(model, num_particles=64, num_chains=3, progress_bar=False)
-    run.run(jax.random.key(0), 0.3)
+    run = tempered(model, 0.3, **QUICK | {"num_particles": 64, "num_chains": 3})
     data = disco.to_arviz(run)
     found = data["sample_stats"]["log_normalizer"]
     assert found.dims == ("chain",)
