@@ -23,6 +23,7 @@ import jax.scipy.linalg as jsl
 import numpy as np
 
 from numpyro_disco._checks import is_traced
+from numpyro_disco._compiling import as_one_program
 from numpyro_disco._typing import Array, ArrayLike
 
 LOG_2_PI = float(np.log(2 * np.pi))
@@ -96,6 +97,7 @@ def whiten(x: Array, mean: Array, whitener: Array, kept: Array) -> tuple[Array, 
     return log_prob, white
 
 
+@as_one_program
 def condition_gaussian(
     mean: Array, covariance: Array, values: Array, observed: Array
 ) -> tuple[Array, Array, Array]:

@@ -20,7 +20,7 @@ from numpyro_disco._gaussians import (
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.references.base import Components
 from numpyro_disco.references.categorical import categorical_log_probs, draw_codes, tempered
-from numpyro_disco.references.mixture import MixtureBase, check_weights, draw_components, pick
+from numpyro_disco.references.mixture import MixtureBase, check_weights, components_at, pick
 
 
 class MixedReference(MixtureBase):
@@ -149,14 +149,21 @@ class MixedReference(MixtureBase):
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Independent draws, shape sample_shape + batch_shape + (D,)."""
         component_key, noise_key, level_key = jax.random.split(key, 3)
-        shape = self.shape(sample_shape)
-        component = draw_components(component_key, self.weights, shape[:-1])
-        x = self._draw_gaussians(noise_key, component)
+        shape, dtype = self.shape(sample_shape), self.means.dtype
+        uniform, noise = self._random_numbers(component_key, noise_key, shape)
+        num_discrete = int(self.discrete.sum())
+        return self._place(
+            uniform, noise, jax.random.uniform(level_key, (*shape[:-1], num_discrete), dtype)
+        )
 
+    @as_one_program
+    def _place(self, uniform: Array, noise: Array, level_uniform: Array) -> Array:
+        """Draws from uniform numbers (..., 1), normal ones (..., D), and one for each code."""
+        component = components_at(uniform, self.weights)
+        x = self._gaussians_at(component, noise)
         places = np.flatnonzero(self.discrete)
         probabilities = jnp.exp(self.log_probabilities[..., places, :])
-        uniform = jax.random.uniform(level_key, (*shape[:-1], len(places)), x.dtype)
-        codes = draw_codes(uniform, pick(probabilities, component, event_ndim=2))
+        codes = draw_codes(level_uniform, pick(probabilities, component, event_ndim=2))
         drawn = jnp.where(self.free[..., places], codes, x[..., places])
         return x.at[..., places].set(drawn)
 
@@ -250,6 +257,7 @@ class MixedReference(MixtureBase):
         )
 
 
+@as_one_program
 def _log_sum(log_terms: Array) -> Array:
     """Log of the sum along the last axis, with gradient 0 where all terms are 0."""
     possible = (log_terms > -jnp.inf).any(-1)

@@ -111,12 +111,20 @@ class MixtureBase(Reference):
         """Log density of the free coordinates, shape value.shape[:-1]; -inf for no level."""
         return self.describe(value)[0]
 
-    def _draw_gaussians(self, rng_key: Array, component: Array) -> Array:
+    def _random_numbers(
+        self, component_key: Array, noise_key: Array, shape: tuple[int, ...]
+    ) -> tuple[Array, Array]:
+        """Uniform numbers (..., 1) and standard normal ones (..., D) for draws of some shape.
+
+        They are programs of their own, which mixtures of all sizes share.
+        """
+        uniform = jax.random.uniform(component_key, (*shape[:-1], 1), self.log_weights.dtype)
+        return uniform, jax.random.normal(noise_key, shape, self.means.dtype)
+
+    def _gaussians_at(self, component: Array, noise: Array) -> Array:
         """A draw from the Gaussian of each component (...), discrete coordinates at their means."""
         mean = pick(self.means, component, event_ndim=1)
         factor = pick(self.scale_trils, component, event_ndim=2)
-        shape = (*component.shape, *self.event_shape)
-        noise = jax.random.normal(rng_key, shape, self.means.dtype)
         noise = jnp.where(self._gaussian, noise, 0.0)
         return mean + (factor @ noise[..., None])[..., 0]
 
@@ -214,8 +222,14 @@ class MixtureReference(MixtureBase):
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Independent draws, shape sample_shape + batch_shape + (D,)."""
         component_key, noise_key = jax.random.split(key)
-        component = draw_components(component_key, self.weights, self.shape(sample_shape)[:-1])
-        return self._draw_gaussians(noise_key, component)
+        return self._place(
+            *self._random_numbers(component_key, noise_key, self.shape(sample_shape))
+        )
+
+    @as_one_program
+    def _place(self, uniform: Array, noise: Array) -> Array:
+        """Draws from uniform numbers (..., 1) and standard normal ones (..., D)."""
+        return self._gaussians_at(components_at(uniform, self.weights), noise)
 
     @as_one_program
     def describe(self, value: ArrayLike) -> tuple[Array, Array]:
@@ -249,7 +263,7 @@ class MixtureReference(MixtureBase):
         )
         joint = self.log_weights + log_densities
         conditional = MixtureReference.from_log_weights(joint, means, covariances, held)
-        return conditional, logsumexp(joint, axis=-1)
+        return conditional, _log_sum(joint)
 
     def _with(self, means: ArrayLike, covariances: ArrayLike) -> MixtureReference:
         return MixtureReference.from_log_weights(self.log_weights, means, covariances)
@@ -267,6 +281,12 @@ class MixtureReference(MixtureBase):
             self.covariances / b,
             self.observed,
         )
+
+
+@as_one_program
+def _log_sum(log_weights: Array) -> Array:
+    """Log of the sum of exponentials over the last axis."""
+    return logsumexp(log_weights, axis=-1)
 
 
 def check_weights(weights: Array) -> None:
@@ -297,20 +317,19 @@ def check_shapes(log_weights: Array, means: Array, covariances: Array) -> None:
         )
 
 
-def draw_components(rng_key: Array, weights: Array, shape: tuple[int, ...]) -> Array:
-    """The component that each draw comes from.
+def components_at(uniform: Array, weights: Array) -> Array:
+    """The component that each draw comes from, by one uniform number for each.
+
+    `jax.random.categorical` would take a number for each component and draw.
 
     Args:
-        rng_key: random key.
-        weights: weights that sum to one, shape (..., K), whose leading axes broadcast to `shape`.
-        shape: shape of the draws.
+        uniform: numbers in [0, 1), shape (..., 1).
+        weights: weights that sum to one, shape (..., K), whose leading axes broadcast.
 
     Returns:
-        Whole numbers from 0 to K - 1 in that shape.
+        Whole numbers from 0 to K - 1, shape (...).
     """
-    # One uniform number per draw: `categorical` takes one per component and draw.
     cumulative = jnp.cumsum(weights, axis=-1)
-    uniform = jax.random.uniform(rng_key, (*shape, 1), cumulative.dtype)
     return (cumulative[..., :-1] < uniform * cumulative[..., -1:]).sum(-1)
 
 

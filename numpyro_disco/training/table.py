@@ -28,7 +28,7 @@ from numpyro_disco.training.dependence import (
     precision,
     standardized,
 )
-from numpyro_disco.training.faults import check_columns
+from numpyro_disco.training.faults import CONSTANT, INFINITE, NO_ENTRY, check_columns
 from numpyro_disco.training.row_weights import aligned, separate_weights, with_mean_one
 
 MARGIN = 1e4
@@ -102,12 +102,14 @@ def read_table(
     checked_names = check_names(names if names is not None else rows.names, dimension)
     given = check_supports(supports, checked_names)
     values = rows.values
+    _check_number_of_rows(values, values)
+    check_columns(rows, checked_names, supports or {}, _faults(values), smoothed)
     check_finite(values, checked_names)
     complete = values[~np.isnan(values).any(axis=1)]
     _check_seen(values, checked_names)
-    _check_number_of_rows(values, values if fills else complete)
+    if not fills:
+        _check_number_of_rows(values, complete)
     constant = constant_columns(values if fills else complete)
-    check_columns(rows, checked_names, supports or {}, constant, smoothed)
     columns = tuple(column for column in rows.columns if isinstance(column, Column))
     if constant.any():
         raise ValueError(
@@ -165,6 +167,20 @@ def _reordered(rows: Rows, names: tuple[str, ...]) -> Rows:
             f"{tuple(names)} for columns {tuple(found)}, which share {shared}. Rename the columns."
         )
     return rows._replace(names=names)
+
+
+def _faults(values: np.ndarray) -> tuple[str, ...]:
+    """A fault of the entries of each column, or nothing."""
+    faults = []
+    for column in values.T:
+        seen = column[~np.isnan(column)]
+        if not len(seen):
+            faults.append(NO_ENTRY)
+        elif np.isinf(seen).any():
+            faults.append(INFINITE)
+        else:
+            faults.append(CONSTANT * bool(constant_columns(seen[:, None])[0]))
+    return tuple(faults)
 
 
 def check_finite(values: np.ndarray, names: tuple[str, ...]) -> None:

@@ -35,6 +35,9 @@ def test_a_distribution_as_a_base():
 def test_earlier_draws_as_a_base_shorten_the_path(from_prior):
     smc = tempered(conjugate, Y, base=from_prior.get_samples())
     check_evidence(smc, conjugate_evidence(Y))
+    # The broken twin: one observation is forgotten.
+    with pytest.raises(AssertionError, match="is off"):
+        check_evidence(smc, conjugate_evidence(Y[:-1]))
     assert smc.history.inverse_temperature.shape[1] < 3
 
 

@@ -143,7 +143,11 @@ def check_shared(result):
 @pytest.mark.statistics
 def test_particles_over_two_processes():
     """Two processes with one device each, under jax.distributed, both get the whole result."""
-    check_shared(shared_run(2, 2))
+    result = shared_run(2, 2)
+    check_shared(result)
+    # The broken twin: a process divides by the particles of both.
+    with pytest.raises(AssertionError, match="is off"):
+        check_shared(result - np.log(2))
 
 
 @pytest.mark.slow

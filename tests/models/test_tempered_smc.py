@@ -21,6 +21,9 @@ def from_prior():
 
 def test_evidence_from_the_priors(from_prior):
     check_evidence(from_prior, conjugate_evidence(Y))
+    # The broken twin: one observation is forgotten.
+    with pytest.raises(AssertionError, match="is off"):
+        check_evidence(from_prior, conjugate_evidence(Y[:-1]))
 
 
 @pytest.mark.parametrize(

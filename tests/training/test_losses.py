@@ -387,7 +387,10 @@ def test_exact_and_estimated_traces_agree():
     rng = np.random.default_rng(5)
     x, signs = np.float32([0.3, -0.7]), np.float32(rng.choice([-1, 1], (20_000, 2)))
     score = score_of(lambda x: wrong_energy(PARAMETERS, x))
-    exact = jax.jit(lambda x: implicit_loss(score, x))(x)
+    trace = jax.jit(lambda x: implicit_loss(score, x))
+    exact, elsewhere = float(trace(x)), float(trace(x + 1))
     estimates = jax.jit(jax.vmap(lambda v: hutchinson_loss(score, x, v)))(signs)
     estimate, error = mean_and_error(np.asarray(estimates, np.float64))
-    assert_within(estimate, float(exact), error, resolution=0.1, label="estimated trace")
+    assert_within(estimate, exact, error, resolution=0.1, label="estimated trace")
+    with pytest.raises(AssertionError, match="is off"):
+        assert_within(estimate, elsewhere, error, resolution=0.1, label="another point")
