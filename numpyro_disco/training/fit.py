@@ -352,7 +352,7 @@ def _prepare(
     Rows with missing entries are left out, if `leaves_out`.
     """
     if variables is not None and variables.array is not None:
-        return prepare_arrays(table, variables, settings, leaves_out)
+        return prepare_arrays(table, settings, leaves_out)
     resolution = settings.objective.smallest_resolution
     if settings.objective.needs_density:
         warn_of_spikes(table)
