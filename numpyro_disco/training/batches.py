@@ -45,6 +45,11 @@ class TrainingRows(NamedTuple):
     """End of the share of the weight of each row but the last, from 0 to 2^32, shape (N - 1,).
     Whole numbers, because single precision could not tell the shares of many rows apart."""
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the values, (N, D)."""
+        return self.values.shape
+
 
 def training_rows(values: np.ndarray, weights: np.ndarray | None) -> TrainingRows:
     """Rows (N, D) on the host that can be drawn by weight (N,)."""

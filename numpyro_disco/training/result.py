@@ -87,6 +87,9 @@ class FitResult:
 
         Returns:
             Array of the shape of the points.
+
+        Raises:
+            ValueError: names or shapes that are not those of the columns.
         """
         evidence = self.evidence
         if evidence.array_shape is None:

@@ -103,9 +103,11 @@ class ParquetRows:
         Raises:
             ValueError: columns that are not numbers, categories or dates.
         """
-        schema = self.dataset.schema
+        import pyarrow
+
+        schema, is_floating = self.dataset.schema, pyarrow.types.is_floating
         scanned: dict[str, list[Any]] = {
-            n: [] for n in self.columns if not _is_floating(schema.field(n).type)
+            n: [] for n in self.columns if not is_floating(schema.field(n).type)
         }
         for batch in self._batches(list(scanned)) if scanned else ():
             for kept, values in zip(scanned.values(), batch.columns, strict=True):
@@ -141,12 +143,6 @@ class ParquetRows:
         return self.dataset.to_batches(
             columns=columns, batch_size=BATCH_ROWS, batch_readahead=4, fragment_readahead=1
         )
-
-
-def _is_floating(kind: Any) -> bool:
-    import pyarrow
-
-    return pyarrow.types.is_floating(kind)
 
 
 def _joined(parts: list[Any]) -> Any:

@@ -52,8 +52,10 @@ class Standard:
 def test_the_loss_is_the_energy_of_a_row():
     objective, row = disco.Likelihood(), jnp.array([1.0, -2.0])
     assert float(objective.loss(Standard, row)) == 2.5
-    noise = objective.judging_noise(jax.random.key(0), jnp.zeros((5, 2)), 3, None)
-    assert noise.shape == (5, 1) and float(objective.judge(Standard, row, noise[0, 0])) == 2.5
+    noise = objective.held_out_noise(jax.random.key(0), jnp.zeros((5, 2)), 3, None)
+    assert (
+        noise.shape == (5, 1) and float(objective.held_out_loss(Standard, row, noise[0, 0])) == 2.5
+    )
     assert objective.strict and not objective.whitens and not objective.smooths
 
 
