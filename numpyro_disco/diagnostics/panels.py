@@ -57,7 +57,7 @@ class Shown:
 
     @property
     def range(self) -> tuple[float, float]:
-        """What the axis shows: nearly all rows and draws, and a margin."""
+        """Limits of the axis: nearly all rows and draws, and a margin."""
         both = np.concatenate([self.rows, self.draws])
         both = both[np.isfinite(both)]
         if not len(both):
@@ -114,7 +114,7 @@ def shown_columns(
 
 
 def _axis_numbers(column: Column, numbers: np.ndarray) -> np.ndarray:
-    """What is drawn for the numbers of a coordinate: days of matplotlib's calendar for dates."""
+    """Numbers along an axis; those of dates are days of matplotlib's calendar."""
     numbers = np.asarray(numbers, np.float64)
     if isinstance(column, Boolean | Categories):
         return np.round(numbers)

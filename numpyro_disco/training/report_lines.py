@@ -12,17 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import multivariate_normal
 
+from numpyro_disco._levels import with_indicators
 from numpyro_disco._statistics import column_means, effective_number, selected, standard_error
 from numpyro_disco._typing import Array
 from numpyro_disco.diagnostics.verdicts import FAIL, PASS, WARN, verdict_of, worst
 from numpyro_disco.energy.learned import LearnedEnergy
 from numpyro_disco.training.evidence import FitEvidence
-from numpyro_disco.training.levels import level_log_shares, with_indicators
+from numpyro_disco.training.levels import level_log_shares
+from numpyro_disco.training.row_weights import FEW_PER_COLUMN
 
 MIN_HELD_OUT = 10
 """Fewest held-out rows whose standard error means anything."""
-FEW_PER_COLUMN = 20
-"""Effective numbers of rows below so many for each column are few."""
 MAX_CLUSTERS = 10
 """Most clusters whose masses are compared."""
 MAX_CLUSTERED_ROWS = 20_000
