@@ -108,7 +108,7 @@ def make_report(rng_key: Array, evidence: FitEvidence) -> Report:
         if not np.isnan(share):
             lines.append(report_training.reference_line(evidence, share))
         lines.append(report_lines.log_density_line(evidence, held_out, densities))
-        lines.append(report_lines.memorisation_line(densities, held_out.shape[1]))
+        lines.append(report_lines.memorisation_line(evidence, densities))
         if evidence.objective.is_contrastive:
             lines.append(report_lines.constant_line(densities))
     lines.append(report_smoothing.smoothing_line(evidence, held_out))

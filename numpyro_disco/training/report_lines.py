@@ -31,6 +31,8 @@ MAX_CHANCE_VARIATION = 0.15
 """Largest total variation that chance may cause for masses to be judged."""
 MAX_RAYS = 256
 """Most rays along which the energy must increase."""
+MAX_LEAD = 0.03
+"""Most nats for each column by which a mixture may be ahead on training rows for its size."""
 RAY_RADII = (1.0, 1.5, 2.0, 4.0, 8.0)
 """Points on each ray, in units of the distance of the farthest row."""
 
@@ -206,26 +208,45 @@ def log_density_line(
     )
 
 
-def memorisation_line(densities: LogDensities, dimension: int) -> ReportLine:
+def memorisation_line(evidence: FitEvidence, densities: LogDensities) -> ReportLine:
     """Compare the log density of training rows with that of held-out rows.
 
-    A mixture with as many components as held-out rows support is ahead on its training rows by
-    about its number of parameters for each row, as Akaike's criterion says, and has memorised none.
+    A fitted mixture is ahead on its training rows by about its number of parameters for each row
+    (Akaike 1974), which is not memorisation, and is allowed for.
     """
     of_rows = densities.rows, densities.row_weights
     of_held_out = densities.held_out, densities.held_out_weights
     means = [np.average(values, weights=weights) for values, weights in (of_rows, of_held_out)]
     gap = float(means[0] - means[1])
     error = float(np.hypot(standard_error(*of_rows), standard_error(*of_held_out)))
+    dimension, lead = evidence.held_out.shape[1], _lead_of_mixture(evidence)
+    finding = (
+        f"log density of training rows {gap:+.3f} +- {error:.2g} nats relative to held-out rows"
+    )
+    if lead:
+        finding += f" (a mixture of this size is about {lead:.2g} ahead)"
     return make_line(
         "memorisation",
         gap,
-        verdict_of(gap, 0.05 * dimension, 0.1 * dimension, error),
-        f"log density of training rows {gap:+.3f} +- {error:.2g} nats relative to held-out rows",
+        verdict_of(gap, 0.02 * dimension + lead, 0.1 * dimension, error),
+        finding,
         "if it is much higher, rows are memorised: use fewer steps, more smoothing or a smaller "
         "network",
         enough_rows=2 * error <= 0.1 * dimension,
     )
+
+
+def _lead_of_mixture(evidence: FitEvidence) -> float:
+    """Parameters of the fitted mixture for each training row, at most MAX_LEAD for each column."""
+    if not evidence.components:
+        return 0.0
+    # One component is wide, and not fitted.
+    num_components = len(evidence.energy.reference.components().log_weights) - 1
+    num_levels = np.asarray(evidence.coordinate_supports.num_levels)
+    num_real, num_masses = (num_levels == 0).sum(), np.maximum(num_levels - 1, 0).sum()
+    each = 1 + num_real * (num_real + 3) // 2 + num_masses
+    num_rows = effective_number(evidence.row_weights, len(evidence.rows))
+    return float(min(num_components * each / num_rows, MAX_LEAD * len(num_levels)))
 
 
 def constant_line(densities: LogDensities) -> ReportLine:

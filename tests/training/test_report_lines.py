@@ -7,6 +7,7 @@ import pytest
 from numpyro.distributions import constraints
 from scipy.stats import norm
 
+import numpyro_disco as disco
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.training.loop import History
 from numpyro_disco.training.report_lines import (
@@ -50,7 +51,13 @@ MIXED = CoordinateSupports((constraints.real, constraints.integer_interval(0, 2)
 
 
 def evidence(
-    losses=(1.0,) * 3, best_step=0, num_held_out=500, rows=ROWS, supports=REAL, row_weights=None
+    losses=(1.0,) * 3,
+    best_step=0,
+    num_held_out=500,
+    rows=ROWS,
+    supports=REAL,
+    row_weights=None,
+    components=(),
 ):
     steps = np.array([0, 50, 100])
     history = History(steps, np.ones(3), np.array(losses), np.array([0.0, 0.1, 0.1]))
@@ -63,6 +70,7 @@ def evidence(
         num_held_out=num_held_out,
         coordinate_supports=supports,
         array_shape=None,
+        components=components,
         density=types.SimpleNamespace(names=("a", "b")),
     )
 
@@ -94,8 +102,26 @@ def test_log_density_is_compared_with_a_gaussian(shift, error, verdict):
 
 @pytest.mark.parametrize(("gap", "verdict"), [(-0.2, "pass"), (0.25, "warn"), (0.5, "fail")])
 def test_memorisation_is_the_gap_to_training_rows(gap, verdict):
-    line = memorisation_line(densities(gap=gap), 2)
+    line = memorisation_line(evidence(), densities(gap=gap))
     assert line.verdict == verdict and line.value == pytest.approx(gap)
+
+
+def test_a_mixture_may_be_ahead_by_its_size():
+    """Parameters for each of 2,000 rows: 6 for each of 8 components, and too many of 100."""
+
+    def found(num_components, gap):
+        count = num_components + 1
+        reference = disco.MixtureReference(
+            np.ones(count), np.zeros((count, 2)), np.broadcast_to(np.eye(2), (count, 2, 2))
+        )
+        fitted = evidence(components={num_components: 0.0})
+        fitted.energy = types.SimpleNamespace(reference=reference)
+        return memorisation_line(fitted, densities(gap=gap))
+
+    # The standard error of the gap is 0.05, and twice it is allowed for.
+    assert found(8, 0.15).verdict == "pass" and "0.024 ahead" in found(8, 0.15).reason
+    assert "0.06 ahead" in found(100, 0.15).reason
+    assert found(8, 0.25).verdict == "warn" and found(100, 0.5).verdict == "fail"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +163,7 @@ def test_held_out_log_densities_are_weighted():
     line = log_density_line(evidence([1.0] * 3, 0), HELD_OUT, weighted)
     assert line.value == pytest.approx(np.average(weighted.held_out, weights=weights))
     gap = np.average(weighted.rows) - line.value
-    assert memorisation_line(weighted, 2).value == pytest.approx(gap)
+    assert memorisation_line(evidence(), weighted).value == pytest.approx(gap)
 
 
 def test_weights_on_a_few_rows_are_reported():
