@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers.workers import keep_to_one_core, quick_options
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PYTHON_M = (sys.executable, "-m")
@@ -18,8 +19,18 @@ PYTHON_M = (sys.executable, "-m")
 SCRIPTS = [path for path in ROOT.glob("examples/**/*.py") if "__main__" in path.read_text()]
 # Each worker has one core, and threads that wait for one another's turn would waste it.
 ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
-# Scripts and doctests compile for longer than they run.
-QUICK = {**ALONE, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_core():
+    """Keep what a worker starts to one core."""
+    keep_to_one_core()
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """Variables for scripts and doctests, which compile for longer than they run."""
+    return {**ALONE, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": quick_options()}
 
 
 def test_documentation(tmp_path):
@@ -27,22 +38,22 @@ def test_documentation(tmp_path):
     subprocess.run(command, cwd=ROOT, env=ALONE, check=True)
 
 
-def test_doctests():
+def test_doctests(quick):
     # Leave an empty line before the closing fence of a >>> block: it ends the expected output.
     documents = ("--doctest-glob=*.md", "--ignore=docs/conf.py", "docs", "README.md")
     command = (*PYTHON_M, "pytest", "-n0", "-q", "--doctest-modules", "numpyro_disco", *documents)
-    subprocess.run(command, cwd=ROOT, env=QUICK, check=True)
+    subprocess.run(command, cwd=ROOT, env=quick, check=True)
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(SCRIPTS)], ids=str)
-def test_script(path, tmp_path):
+def test_script(path, tmp_path, quick):
     if path.suffix == ".md":
         start, code = re.split(r"^```python\n", path.read_text(), maxsplit=1, flags=re.MULTILINE)
         path = tmp_path / "readme.py"
         # Empty lines for the text before the block: tracebacks show the line numbers of README.md.
         path.write_text("\n" * (start.count("\n") + 1) + re.split(r"^```$", code, flags=re.M)[0])
     flag = "--quick" if path.parent.name == "paper" else "--small"
-    subprocess.run([sys.executable, path, flag], cwd=tmp_path, env=QUICK, check=True)
+    subprocess.run([sys.executable, path, flag], cwd=tmp_path, env=quick, check=True)
 
 
 def test_types_of_the_package():

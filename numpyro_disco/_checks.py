@@ -139,7 +139,7 @@ def known_constant(value: Any) -> Any:
 
     `jnp.array([1.0])` is such a constant: traced, although its numbers are known.
     """
-    if not isinstance(value, jax.core.Tracer):
+    if not is_traced(value):
         return value
     # Tracers of other kinds, and perhaps of other versions of JAX, have no such method.
     constant = getattr(value, "get_const", lambda: None)()

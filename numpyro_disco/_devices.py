@@ -62,10 +62,17 @@ def shard(record: _Record, mesh: Mesh | None, axis: int) -> _Record:
 
 
 def local(tree: _Tree) -> _Tree:
-    """Copy JAX arrays that are on all devices to the default device of this process."""
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(np.asarray(leaf)) if isinstance(leaf, jax.Array) else leaf, tree
-    )
+    """Copy JAX arrays that are spread over devices to the default device of this process."""
+
+    def copied(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = np.asarray(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(leaf))
+        return jnp.asarray(np.asarray(leaf))
+
+    return jax.tree.map(copied, tree)
 
 
 def same_everywhere(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import jax.scipy.linalg as jsl
 import numpy as np
 
+from numpyro_disco._checks import is_traced
+from numpyro_disco._compiling import as_one_program
 from numpyro_disco._typing import Array, ArrayLike
 
 LOG_2_PI = float(np.log(2 * np.pi))
@@ -95,6 +97,7 @@ def whiten(x: Array, mean: Array, whitener: Array, kept: Array) -> tuple[Array, 
     return log_prob, white
 
 
+@as_one_program
 def condition_gaussian(
     mean: Array, covariance: Array, values: Array, observed: Array
 ) -> tuple[Array, Array, Array]:
@@ -171,7 +174,7 @@ def _factors(covariance: Array, free: Array) -> tuple[Array, Array, Array]:
 
 def check_finite(mean: Array, argument: str) -> None:
     """Refuse a mean that is not finite; a traced one is accepted as it is."""
-    if not isinstance(mean, jax.core.Tracer) and not np.isfinite(np.asarray(mean)).all():
+    if not is_traced(mean) and not np.isfinite(np.asarray(mean)).all():
         raise ValueError(f"Expected finite numbers for `{argument}`; got {mean}.")
 
 
@@ -187,7 +190,7 @@ def check_observed(observed: ArrayLike | None, dimension: int) -> Array | None:
 
 def check_symmetric(covariance: Array, argument: str) -> None:
     """Refuse a matrix that differs from its transpose by more than rounding."""
-    if isinstance(covariance, jax.core.Tracer):
+    if is_traced(covariance):
         return
     matrix = np.asarray(covariance)
     gap = np.abs(matrix - np.swapaxes(matrix, -1, -2)).max(initial=0.0)
@@ -200,7 +203,7 @@ def check_symmetric(covariance: Array, argument: str) -> None:
 
 def check_definite(cholesky: Array, argument: str) -> None:
     """Refuse a matrix whose Cholesky factor is not finite."""
-    if not isinstance(cholesky, jax.core.Tracer) and not np.isfinite(np.asarray(cholesky)).all():
+    if not is_traced(cholesky) and not np.isfinite(np.asarray(cholesky)).all():
         raise ValueError(
             f"Expected a positive definite matrix for `{argument}`; got one whose Cholesky factor "
             "is not finite. Add a small multiple of the identity."

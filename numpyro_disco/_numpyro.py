@@ -38,6 +38,7 @@ from numpyro_disco._typing import Array
 
 __all__ = [
     "ModelHolder",
+    "StableDistribution",
     "active_handlers",
     "active_plates",
     "chooses_start",
@@ -58,6 +59,8 @@ __all__ = [
     "unconstrain_reparam",
     "validate_sample",
     "with_batch_shape",
+    "with_event_shape",
+    "with_observed_vectors",
     "with_renamed_sites",
 ]
 

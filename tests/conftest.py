@@ -4,11 +4,10 @@ import collections
 import gc
 import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import pytest
+from helpers.workers import keep_to_one_core, quick_options
 
 from numpyro_disco import _compiling
 
@@ -16,21 +15,6 @@ from numpyro_disco import _compiling
 MOST_MAPS = 10_000
 
 LONG = ("training", "statistics", "slow")
-
-# Most tests spend nearly all of their time compiling. Without XLA's newer code generation,
-# compilation is much faster; splitting a program for several threads does not pay where each
-# worker has one core. Not every version of XLA has these options.
-QUICK_OPTIONS = (
-    "--xla_cpu_use_fusion_emitters=false",
-    "--xla_cpu_parallel_codegen_split_count=1",
-)
-
-
-def is_known(option):
-    """Ask a fresh process, because XLA aborts on an option that it does not know."""
-    environment = {**os.environ, "XLA_FLAGS": option}
-    command = [sys.executable, "-c", "import jax; jax.devices()"]
-    return subprocess.run(command, env=environment, capture_output=True).returncode == 0
 
 
 def pytest_configure(config):
@@ -41,9 +25,9 @@ def pytest_configure(config):
     `pytest --cache-clear` forgets them. Worker processes inherit both.
     """
     _compiling._OPTIONS.pop("xla_backend_optimization_level")
+    keep_to_one_core()
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        known = filter(is_known, QUICK_OPTIONS)
-        os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *known])
+        os.environ["XLA_FLAGS"] = quick_options()
         # Each worker has one core. The threads of two, which spin while they wait for one another,
         # make the small trees of scikit-learn take many times as long.
         os.environ.setdefault("OMP_NUM_THREADS", "1")

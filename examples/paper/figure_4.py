@@ -5,9 +5,9 @@ draws of the exact conditional. Everything that was learned or drawn is kept in 
 so an interrupted run continues where it stopped.
 
     python examples/paper/figure_4.py                  the paper's size: hours on a GPU
-    python examples/paper/figure_4.py --size reduced   D = 2 and 10: twenty minutes on one core
-    python examples/paper/figure_4.py --size longer    D = 2, four times the steps
+    python examples/paper/figure_4.py --size reduced   half an hour on one core
     python examples/paper/figure_4.py --exact          exact scores: the samplers' own errors
+    python examples/paper/figure_4.py --causes         what the error of DISCO consists of
     python examples/paper/figure_4.py --quick          a quick run of most methods
 """
 
@@ -31,20 +31,22 @@ class Size(NamedTuple):
 
     dimensions: tuple
     """Dimensions D."""
-    num_seeds: int
-    """Mixtures for each dimension."""
+    num_seeds: dict
+    """Number of mixtures by dimension."""
     num_rows: int
     """Rows to learn from."""
     num_steps: int
-    """Training steps; twice as many for D > 2."""
+    """Training steps in the plane."""
+    more_steps: int
+    """Factor of the training steps for D > 2."""
     batch_size: int
     """Rows in a step."""
     num_blocks: int
     """Residual blocks of the networks."""
     widths: dict
     """Width of the networks by dimension."""
-    num_default_steps: int | None
-    """Steps of `fit` by default; None leaves them to it."""
+    shorter: dict
+    """Settings that make `fit` by default shorter."""
     num_levels: int
     """Noise levels of the diffusion."""
     num_tests: int
@@ -54,27 +56,34 @@ class Size(NamedTuple):
 
 
 PAPER_WIDTHS = {2: 128, 10: 256, 50: 512}
+WIDTHS = {2: 64, 10: 64, 50: 128}
+THREE, FEWER = {2: 3, 10: 3, 50: 3}, {2: 3, 10: 2, 50: 1}
+SHORTER, QUICK = {"num_steps": 1000}, {"num_steps": 50, "reference": "gaussian"}
 SIZES = {
-    "paper": Size((2, 10, 50), 3, 100_000, 50_000, 1024, 4, PAPER_WIDTHS, None, 100, 100, 1024),
-    "reduced": Size((2, 10), 1, 20_000, 2500, 512, 2, {2: 64, 10: 64}, None, 100, 20, 512),
-    "longer": Size((2,), 1, 20_000, 10_000, 512, 2, {2: 64}, None, 100, 20, 512),
-    "quick": Size((2,), 1, 1000, 50, 64, 1, {2: 16}, 50, 20, 2, 64),
+    "paper": Size(
+        (2, 10, 50), THREE, 100_000, 50_000, 2, 1024, 4, PAPER_WIDTHS, {}, 100, 100, 1024
+    ),
+    "reduced": Size((2, 10, 50), FEWER, 20_000, 2500, 1, 512, 2, WIDTHS, SHORTER, 100, 20, 512),
+    "quick": Size((2,), {2: 1}, 1000, 50, 1, 64, 1, {2: 16}, QUICK, 20, 2, 64),
 }
+PUBLISHED = "DISCO, as published"
 GRID = "DISCO, on a grid"
 """The learned energy as published, drawn without a sampler's errors."""
+EXACT_MASSES, EXACT_SHAPES = "the same, exact masses of modes", "the same, exact shapes of modes"
+MEANS, HEIGHTS = "DISCO by posterior means", "the same with heights"
 VARIANTS = {
-    "DISCO by posterior means, on a grid": {"name": "means", "target": "mean"},
-    "the same with heights, on a grid": {
-        "name": "heights",
-        "target": "mean",
-        "density_weight": 0.3,
-    },
+    MEANS: {"name": "means", "target": "mean"},
+    HEIGHTS: {"name": "heights", "target": "mean", "density_weight": 0.3},
 }
-"""Targets without sampling noise, and the log density learned beside the score."""
+"""Targets without sampling noise, and the log density learned beside the score; not cooled."""
+CAUSES = (GRID, EXACT_MASSES, EXACT_SHAPES, HEIGHTS)
+"""Methods that tell apart errors of the sampler, of noisy targets, of masses and of shapes."""
 QUICK_LEAVES_OUT = ("DISCO, not cooled", "replacement", "guidance", *VARIANTS)
 """What the quick run leaves out: the quick run of figure 1 has these rivals."""
 FLOOR = "exact draws"
 PERFECT, PERFECT_COOLED = "perfect model at sigma(0)", "perfect model, cooled"
+ROWS = "smoothed rows at sigma(0)"
+"""The kernel density of the training rows, which minimises the loss of DISCO."""
 DEFAULT = "numpyro_disco by default"
 COOLING = (methods.NOISE_SCALE / methods.COOLED) ** 2
 """Power of the density that sampling with a smaller sigma(0) amounts to."""
@@ -93,10 +102,10 @@ class Result(NamedTuple):
 
 def learn(truth, dimension, seed, size, path, left_out):
     """Conditional samplers by name, each from a random key and points (n, D)."""
-    rows = truth.draw(np.random.default_rng([seed, 1]), size.num_rows)
+    rows = training_rows(truth, seed, size)
     keys = jax.random.split(jax.random.key(seed), 3)
     path = path.with_name(f"{path.name}_{dimension}_{seed}")
-    steps = size.num_steps * (1 if dimension == 2 else 2)
+    steps = size.num_steps * (1 if dimension == 2 else size.more_steps)
     training = {"num_steps": steps, "batch_size": size.batch_size, "path": path}
     training |= {"width": size.widths[dimension], "num_blocks": size.num_blocks}
     process = noise_process(dimension, size)
@@ -108,28 +117,37 @@ def learn(truth, dimension, seed, size, path, left_out):
     def variant(settings):
         def draw(rng_key, points):
             prior = methods.learn_disco(keys[0], rows, **training, **settings)
-            return at_points(methods.disco_on_grid(prior.energy, size.num_draws))(rng_key, points)
+            return at_points(methods.disco_tempered(prior.energy, size.num_draws))(rng_key, points)
 
         return draw
 
     def default(rng_key, points):
-        steps = size.num_default_steps
-        prior = methods.learn_default(keys[2], rows, num_steps=steps, path=path)
+        prior = methods.learn_default(keys[2], rows, path=path, **size.shorter)
         return by_default(rng_key, prior, points, size.num_draws)
 
     found = samplers(prior.energy, process, denoise, size.num_draws, dimension)
+    exact = smoothed_energy(truth)
+    swaps = {EXACT_MASSES: (prior.energy, exact), EXACT_SHAPES: (exact, prior.energy)}
+    for label, (shapes, masses) in swaps.items():
+        found[label] = at_points(methods.disco_on_grid(shapes, size.num_draws, masses, exact))
     variants = {label: variant(settings) for label, settings in VARIANTS.items()}
     return found | variants | {DEFAULT: default}
 
 
+def training_rows(truth, seed, size):
+    """Rows to learn from, shape (N, D)."""
+    return truth.draw(np.random.default_rng([seed, 1]), size.num_rows)
+
+
 def learn_nothing(truth, dimension, size):
     """The same samplers with exact energies and scores, which leaves the samplers' own errors."""
-    process = noise_process(dimension, size)
-
-    def energy(x):
-        return -truth.log_prob(x, 1.0, methods.NOISE_SCALE)
-
+    process, energy = noise_process(dimension, size), smoothed_energy(truth)
     return samplers(energy, process, truth.denoiser(process), size.num_draws, dimension)
+
+
+def smoothed_energy(truth):
+    """The energy of a mixture smoothed by sigma(0): what DISCO should learn."""
+    return lambda x: -truth.log_prob(x, 1.0, methods.NOISE_SCALE)
 
 
 def noise_process(dimension, size):
@@ -141,7 +159,7 @@ def noise_process(dimension, size):
 def samplers(energy, process, denoise, num_draws, dimension):
     """Conditional samplers of an energy and of a denoiser, by name, each for many points."""
     found = {
-        "DISCO, as published": methods.disco_tempered(lambda x: COOLING * energy(x), num_draws),
+        PUBLISHED: methods.disco_tempered(lambda x: COOLING * energy(x), num_draws),
         "DISCO, not cooled": methods.disco_tempered(energy, num_draws),
     }
     for rival in methods.RIVALS:
@@ -189,6 +207,9 @@ def measure(dimension, seed, size, path, left_out):
     for label, (densities, power) in known.items():
         draws = [draw_tempered(rng, *each, power, size.num_draws) for each in densities]
         results[label] = Result(distances(draws, true_draws), 0.0, 0.0)
+    rows = training_rows(truth, seed, size)
+    draws = [methods.smoothed_rows(rng, rows, point, size.num_draws) for point in points]
+    results[ROWS] = Result(distances(draws, true_draws), 0.0, 0.0)
     if path.name.endswith("exact"):
         found = learn_nothing(truth, dimension, size)
     else:
@@ -248,21 +269,25 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="paper")
     parser.add_argument("--quick", action="store_const", const="quick", dest="size")
-    parser.add_argument("--exact", action="store_true", help="exact scores, nothing is learned")
-    parser.add_argument("--leave-out", nargs="+", default=[], help="names of methods")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--exact", action="store_true", help="exact scores, nothing is learned")
+    kind.add_argument("--causes", action="store_true", help="parts of DISCO swapped one at a time")
     parser.add_argument("--dimensions", type=int, nargs="+", help="only these dimensions")
+    parser.add_argument("--seeds", type=int, help="number of mixtures of each dimension")
     args = parser.parse_args()
-    size, name = SIZES[args.size], f"figure_4_{args.size}{'_exact' * args.exact}"
-    quick = args.size == "quick"
-    path, left_out = methods.prepare(quick) / name, args.leave_out + list(QUICK_LEAVES_OUT) * quick
-    results = {}
+    size, quick = SIZES[args.size], args.size == "quick"
+    path = methods.prepare(quick) / f"figure_4_{args.size}{'_exact' * args.exact}"
+    left_out = QUICK_LEAVES_OUT if quick else () if args.exact else CAUSES
+    left_out = (*methods.RIVALS, PUBLISHED, DEFAULT) if args.causes else left_out
+    results, written = {}, path.with_name(path.name + "_causes" * args.causes)
     for dimension in args.dimensions or size.dimensions:
-        runs = [measure(dimension, seed, size, path, left_out) for seed in range(size.num_seeds)]
+        seeds = range(args.seeds or size.num_seeds[dimension])
+        runs = [measure(dimension, seed, size, path, left_out) for seed in seeds]
         results[dimension] = {label: pooled([run[label] for run in runs]) for label in runs[0]}
         lines = table(results)
         print(lines, flush=True)
-        path.with_suffix(".md").write_text(lines + "\n")
-        picture(path.with_suffix(".png"), results)
+        written.with_suffix(".md").write_text(lines + "\n")
+        picture(written.with_suffix(".png"), results)
 
 
 if __name__ == "__main__":

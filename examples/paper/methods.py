@@ -5,12 +5,14 @@ point (D,), and to the number of network evaluations for each draw.
 """
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import diffusion
 import inpainting
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from samplers import ancestral, descend
 from tempered import tempered
@@ -91,17 +93,51 @@ def disco_tempered(energy, num_draws, num_moves=2, num_leapfrog=2):
     return run
 
 
-def disco_on_grid(energy, num_draws):
-    """Draws from an energy of points (D,) by inversion on a grid, without a sampler's errors."""
+def disco_on_grid(energy, num_draws, masses=None, modes=None):
+    """Draws from an energy of points (D,) by inversion on a grid, without a sampler's errors.
+
+    Args:
+        energy: of a point (D,).
+        num_draws: number of draws.
+        masses: an energy that has the masses of modes instead; None keeps those of `energy`.
+        modes: an energy whose conditional has the minima that separate modes.
+    """
     grid = jnp.linspace(*BOX, 4001)
 
-    def run(rng_key, point):
+    def density(energy, point):
         energies = jax.lax.map(lambda last: energy(point.at[-1].set(last)), grid, batch_size=500)
-        mass = jnp.cumsum(jax.nn.softmax(-energies))
+        return jax.nn.softmax(-energies)
+
+    def run(rng_key, point):
+        mass = density(energy, point)
+        if masses is not None:
+            mode = modes_between_minima(density(modes, point))
+            of_modes = partial(jax.ops.segment_sum, segment_ids=mode, num_segments=len(grid))
+            own, wanted = of_modes(mass), of_modes(density(masses, point))
+            mass = mass * (wanted / jnp.maximum(own, 1e-30))[mode]
+        mass = jnp.cumsum(mass)
         uniform = jax.random.uniform(rng_key, (num_draws,), maxval=mass[-1])
         return jnp.interp(uniform, mass, grid), jnp.zeros(())
 
     return run
+
+
+def modes_between_minima(density):
+    """The number of the mode of each place of a grid, shape (n,)."""
+    inner = density[1:-1]
+    least = (inner < density[:-2]) & (inner <= density[2:])
+    return jnp.cumsum(jnp.pad(least, 1).astype(int))
+
+
+def smoothed_rows(rng, rows, point, num_draws):
+    """Draws of the last coordinate of the rows smoothed by sigma(0), given the others of a point.
+
+    This is what DISCO learns from these rows in the limit: the network fits them exactly.
+    """
+    squares = (((rows[:, :-1] - np.asarray(point)[:-1]) / NOISE_SCALE) ** 2).sum(1)
+    weights = np.exp(-0.5 * (squares - squares.min()))
+    chosen = rng.choice(len(rows), num_draws, p=weights / weights.sum())
+    return rows[chosen, -1] + NOISE_SCALE * rng.standard_normal(num_draws)
 
 
 def learn_disco(
@@ -145,13 +181,11 @@ def learn_disco(
     return disco.load(path)
 
 
-def learn_default(rng_key, rows, *, num_steps, path):
-    """What `disco.fit` learns without any settings; a number of steps makes it a quick one."""
+def learn_default(rng_key, rows, *, path, **settings):
+    """What `disco.fit` learns without any settings, or with those of a shorter run."""
     path = path.with_name(f"default_{path.name}.npz")
     if not path.exists():
-        settings = {"checkpoint": path.with_suffix(".checkpoint")}
-        if num_steps is not None:
-            settings |= {"num_steps": num_steps, "reference": "gaussian"}
+        settings["checkpoint"] = path.with_suffix(".checkpoint")
         disco.save(path, disco.fit(rng_key, rows, **settings).distribution)
     return disco.load(path)
 

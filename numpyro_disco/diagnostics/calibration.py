@@ -155,7 +155,7 @@ def calibration(
         (10,)
     """
     rng_key = check_key(rng_key)
-    check_prior(prior, "Give its `distribution`.")
+    check_prior(prior)
     check_count(num_samples, "num_samples", minimum=2)
     given = prior.pattern(data, "data")
     values, there = given.values, given.observed

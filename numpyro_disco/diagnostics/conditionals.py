@@ -81,7 +81,7 @@ def _by_row(check: ConditionalCheck) -> list[ConditionalCheck]:
 
 
 def _sentence(check: ConditionalCheck) -> str:
-    """What a check of one row says."""
+    """The check of one row as a sentence."""
     distance = ""
     if check.distance_percentile is not None:
         distance = (
@@ -178,7 +178,7 @@ def check_conditional(
         True
     """
     rng_key = check_key(rng_key)
-    check_prior(prior, "Give its `distribution`.")
+    check_prior(prior)
     check_count(num_samples, "num_samples", minimum=2)
     check_count(num_neighbours, "num_neighbours", minimum=0)
     given = prior.with_clamped(prior.pattern(observed))

@@ -166,7 +166,7 @@ def plot_pairs(
 
 def _check_table(prior: Any) -> None:
     """Require a prior over named numbers."""
-    check_prior(prior, "Give its `distribution`.")
+    check_prior(prior)
     if len(prior.event_shape) != 1 or prior.batch_shape != ():
         raise ValueError(
             "Expected a `prior` over one row of a table; got one over arrays or a batch of rows. "

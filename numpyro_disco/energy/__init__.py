@@ -29,5 +29,6 @@ The modules:
   `importance`, weighted points of the reference, or `sampling`, tempered runs.
 - `conditionals`: `sample_conditional` and `log_marginal`; `imputation`: `impute`.
 - `networks`: residual networks; `learned`: a network beside a reference, as training leaves it.
-- `storage`: `save` and `load`; `archive`, their files; `support_codes`, constraints as JSON.
+- `storage`: a prior as arrays and a description; `archive`, files of these; `support_codes`,
+  constraints as JSON.
 """

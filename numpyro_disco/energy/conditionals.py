@@ -85,7 +85,7 @@ def sample_conditional(
         (10, 2)
     """
     rng_key = check_key(rng_key)
-    check_prior(prior, "Give its `distribution`.")
+    check_prior(prior)
     num_samples = check_count(num_samples, "num_samples")
     if num_particles is None:
         num_particles = particles_for(num_samples)
@@ -135,7 +135,7 @@ class LogMarginal(NamedTuple):
     shared_error: Array
     """Standard error of log Z, shape (). All rows share it, so it cancels in their differences."""
     info: DrawInfo | None
-    """How the integral of each row was estimated; None inside a compiled function."""
+    """Method by which each integral was estimated; None inside a compiled function."""
 
 
 def log_marginal(
@@ -185,7 +185,7 @@ def log_marginal(
         (2,)
     """
     rng_key = check_key(rng_key)
-    check_prior(prior, "Give its `distribution`.")
+    check_prior(prior)
     check_count(num_particles, "num_particles", minimum=2)
     check_count(num_chains, "num_chains", minimum=2)
     check_count(rows_at_once, "rows_at_once")

@@ -27,7 +27,7 @@ KERNEL = 3
 
 
 def halvings(shape: Sequence[int], most: int) -> int:
-    """How many times all spatial axes can be halved, at most `most`."""
+    """Number of times that all spatial axes can be halved, at most `most`."""
     count = 0
     while count < most and all(size % 2 ** (count + 1) == 0 for size in shape):
         count += 1

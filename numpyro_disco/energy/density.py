@@ -59,14 +59,14 @@ class EnergyDensity(StableDistribution):
     names: tuple[str, ...]
     """Names of the coordinates."""
     columns: tuple[Column, ...]
-    """What the numbers of each coordinate stand for in tables."""
+    """Meaning of the numbers of each coordinate in tables."""
     coordinate_supports: CoordinateSupports
     """Support of each coordinate, and the maps to and from unconstrained space."""
     observed: tuple[bool, ...]
     """True for each clamped coordinate, D entries."""
     variables: Variables | None
-    """How the coordinates form variables of any shape, if draws of variables were learned from, or
-    one array, if images were."""
+    """The variables that the coordinates form, if the prior was learned from draws of variables, or
+    the one array, if it was learned from arrays such as images."""
     log_normalizer: Array | None
     """log Z as estimated by `normalize`, or None."""
     log_normalizer_error: Array | None
@@ -381,7 +381,7 @@ def _unless(discrete: np.ndarray, value: Array, inert: float) -> Array:
 
 def _refuse_missing(value: ArrayLike) -> None:
     """Refuse NaN where a point is known."""
-    if not isinstance(value, jax.core.Tracer) and np.isnan(np.asarray(value)).any():
+    if not is_traced(value) and np.isnan(np.asarray(value)).any():
         raise ValueError(
             "Expected a `value` without NaN, where a density is not defined; got NaN. For data "
             "with missing entries use `numpyro_disco.sample(name, prior, obs=data)`, which "

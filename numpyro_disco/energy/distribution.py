@@ -6,7 +6,6 @@ import copy
 from collections.abc import Mapping
 from typing import Any, Self
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -20,15 +19,10 @@ from numpyro_disco.energy.pattern import Pattern, make_pattern, parse_pattern
 from numpyro_disco.tables.writing import LIBRARIES, new_frame
 
 
-def check_prior(prior: Any, remedy: str) -> None:
-    """Require an `EnergyDistribution`.
-
-    Args:
-        prior: what was given.
-        remedy: what to do instead, if a fit was given.
-    """
+def check_prior(prior: Any) -> None:
+    """Require an `EnergyDistribution`."""
     if not isinstance(prior, EnergyDistribution):
-        hint = f" {remedy}" if hasattr(prior, "distribution") else ""
+        hint = " Give its `distribution`." if hasattr(prior, "distribution") else ""
         raise ValueError(
             f"Expected an `EnergyDistribution` for `prior`; got {type(prior).__name__}.{hint}"
         )
@@ -166,7 +160,7 @@ class EnergyDistribution(EnergyDensity):
                 coordinates observed, or rows that observe different coordinates.
         """
         pattern = self.pattern(observed)
-        if isinstance(pattern.observed, jax.core.Tracer):
+        if is_traced(pattern.observed):
             raise ValueError(
                 "Expected a concrete array for `observed`, whose NaN mark what is free; got a "
                 "traced one. Clamp with a mapping from names to values."
@@ -204,7 +198,7 @@ class EnergyDistribution(EnergyDensity):
         Returns:
             An `EnergyDistribution`, not normalised.
         """
-        if not isinstance(inverse_temperature, jax.core.Tracer):
+        if not is_traced(inverse_temperature):
             inverse_temperature = check_positive(inverse_temperature, "inverse_temperature")
         return self._unnormalized(
             inverse_temperature=self.inverse_temperature * inverse_temperature,

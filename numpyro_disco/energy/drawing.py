@@ -58,7 +58,7 @@ EXACT_NAME, IMPORTANCE_NAME, TEMPERING_NAME = "exact", "importance", "tempering"
 
 
 class Request(NamedTuple):
-    """What is asked of each row."""
+    """The draws or the integral to compute for each row."""
 
     num_samples: int
     """Draws, n; 0 if only the integral is of interest."""
@@ -83,7 +83,7 @@ class Request(NamedTuple):
 
 
 class DrawInfo(NamedTuple):
-    """How the draws of each row were made."""
+    """Method and quality of the draws of each row."""
 
     method: np.ndarray
     """"exact", "importance" or "tempering", shape (rows,)."""
@@ -112,7 +112,7 @@ class RowDraws(NamedTuple):
     error: Array
     """Standard error of `log_integral`, shape (rows,); NaN for a single chain."""
     info: DrawInfo | None
-    """How the draws were made; None inside a compiled function."""
+    """Method and quality of the draws; None inside a compiled function."""
 
 
 class _Row(NamedTuple):
@@ -178,10 +178,10 @@ def _draw_traced(
         energy,
         rows.unconstrained[run_of],
         observed[run_of],
-        supports,
-        TemperingSettings(num_particles=request.num_particles),
-        request.rows_at_once,
-        free_levels(supports, rows.observed),
+        supports=supports,
+        settings=TemperingSettings(num_particles=request.num_particles),
+        rows_at_once=request.rows_at_once,
+        num_levels=free_levels(supports, rows.observed),
     )
     converged = result.status == CONVERGED
     estimates = jnp.where(converged, result.log_normalizer, jnp.nan)
@@ -303,7 +303,7 @@ class _Drawing:
                 self.energy,
                 self.values[row],
                 self.observed[row],
-                self.supports,
+                supports=self.supports,
             )
 
         size = blocks_at_once(self.values.shape[1])
@@ -380,10 +380,10 @@ class _Drawing:
                 self.energy,
                 self.values[row],
                 self.observed[row],
-                self.supports,
-                settings,
-                size,
-                free_levels(self.supports, self.observed[row_of]),
+                supports=self.supports,
+                settings=settings,
+                rows_at_once=size,
+                num_levels=free_levels(self.supports, self.observed[row_of]),
             )
 
         return in_calls(program, (first + np.arange(len(row_of)), row_of), size)

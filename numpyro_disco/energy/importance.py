@@ -99,6 +99,7 @@ def weighted_blocks(
     energy: ScaledEnergy,
     values: Array,
     observed: Array,
+    *,
     supports: CoordinateSupports,
 ) -> tuple[Array, Array]:
     """Draw and weigh the points of some blocks, each for a row of its own.
@@ -142,7 +143,7 @@ def compiled_blocks() -> Callable[..., tuple[Array, Array]]:
 
 
 class Judgement(NamedTuple):
-    """Whether weighted points are enough for the draws that are asked for."""
+    """Quality of weighted points, and the decision whether they are enough."""
 
     weight_ess: float
     """Effective sample size of the weights; 0 if there is no finite, positive weight."""

@@ -76,7 +76,7 @@ def impute(
         (4, 3, 2)
     """
     rng_key = check_key(rng_key)
-    check_prior(prior, "Give its `distribution`.")
+    check_prior(prior)
     check_count(num_imputations, "num_imputations")
     if output not in OUTPUTS:
         raise ValueError(f"Expected 'array' or 'arviz' for `output`; got {output!r}.")

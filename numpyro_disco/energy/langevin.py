@@ -32,6 +32,9 @@ from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.learned import Learned
 
+RHO = 7.0
+"""Exponent of the schedule of noise levels of `Heun`, as in Karras et al. 2022."""
+
 
 @partial(
     jax.tree_util.register_dataclass,
@@ -59,20 +62,16 @@ class ScoreFunction:
 
     def score(self, x: Any) -> Array:
         """The score at points in the user's units, shape (...) + shape."""
-        x = check_last_axes(x, self.shape)
-        flat = x.reshape(*x.shape[: x.ndim - len(self.shape)], -1)
+        x, shape = jnp.asarray(x), self.shape
+        if x.shape[max(0, x.ndim - len(shape)) :] != shape:
+            raise ValueError(
+                f"Expected an array whose last axes are {shape} for `x`; got {x.shape}."
+            )
+        flat = x.reshape(*x.shape[: x.ndim - len(shape)], -1)
         return jnp.vectorize(self._at_one, signature="(d)->(d)")(flat).reshape(x.shape)
 
     def _at_one(self, x: Array) -> Array:
         return self.model.score(self.model.standardize(x)) @ self.model.whitener
-
-
-def check_last_axes(x: Any, shape: tuple[int, ...]) -> Array:
-    """Points `x` as an array (...) + shape, whose last axes are checked."""
-    x = jnp.asarray(x)
-    if x.shape[max(0, x.ndim - len(shape)) :] != shape:
-        raise ValueError(f"Expected an array whose last axes are {shape} for `x`; got {x.shape}.")
-    return x
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,7 +131,6 @@ class Heun:
     Args:
         num_steps: number of steps.
         max_noise_scale: the noise to start from, in standardised units.
-        rho: exponent of the schedule of noise levels.
 
     References:
         Karras et al. 2022, algorithm 1; Wedenig & Peharz 2025, section D.2.
@@ -140,16 +138,14 @@ class Heun:
 
     num_steps: int = 18
     max_noise_scale: float = 2.0
-    rho: float = 7.0
 
     def __post_init__(self) -> None:
         check_count(self.num_steps, "num_steps", minimum=2)
         check_positive(self.max_noise_scale, "max_noise_scale")
-        check_positive(self.rho, "rho")
 
 
 class _Problem(NamedTuple):
-    """What is followed: a pytree."""
+    """The target and the observed coordinates, as a pytree."""
 
     target: Any
     """The distribution over vectors, or the score."""
@@ -168,14 +164,9 @@ class _Problem(NamedTuple):
 
     def score(self, z: Array) -> Array:
         """Score in standardised units, zero where observed, shape (n, D)."""
-        x = self.point(z)
-        shape = getattr(self.target, "shape", None) if _is_score(self.target) else None
-        score = self.target.score(x if shape is None else x.reshape(-1, *shape))
-        return score.reshape(x.shape) * self.scale * self.free
-
-
-def _is_score(target: Any) -> bool:
-    return isinstance(target, ScoreFunction)
+        x, target = self.point(z), self.target
+        points = x.reshape(-1, *target.shape) if isinstance(target, ScoreFunction) else x
+        return target.score(points).reshape(x.shape) * self.scale * self.free
 
 
 def sample_langevin(
@@ -231,7 +222,7 @@ def _check_target(target: Any, sampler: Any) -> tuple[int, ...]:
             f"Expected `disco.Langevin(...)`, `disco.AnnealedLangevin(...)` or `disco.Heun(...)` "
             f"for `sampler`; got {sampler!r}."
         )
-    if _is_score(target):
+    if isinstance(target, ScoreFunction):
         if isinstance(sampler, Langevin) and sampler.metropolis:
             raise ValueError(
                 "Expected a `target` with a density for `metropolis=True`; got a score network, "
@@ -254,7 +245,7 @@ def _check_denoiser(target: Any, sampler: Heun) -> None:
     """Refuse targets whose score is no denoiser in standardised units, and a flow without noise."""
     if target.noise_scale is None:
         raise ValueError("Expected a `target` learned with `disco.Disco(...)` for `disco.Heun`.")
-    model = target.model if _is_score(target) else target.energy_fn
+    model = target.model if isinstance(target, ScoreFunction) else target.energy_fn
     whitener = np.asarray(model.whitener) if isinstance(model, Learned) else np.eye(1)
     if np.any(whitener != np.diag(np.diag(whitener))):
         raise ValueError(
@@ -270,7 +261,7 @@ def _check_denoiser(target: Any, sampler: Heun) -> None:
 
 def _problem(target: Any, observed: Any, shape: tuple[int, ...]) -> _Problem:
     """The target over vectors, and what is observed of it."""
-    if _is_score(target):
+    if isinstance(target, ScoreFunction):
         given = np.full(shape, np.nan) if observed is None else _read_array(observed)
         if given.shape != shape:
             raise ValueError(f"Expected shape {shape} for `observed`; got {given.shape}.")
@@ -376,9 +367,9 @@ def _annealed(
 def _heun(rng_key: Array, problem: _Problem, sampler: Heun, num_samples: int) -> Array:
     """The ends of the flow, standardised, shape (n, D)."""
     smallest = jnp.asarray(problem.target.noise_scale, problem.loc.dtype)
-    ends = sampler.max_noise_scale ** (1 / sampler.rho), smallest ** (1 / sampler.rho)
+    ends = sampler.max_noise_scale ** (1 / RHO), smallest ** (1 / RHO)
     part = jnp.linspace(0.0, 1.0, sampler.num_steps, dtype=problem.loc.dtype)
-    levels = jnp.append((ends[0] + part * (ends[1] - ends[0])) ** sampler.rho, 0.0)
+    levels = jnp.append((ends[0] + part * (ends[1] - ends[0])) ** RHO, 0.0)
     start = jax.random.normal(rng_key, (num_samples, len(problem.loc)), problem.loc.dtype)
 
     def slope(z: Array, level: Array) -> Array:

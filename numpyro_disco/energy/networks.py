@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from numpyro_disco._checks import check_count, check_share
+from numpyro_disco._levels import real_columns
 from numpyro_disco._typing import Array
 from numpyro_disco.references.categorical import level_indicators
 
@@ -99,7 +100,7 @@ class ResidualNetwork(nnx.Module):
         """The real coordinates of a point (D,), and these followed by indicators, shape (E,)."""
         if not any(self.num_levels):
             return z, z
-        real = z[np.flatnonzero(np.asarray(self.num_levels) == 0)]
+        real = z[real_columns(self.num_levels)]
         return real, jnp.concatenate([real, level_indicators(z, self.num_levels)])
 
     def _outputs(self, z: Array, embedded: Array, local: Array | None) -> Array:

@@ -154,13 +154,13 @@ def parse_pattern(
     return pattern
 
 
-def check_some_observed(observed: np.ndarray, argument: str = "observed") -> None:
+def check_some_observed(observed: np.ndarray) -> None:
     """Require at least one true entry of `observed` (rows, D) in every row."""
     some = observed.any(axis=1)
     if not some.all():
         raise ValueError(
-            f"Expected at least one number in every row of `{argument}`; row "
-            f"{int(np.argmin(some))} has none."
+            f"Expected at least one number in every row of `observed`; row {int(np.argmin(some))} "
+            "has none."
         )
 
 

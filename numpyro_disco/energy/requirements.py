@@ -11,13 +11,10 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from numpyro_disco._checks import is_traced, name_index
+from numpyro_disco._levels import MAX_LEVELS
 from numpyro_disco._typing import Array, EnergyFn
 from numpyro_disco.references.base import Reference, host_draws
-from numpyro_disco.supports.coordinates import (
-    MAX_LEVELS,
-    CoordinateSupports,
-    check_supports,
-)
+from numpyro_disco.supports.coordinates import CoordinateSupports, check_supports
 from numpyro_disco.tables.columns import Column
 from numpyro_disco.tables.kinds import default_column
 

@@ -98,6 +98,7 @@ def temper_rows(
     energy: ScaledEnergy,
     values: Array,
     observed: Array,
+    *,
     supports: CoordinateSupports,
     settings: TemperingSettings,
     rows_at_once: int,

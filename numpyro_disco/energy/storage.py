@@ -1,4 +1,4 @@
-"""Saving and loading a learned prior, as arrays and a readable description."""
+"""A learned prior as arrays and a readable description, and back."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from flax import nnx
 
 from numpyro_disco._numpyro import with_batch_shape
 from numpyro_disco._typing import Array, Pytree
-from numpyro_disco.energy.archive import LoadError, damage_reported, read_archive, write_archive
+from numpyro_disco.energy.archive import LoadError, damage_reported
 from numpyro_disco.energy.autoregressive import AutoregressiveNetwork
 from numpyro_disco.energy.convolutions import EnergyUNet
-from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
+from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.learned import LearnedEnergy
 from numpyro_disco.energy.networks import EnergyNetwork
 from numpyro_disco.energy.support_codes import decode_support, encode_support
@@ -47,42 +47,6 @@ NETWORKS: dict[str, Callable[..., nnx.Module]] = {
 """Kinds of networks by name."""
 
 Arrays = Mapping[str, np.ndarray]
-
-
-def save(path: str | os.PathLike[str], prior: EnergyDistribution) -> None:
-    """Write a learned prior to one file.
-
-    The file is written under another name first and then moved into place, so an earlier file at
-    `path` survives whatever goes wrong.
-
-    Args:
-        path: where to write, conventionally "name.npz".
-        prior: the distribution of a fit, which may be clamped, tempered or normalised.
-
-    Raises:
-        ValueError: a distribution with an energy function of the user's own, whose code cannot be
-            saved as data.
-        OSError: the file cannot be written.
-    """
-    check_prior(prior, "Save its `distribution`.")
-    write_archive(path, *describe_prior(prior))
-
-
-def load(path: str | os.PathLike[str]) -> EnergyDistribution:
-    """Read a prior that `save` wrote. Nothing in the file is executed.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The `EnergyDistribution`, equal to the one saved.
-
-    Raises:
-        FileNotFoundError: no file there.
-        LoadError: a file that is truncated or damaged, that is of another kind, or that a newer
-            version of this package wrote; the message says which.
-    """
-    return restore(path, *read_archive(path, {FORMAT: VERSIONS}))
 
 
 def restore(

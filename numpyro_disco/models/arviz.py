@@ -18,10 +18,12 @@ from numpyro_disco._numpyro import (
     with_renamed_sites,
 )
 from numpyro_disco._statistics import log_mean
+from numpyro_disco._tracing import is_latent, trace_sites
 from numpyro_disco.energy.distribution import EnergyDistribution
+from numpyro_disco.models.discrete import DiscreteCoordinate
 from numpyro_disco.models.missing import MissingEntries, PaddedEntries
 from numpyro_disco.models.results import RunResults
-from numpyro_disco.models.structure import is_latent, trace_sites, without_wrappers
+from numpyro_disco.models.structure import without_wrappers
 
 
 def to_arviz(
@@ -39,6 +41,8 @@ def to_arviz(
       "row.column", and the coordinates "name.row" and "name.column" along it. Padding is left out.
     - A vector site of a learned prior gets the dimension "name.coordinate" with the names of its
       coordinates. Clamped coordinates are left out, since constants have no diagnostics.
+    - Draws of a category, "name.column", are codes. The coordinate "name.column.level" has their
+      labels, so ``posterior["x.cut.level"][posterior["x.cut"]]`` are the draws as labels.
     - The log evidence of each run of a `TemperedSMC` is `sample_stats["log_normalizer"]`. The log
       of the runs' mean evidence, its standard error and the share of draws of the priors that are
       impossible are attributes of the groups "posterior" and "sample_stats": "log_normalizer",
@@ -90,6 +94,8 @@ def to_arviz(
         posterior = _label_missing(posterior, name, fn)
     for name, free in labels.free.items():
         posterior = posterior.isel({f"{name}.coordinate": free})
+    levels = {f"{name}.level": found for name, found in labels.levels.items() if name in posterior}
+    posterior = posterior.assign_coords(levels)
     if isinstance(sampler, RunResults):
         posterior = posterior.assign_attrs(_evidence(sampler))
         stats = get_group(az, data, "sample_stats").assign_attrs(_evidence(sampler))
@@ -135,15 +141,19 @@ class _Labels(NamedTuple):
     """Sites of missing entries."""
     free: dict[str, np.ndarray]
     """Free coordinates of the vector sites that have clamped ones."""
+    levels: dict[str, list[Any]]
+    """Labels of the levels of each category."""
 
 
 def _read_labels(sites: dict[str, dict], dims: Mapping[str, Sequence[str]]) -> _Labels:
     """Find the labels of all sites; `dims` are the user's, which take precedence."""
-    labels = _Labels({}, dict(dims), {}, {})
+    labels = _Labels({}, dict(dims), {}, {}, {})
     for name, site in sites.items():
         if site["type"] not in ("sample", "deterministic") or name in dims:
             continue
         fn = without_wrappers(site["fn"]) if is_latent(site) else None
+        if isinstance(fn, DiscreteCoordinate) and fn.labels:
+            labels.levels[name] = list(fn.labels)
         # ArviZ finds the plates of a site itself, but only if no dimensions are given.
         plates = [f.name for f in sorted(site["cond_indep_stack"], key=lambda frame: frame.dim)]
         if isinstance(fn, MissingEntries | PaddedEntries):

@@ -34,6 +34,7 @@ from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.models.coordinate import Coordinate
 from numpyro_disco.models.missing import NOT_DRAWN
 from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.tables.columns import Categories
 
 MOST_COMBINATIONS = 4096
 """Most combinations of levels that are summed out in one row."""
@@ -80,6 +81,12 @@ class DiscreteCoordinate(Coordinate):
     def support(self) -> constraints.Constraint:
         """The levels."""
         return constraints.integer_interval(*self._bounds)
+
+    @property
+    def labels(self) -> tuple[Any, ...]:
+        """The levels of a category in the order of their codes; none for other coordinates."""
+        column = self.prior.columns[self.index]
+        return column.levels if isinstance(column, Categories) else ()
 
     def enumerate_support(self, expand: bool = True) -> Array:
         """The whole numbers from 0 to the highest level, along a new first axis."""

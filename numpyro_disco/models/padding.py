@@ -12,9 +12,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from numpyro_disco._tracing import trace_sites
 from numpyro_disco.models.missing import MissingEntries
 from numpyro_disco.models.programs import FinishedRuns
-from numpyro_disco.models.structure import trace_sites, without_wrappers
+from numpyro_disco.models.structure import without_wrappers
 
 
 def without_padding(

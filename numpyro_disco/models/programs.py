@@ -115,7 +115,7 @@ class FinishedRuns(NamedTuple):
 
 
 def _remedy(share: float) -> str:
-    """How to go on if the log density is NaN at a share of the draws of the base."""
+    """Advice if the log density is NaN at a share of the draws of the base."""
     if share == 0:
         return ""
     return (

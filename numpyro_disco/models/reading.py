@@ -30,6 +30,7 @@ from numpyro_disco._numpyro import (
     scan_step,
     unconstrain_reparam,
 )
+from numpyro_disco._tracing import is_latent
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.guard import NormalizerError
 from numpyro_disco.models.bases import BaseBlock, check_base, default_base
@@ -38,7 +39,6 @@ from numpyro_disco.models.groups import CoordinateGroup, coordinate_groups
 from numpyro_disco.models.missing import PaddedEntries
 from numpyro_disco.models.structure import (
     ModelStructure,
-    is_latent,
     read_structure,
     unconstrained_value,
     without_wrappers,

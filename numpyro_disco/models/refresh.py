@@ -23,17 +23,13 @@ from numpyro.infer.hmc import HMCState
 from numpyro.infer.mcmc import MCMCKernel
 
 from numpyro_disco._checks import check_count
+from numpyro_disco._tracing import is_latent, trace_sites
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.models.bases import default_base
 from numpyro_disco.models.groups import CoordinateGroup, coordinate_groups
 from numpyro_disco.models.missing import MissingEntries, PaddedEntries
-from numpyro_disco.models.structure import (
-    is_latent,
-    trace_sites,
-    unconstrained_value,
-    without_wrappers,
-)
+from numpyro_disco.models.structure import unconstrained_value, without_wrappers
 
 
 class RowRefresh(MCMCKernel):

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from numpyro.distributions import Distribution
 
-from numpyro_disco._devices import make_mesh
+from numpyro_disco._devices import local, make_mesh
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.models.bases import BaseBlock
 from numpyro_disco.models.programs import (
@@ -58,6 +57,7 @@ class ModelRuns:
         model: Callable,
         settings: TemperingSettings,
         num_chains: int,
+        *,
         base: Mapping[str, Distribution],
         devices: Sequence[jax.Device] | None,
         jit_model_args: bool,
@@ -194,17 +194,8 @@ class ModelRuns:
         return self._local(finished)._replace(**names)
 
     def _local(self, tree: Pytree) -> Pytree:
-        """Copy results that are spread over devices into arrays of this process."""
-        if self.options.mesh is None:
-            return tree
-
-        def local(leaf: Array) -> Array:
-            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                data = np.asarray(jax.random.key_data(leaf))
-                return jax.random.wrap_key_data(jnp.asarray(data), impl=jax.random.key_impl(leaf))
-            return jnp.asarray(np.asarray(leaf))
-
-        return jax.tree.map(local, tree)
+        """Results as arrays of this process, if they are spread over devices."""
+        return tree if self.options.mesh is None else local(tree)
 
 
 def _searched(programs: Programs, inputs: Inputs, finished: FinishedRuns) -> Peak | None:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 
-from numpyro_disco._checks import known_constant, unused_name
+from numpyro_disco._checks import is_traced, known_constant, unused_name
 from numpyro_disco._numpyro import (
     active_handlers,
     active_plates,
@@ -88,8 +88,9 @@ def sample(
             over variables, those variables that have no site of their own shape.
 
     Returns:
-        The vector, shape (..., D), plate axes first; for a prior over variables a dict of arrays
-        (...) + shape. With `obs`, the completed table.
+        The vector, shape (..., D), plate axes first, and before these an axis for each discrete
+        site that NumPyro sums out, so take coordinates as ``x[..., 0]``; for a prior over
+        variables a dict of arrays (...) + shape. With `obs`, the completed table.
 
     Raises:
         ValueError: A handler names a site that does not exist, or `obs` does not fit the plates
@@ -198,7 +199,7 @@ def _sample_part(site: str, part: PriorPart) -> Any:
         return value
     # Not the handler's own value: along a `scan`, each step has a part of it.
     _check_given_shape(site, part, value)
-    if not isinstance(value, jax.core.Tracer):
+    if not is_traced(value):
         with jax.ensure_compile_time_eval():
             inside = part.support(jnp.asarray(value)).all()
         if not bool(inside):
@@ -281,9 +282,9 @@ def _sample_table(name: str, prior: EnergyDistribution, obs: Any, padded: bool |
     own = ["missing", "levels"] if prior.coordinate_supports.discrete.any() else ["missing"]
     _check_handlers(name, own, prior.names)
     # Under `jit` a conversion by JAX would trace concrete values.
-    convert = jnp.asarray if isinstance(pattern.values, jax.core.Tracer) else np.asarray
+    convert = jnp.asarray if is_traced(pattern.values) else np.asarray
     values: Any = convert(pattern.values, prior.loc.dtype)
-    traced = isinstance(observed, jax.core.Tracer)
+    traced = is_traced(observed)
     subsampled = any(plate.subsample_size != plate.size for plate in active_plates())
     if padded is False and (traced or subsampled):
         raise ValueError(

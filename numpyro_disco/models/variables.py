@@ -1,4 +1,4 @@
-"""Which sites a learned prior has in a model, and how their values form its vector.
+"""The sites that a learned prior has in a model, and the vector that their values form.
 
 Without variables, each free coordinate has a site. A prior over variables has one site for each of
 them, of its own shape; if some elements of a variable are clamped, or named by `condition` or `do`,

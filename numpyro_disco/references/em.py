@@ -23,12 +23,13 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from numpyro_disco._gaussians import LOG_2_PI, affine_gaussian
+from numpyro_disco._statistics import standard_error
 
 ADDED_VARIANCE = 1e-6
 """Variance that is added to every component, in the units of the rows."""
@@ -73,21 +74,6 @@ class MixtureParameters(NamedTuple):
         )
 
 
-def level_indicators(codes: np.ndarray, num_levels: tuple[int, ...]) -> np.ndarray:
-    """One column for each level of each discrete column, 1 where a row has it.
-
-    Args:
-        codes: the codes 0, 1, ... of each discrete column, shape (N, C).
-        num_levels: number of levels of each.
-
-    Returns:
-        Array (N, T), T the number of levels altogether.
-    """
-    columns = zip(codes.T, num_levels, strict=True)
-    parts = [(column[:, None] == np.arange(count)).astype(float) for column, count in columns]
-    return np.concatenate([np.zeros((len(codes), 0)), *parts], axis=1)
-
-
 def growing_mixtures(
     rows: np.ndarray,
     counts: list[int],
@@ -100,7 +86,7 @@ def growing_mixtures(
 
     Args:
         rows: the real columns, with a covariance close to the identity, followed by the
-            `level_indicators` of the discrete ones, shape (N, R + T).
+            indicators of the discrete ones (`with_indicators`), shape (N, R + T).
         counts: the numbers of components, the first powers of two.
         level_shares: overall share of each level of each discrete column, positive, and zero
             beyond its levels, shape (C, L).
@@ -123,6 +109,35 @@ def growing_mixtures(
             if first.stop is not None:
                 mixture = iterate(mixture, rows, level_shares, row_weights)
         yield mixture
+
+
+def best_mixture(
+    mixtures: Iterable[MixtureParameters],
+    log_prob: Callable[[MixtureParameters], np.ndarray],
+    held_out_weights: np.ndarray | None,
+) -> tuple[MixtureParameters, list[float]]:
+    """The last mixture whose mean held-out log density rises by more than its standard error.
+
+    Args:
+        mixtures: mixtures of more and more components; none is made after the best one but one.
+        log_prob: from a mixture to the log density of each held-out row, shape (M,).
+        held_out_weights: positive weights of the held-out rows, shape (M,); None if all are equal.
+
+    Returns:
+        The mixture, and the mean held-out log density of each mixture that was made.
+    """
+    best, before, means = None, np.zeros(0), []
+    for mixture in mixtures:
+        found = log_prob(mixture)
+        means.append(float(np.average(found, weights=held_out_weights)))
+        if best is not None:
+            gain = found - before
+            error = standard_error(gain, held_out_weights)
+            if not np.average(gain, weights=held_out_weights) > error:
+                break
+        best, before = mixture, found
+    assert best is not None
+    return best, means
 
 
 def split(

@@ -11,19 +11,16 @@ References:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
 
 from numpyro_disco._checks import check_count
+from numpyro_disco._levels import level_shares, real_columns, with_indicators
 from numpyro_disco._progress import progress
-from numpyro_disco._statistics import column_means, effective_number, standard_error
-from numpyro_disco.references.em import (
-    NO_LEVELS,
-    MixtureParameters,
-    growing_mixtures,
-    level_indicators,
-)
+from numpyro_disco._statistics import column_means, effective_number
+from numpyro_disco.references.em import MixtureParameters, best_mixture, growing_mixtures
 from numpyro_disco.references.mixed import MixedReference
 from numpyro_disco.references.mixture import MixtureReference
 
@@ -43,8 +40,6 @@ ROWS_PER_COLUMN = 4
 """Rows per column from which a component's covariance is used without shrinkage."""
 BASE_COMPONENTS, BASE_ROWS_PER_COLUMN = 8, 4
 """Most components of `fit_mixture`, and fewest draws for each component and column."""
-ADDED_COUNT = 0.5
-"""Rows that are added to the count of each level, so that one in no row keeps a positive share."""
 WIDE_SHARE, WIDE = 0.01, 4.0
 """Weight of the wide component, and the factor by which it widens the covariance of the rows."""
 
@@ -125,41 +120,32 @@ def fit_reference(
     real = real_columns(num_levels)
     basis = np.eye(rows.shape[1]) if basis is None else basis
     basis = basis[np.ix_(real, real)]
-    rows, indicators = _real_and_indicators(rows, num_levels)
-    held_out = np.concatenate(_real_and_indicators(held_out, num_levels), axis=1)
-    shares = _level_shares(indicators, num_levels, row_weights)
-    best: MixtureParameters | None = None
-    best_log_densities: np.ndarray = np.zeros(0)
-    tried: dict[int, float] = {}
+    relative = None if row_weights is None else row_weights / row_weights.mean()
+    shares = level_shares(rows, num_levels, relative)
+    rows, indicators = np.split(with_indicators(rows, num_levels), [len(real)], axis=1)
+    held_out = with_indicators(held_out, num_levels)
     num_means = rows.shape[1] + indicators.shape[1] - len(shares)
     most = settings.resolved(num_rows).max_components
     assert most is not None
-    counts = _component_counts(num_rows, num_means, most)
+    # Two rows or more for each number of a mean.
+    counts = _powers_of_two(max(1, min(most, int(num_rows) // (2 * num_means))))
     whitened, loc, factor = _whitened(rows, row_weights)
     fits = growing_mixtures(
         np.concatenate([whitened, indicators], axis=1), counts, shares, row_weights
     )
-    with progress(counts, desc="mixture", shown=progress_bar) as bar:
-        for count in bar:
-            bar.set_postfix(components=count)
-            mixture = _shrunk(next(fits), num_rows).affine(factor, loc)
-            mixture = _with_wide_component(mixture, rows, row_weights, shares)
-            mixture = _regularized(mixture, rows, row_weights, basis)
-            log_densities = mixture.log_prob(held_out)
-            tried[count] = float(np.average(log_densities, weights=held_out_weights))
-            if best is not None:
-                gain = log_densities - best_log_densities
-                mean = np.average(gain, weights=held_out_weights)
-                if not mean > standard_error(gain, held_out_weights):
-                    break
-            best, best_log_densities = mixture, log_densities
-    assert best is not None
-    return best, tried
 
+    def finished() -> Iterator[MixtureParameters]:
+        with progress(counts, desc="mixture", shown=progress_bar) as bar:
+            for count in bar:
+                bar.set_postfix(components=count)
+                mixture = _shrunk(next(fits), num_rows).affine(factor, loc)
+                mixture = _with_wide_component(mixture, rows, row_weights, shares)
+                yield _regularized(mixture, rows, row_weights, basis)
 
-def real_columns(num_levels: tuple[int, ...]) -> np.ndarray:
-    """Indices of the columns without levels."""
-    return np.flatnonzero(np.asarray(num_levels) == 0)
+    best, means = best_mixture(
+        finished(), lambda mixture: mixture.log_prob(held_out), held_out_weights
+    )
+    return best, dict(zip(counts, means, strict=False))
 
 
 def mixture_reference(
@@ -231,30 +217,6 @@ def _whitened(
     return np.linalg.solve(factor, (rows - loc).T).T, loc, factor
 
 
-def _real_and_indicators(
-    rows: np.ndarray, num_levels: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The real columns (N, R), and the indicators (N, T) of the levels of the others."""
-    discrete = np.flatnonzero(num_levels)
-    rows = np.asarray(rows, np.float64)
-    indicators = level_indicators(rows[:, discrete], tuple(num_levels[i] for i in discrete))
-    return rows[:, real_columns(num_levels)], indicators
-
-
-def _level_shares(
-    indicators: np.ndarray, num_levels: tuple[int, ...], row_weights: np.ndarray | None
-) -> np.ndarray:
-    """Share of each level with `ADDED_COUNT`, zero beyond the levels of a column, shape (C, L)."""
-    counts = [count for count in num_levels if count]
-    if not counts:
-        return NO_LEVELS
-    levels = np.arange(max(counts)) < np.asarray(counts)[:, None]
-    shares = np.zeros(levels.shape)
-    found = column_means(indicators, row_weights)
-    shares[levels] = found * len(indicators) + ADDED_COUNT
-    return shares / shares.sum(1, keepdims=True)
-
-
 def _subsample(
     rows: np.ndarray, row_weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -270,11 +232,6 @@ def _subsample(
     picks = np.minimum(np.searchsorted(ends, places, side="right"), len(rows) - 1)
     picked, counts = np.unique(picks, return_counts=True)
     return rows[picked], counts.astype(np.float64)
-
-
-def _component_counts(num_rows: float, num_means: int, max_components: int) -> list[int]:
-    """The numbers of components to try, in order: powers of two, with enough rows for the means."""
-    return _powers_of_two(max(1, min(max_components, int(num_rows) // (2 * num_means))))
 
 
 def _powers_of_two(most: int) -> list[int]:

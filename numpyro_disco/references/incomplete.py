@@ -29,21 +29,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numpyro_disco._statistics import effective_number, selected, standard_error
+from numpyro_disco._levels import level_shares, with_indicators
+from numpyro_disco._statistics import effective_number, selected
 from numpyro_disco.references import em
-from numpyro_disco.references.em import (
-    MixtureParameters,
-    iterate_steps,
-    level_indicators,
-    split,
-)
+from numpyro_disco.references.em import MixtureParameters, best_mixture, iterate_steps, split
 
 MAX_COMPONENTS = 16
 """Most components; the imputed rows that follow are described by a reference of their own."""
 MAX_ROWS = 20_000
 """Most rows that are fitted; an iteration takes longer than one over complete rows."""
-ADDED_COUNT = 0.5
-"""Rows that are added to each level before shares are taken, so that none is zero."""
 MAX_ITERATIONS = 50
 """Most iterations."""
 
@@ -90,16 +84,11 @@ def fit_incomplete(
     standard, judges = (rows - loc) / scale, (held_out - loc) / scale
     num_rows = effective_number(row_weights, len(rows))
     most = max(1, min(MAX_COMPONENTS, int(num_rows) // (2 * rows.shape[1])))
-    best, before = None, np.zeros(0)
-    for mixture in _growing(standard, num_levels, row_weights, most):
-        found = log_prob(mixture, judges, num_levels)
-        gain = found - before if best is not None else np.full(len(found), np.inf)
-        if best is not None and not np.average(gain, weights=held_out_weights) > standard_error(
-            gain, held_out_weights
-        ):
-            break
-        best, before = mixture, found
-    assert best is not None
+    best, _ = best_mixture(
+        _growing(standard, num_levels, row_weights, most),
+        lambda mixture: log_prob(mixture, judges, num_levels),
+        held_out_weights,
+    )
     real = np.equal(num_levels, 0)
     return best.affine(np.diag(scale[real]), loc[real])
 
@@ -133,19 +122,6 @@ def _observed_moments(
     return np.where(discrete, 0, loc), np.sqrt(np.where(discrete | (square <= 0), 1.0, square))
 
 
-def _level_shares(
-    rows: np.ndarray, num_levels: tuple[int, ...], row_weights: np.ndarray
-) -> np.ndarray:
-    """Share of each level where its column is observed, shape (C, L), zero beyond its levels."""
-    discrete = np.flatnonzero(num_levels)
-    shares = np.zeros((len(discrete), max(num_levels, default=0)))
-    for share, place in zip(shares, discrete, strict=True):
-        seen = ~np.isnan(rows[:, place])
-        codes, count = rows[seen, place].astype(int), num_levels[place]
-        share[:count] = np.bincount(codes, row_weights[seen], count) + ADDED_COUNT
-    return shares / shares.sum(1, keepdims=True)
-
-
 def _growing(
     rows: np.ndarray, num_levels: tuple[int, ...], row_weights: np.ndarray | None, most: int
 ) -> Iterator[MixtureParameters]:
@@ -154,7 +130,7 @@ def _growing(
         np.ones(len(rows)) if row_weights is None else row_weights,
         np.random.default_rng(0),
     )
-    shares = _level_shares(rows, num_levels, weights)
+    shares = level_shares(rows, num_levels, weights)
     num_real = num_levels.count(0)
     start = MixtureParameters(
         np.ones(1), np.zeros((1, num_real)), np.eye(num_real)[None], shares[None]
@@ -164,7 +140,7 @@ def _growing(
     while 2 * len(mixture.weights) <= most:
         # Where to split is seen on complete rows; one draw of the missing entries is enough.
         filled = draw_missing(rng, mixture, rows, num_levels)
-        halves = split(mixture, _with_indicators(filled, num_levels), shares, weights)
+        halves = split(mixture, with_indicators(filled, num_levels), shares, weights)
         mixture = iterate(halves, rows, num_levels, shares, weights)
         yield mixture
 
@@ -204,8 +180,7 @@ def expectations(
     """
     sums: Any = 0.0
     total = 0.0
-    for observed, places in _patterns(rows):
-        seen = _with_indicators(rows[places], num_levels, observed)
+    for observed, places, seen in _patterns(rows, num_levels):
         mass, part_of = row_weights[places], _marginal(mixture, observed, num_levels)
         part, log_density = em.expectations(part_of, seen, mass)
         total += log_density * mass.sum()
@@ -218,8 +193,7 @@ def log_prob(
 ) -> np.ndarray:
     """Log density of the observed entries of each row (N, D), shape (N,)."""
     found = np.empty(len(rows))
-    for observed, places in _patterns(rows):
-        seen = _with_indicators(rows[places], num_levels, observed)
+    for observed, places, seen in _patterns(rows, num_levels):
         found[places] = _marginal(mixture, observed, num_levels).log_prob(seen)
     return found
 
@@ -232,8 +206,7 @@ def draw_missing(
 ) -> np.ndarray:
     """Rows (N, D) whose missing entries are drawn from the mixture given the observed ones."""
     filled, real = rows.copy(), np.equal(num_levels, 0)
-    for observed, places in _patterns(rows):
-        seen = _with_indicators(rows[places], num_levels, observed)
+    for observed, places, seen in _patterns(rows, num_levels):
         component = _drawn_components(rng, _marginal(mixture, observed, num_levels), seen)
         missing_real = ~observed[real]
         if missing_real.any():
@@ -271,25 +244,25 @@ def _drawn_components(
     return (log_joint + rng.gumbel(size=log_joint.shape)).argmax(1)
 
 
-def _with_indicators(
-    rows: np.ndarray, num_levels: tuple[int, ...], observed: np.ndarray | None = None
-) -> np.ndarray:
-    """The observed real columns, then the indicators of the observed discrete ones, (N, O + T)."""
-    observed = np.ones(len(num_levels), bool) if observed is None else observed
-    real = np.equal(num_levels, 0)
-    discrete = np.flatnonzero(observed & ~real)
-    counts = tuple(num_levels[place] for place in discrete)
-    return np.concatenate(
-        [rows[:, observed & real], level_indicators(rows[:, discrete], counts)], axis=1
-    )
+def _patterns(
+    rows: np.ndarray, num_levels: tuple[int, ...]
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Each pattern of observed columns, with the rows that have it.
 
+    Args:
+        rows: shape (N, D), NaN where an entry is missing.
+        num_levels: number of levels of each column, 0 for real ones.
 
-def _patterns(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each pattern of observed columns, bool (D,), and the indices of the rows that have it."""
+    Yields:
+        The pattern, bool (D,); the indices of its rows, (n,); and their observed columns, with
+        indicators in place of the discrete ones, (n, O + T).
+    """
     patterns, index = np.unique(~np.isnan(rows), axis=0, return_inverse=True)
     order = np.argsort(index.ravel(), kind="stable")
     ends = np.cumsum(np.bincount(index.ravel(), minlength=len(patterns)))
-    yield from zip(patterns, np.split(order, ends[:-1]), strict=True)
+    for observed, places in zip(patterns, np.split(order, ends[:-1]), strict=True):
+        seen = rows[np.ix_(places, observed)]
+        yield observed, places, with_indicators(seen, np.extract(observed, num_levels))
 
 
 def _marginal(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,24 +13,17 @@ from jax.scipy.special import logsumexp
 from numpyro_disco._checks import is_traced
 from numpyro_disco._compiling import as_one_program
 from numpyro_disco._gaussians import (
-    LOG_2_PI,
-    affine_gaussian,
-    check_finite,
-    check_observed,
     condition_gaussian,
-    factorize,
     floating,
-    log_diagonal,
     whiten,
 )
-from numpyro_disco._numpyro import validate_sample
 from numpyro_disco._typing import Array, ArrayLike
-from numpyro_disco.references.base import Components, Reference, free_coordinates
+from numpyro_disco.references.base import Components
 from numpyro_disco.references.categorical import categorical_log_probs, draw_codes, tempered
-from numpyro_disco.references.mixture import check_shapes, check_weights, draw_components, pick
+from numpyro_disco.references.mixture import MixtureBase, check_weights, components_at, pick
 
 
-class MixedReference(Reference):
+class MixedReference(MixtureBase):
     r"""Mixture with a Gaussian and independent categorical parts in each component.
 
     .. math::
@@ -99,10 +92,15 @@ class MixedReference(Reference):
         levels = np.arange(log_probabilities.shape[-1]) < np.asarray(num_levels)[:, None]
         log_probabilities = jnp.where(levels, log_probabilities, -jnp.inf)
         log_probabilities, _ = tempered(log_probabilities, jnp.ones((), log_probabilities.dtype))
-        self._setup(
-            jnp.log(weights), means, covariances, log_probabilities, num_levels, observed,
-            validate_args,
-        )  # fmt: skip
+        self._num_levels, self.log_probabilities = num_levels, log_probabilities
+        self._set_components(
+            jnp.log(weights),
+            means,
+            covariances,
+            discrete=self.discrete,
+            observed=observed,
+            validate_args=validate_args,
+        )
 
     @classmethod
     def from_log_weights(
@@ -125,67 +123,16 @@ class MixedReference(Reference):
             observed: None, or a boolean array (..., D) of coordinates held at `means`.
         """
         self = cls.__new__(cls)
-        self._setup(log_weights, means, covariances, log_probabilities, num_levels, observed, None)
+        self._num_levels, self.log_probabilities = num_levels, log_probabilities
+        self._set_components(
+            log_weights, means, covariances, discrete=self.discrete, observed=observed
+        )
         return self
-
-    def _setup(
-        self,
-        log_weights: Array,
-        means: ArrayLike,
-        covariances: ArrayLike,
-        log_probabilities: Array,
-        num_levels: tuple[int, ...],
-        observed: ArrayLike | None,
-        validate_args: bool | None,
-    ) -> None:
-        """Construct the distribution; both ways of making one end here."""
-        means, covariances = floating(means), floating(covariances)
-        check_shapes(log_weights, means, covariances)
-        check_finite(means, "means")
-        dimension = means.shape[-1]
-        self._num_levels = num_levels
-        self.observed = check_observed(observed, dimension)
-        self.log_weights = jax.nn.log_softmax(log_weights, axis=-1)
-        self.log_probabilities = log_probabilities
-        if observed is None:
-            means = jnp.where(self.discrete, 0.0, means)
-            covariances = jnp.where(self.discrete[:, None] | self.discrete, 0.0, covariances)
-        self.means = means
-        self.covariances, self.scale_trils, self.whiteners = factorize(
-            covariances,
-            (free_coordinates(self.observed, dimension) & ~self.discrete)[..., None, :],
-            "covariances",
-            symmetric=observed is None,
-        )
-        batch_shape = jnp.broadcast_shapes(
-            log_weights.shape[:-1], means.shape[:-2], self.scale_trils.shape[:-3]
-        )
-        super().__init__(batch_shape, (dimension,), validate_args=validate_args)
 
     @property
     def num_levels(self) -> tuple[int, ...]:
         """Levels of each discrete coordinate, 0 for continuous ones, D numbers."""
         return self._num_levels
-
-    @property
-    def weights(self) -> Array:
-        """Weights of the components, shape (..., K), summing to one."""
-        return jnp.exp(self.log_weights)
-
-    @property
-    def mean(self) -> Array:
-        """Mean of each coordinate, shape (..., D); for discrete ones that of the code."""
-        centres, _ = self._centres()
-        mean = (self.weights[..., None] * centres).sum(-2)
-        return jnp.broadcast_to(mean, self.batch_shape + self.event_shape)
-
-    @property
-    def variance(self) -> Array:
-        """Variance of each coordinate, shape (..., D); zero where observed."""
-        centres, within = self._centres()
-        spread = (centres - self.mean[..., None, :]) ** 2
-        variance = (self.weights[..., None] * (within + spread)).sum(-2) * self.free
-        return jnp.broadcast_to(variance, self.batch_shape + self.event_shape)
 
     def _centres(self) -> tuple[Array, Array]:
         """Mean and variance of each coordinate in each component, codes included, (..., K, D)."""
@@ -202,25 +149,23 @@ class MixedReference(Reference):
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Independent draws, shape sample_shape + batch_shape + (D,)."""
         component_key, noise_key, level_key = jax.random.split(key, 3)
-        shape = self.shape(sample_shape)
-        component = draw_components(component_key, self.weights, shape[:-1])
-        mean = pick(self.means, component, event_ndim=1)
-        factor = pick(self.scale_trils, component, event_ndim=2)
-        noise = jax.random.normal(noise_key, shape, self.means.dtype)
-        noise = jnp.where(self.free & ~self.discrete, noise, 0.0)
-        x = mean + (factor @ noise[..., None])[..., 0]
+        shape, dtype = self.shape(sample_shape), self.means.dtype
+        uniform, noise = self._random_numbers(component_key, noise_key, shape)
+        num_discrete = int(self.discrete.sum())
+        return self._place(
+            uniform, noise, jax.random.uniform(level_key, (*shape[:-1], num_discrete), dtype)
+        )
 
+    @as_one_program
+    def _place(self, uniform: Array, noise: Array, level_uniform: Array) -> Array:
+        """Draws from uniform numbers (..., 1), normal ones (..., D), and one for each code."""
+        component = components_at(uniform, self.weights)
+        x = self._gaussians_at(component, noise)
         places = np.flatnonzero(self.discrete)
         probabilities = jnp.exp(self.log_probabilities[..., places, :])
-        uniform = jax.random.uniform(level_key, (*shape[:-1], len(places)), x.dtype)
-        codes = draw_codes(uniform, pick(probabilities, component, event_ndim=2))
+        codes = draw_codes(level_uniform, pick(probabilities, component, event_ndim=2))
         drawn = jnp.where(self.free[..., places], codes, x[..., places])
         return x.at[..., places].set(drawn)
-
-    @validate_sample
-    def log_prob(self, value: ArrayLike) -> Array:
-        """Log density of the free coordinates, shape value.shape[:-1]; -inf for no level."""
-        return self.describe(value)[0]
 
     @as_one_program
     def describe(self, value: ArrayLike) -> tuple[Array, Array]:
@@ -237,7 +182,7 @@ class MixedReference(Reference):
             value[..., None, :],
             self.means,
             self.whiteners,
-            (self.free & ~self.discrete)[..., None, :],
+            self._gaussian[..., None, :],
         )
         joint = self.log_weights + log_densities
         joint += categorical_log_probs(value, self.log_probabilities, self.num_levels, self.free)
@@ -277,7 +222,7 @@ class MixedReference(Reference):
         )
         return conditional, _log_sum(joint)
 
-    def affine(self, matrix: ArrayLike, shift: ArrayLike) -> MixedReference:
+    def affine(self, matrix: ArrayLike, shift: ArrayLike) -> Self:
         """The mixture of the mapped components; discrete coordinates are left as they are.
 
         Args:
@@ -285,18 +230,11 @@ class MixedReference(Reference):
             shift: array (D,). Entries of discrete coordinates are ignored.
         """
         matrix = np.where(self.discrete[:, None] | self.discrete, np.diag(self.discrete), matrix)
-        shift = np.where(self.discrete, 0.0, shift)
-        means, covariances = affine_gaussian(self.means, self.covariances, matrix, shift)
-        return self._with(self.log_weights, means, covariances)
+        return super().affine(matrix, np.where(self.discrete, 0.0, shift))
 
-    def smoothed(self, noise_scale: float) -> MixedReference:
-        """The mixture whose Gaussians have covariance + noise_scale^2 I; codes get no noise."""
-        noise = noise_scale**2 * np.eye(self.event_shape[0])
-        return self._with(self.log_weights, self.means, self.covariances + noise)
-
-    def _with(self, log_weights: Array, means: ArrayLike, covariances: ArrayLike) -> MixedReference:
+    def _with(self, means: ArrayLike, covariances: ArrayLike) -> MixedReference:
         return MixedReference.from_log_weights(
-            log_weights, means, covariances, self.log_probabilities, self.num_levels
+            self.log_weights, means, covariances, self.log_probabilities, self.num_levels
         )
 
     def temper(self, inverse_temperature: ArrayLike) -> MixedReference:
@@ -307,13 +245,10 @@ class MixedReference(Reference):
         levels.
         """
         b = jnp.asarray(inverse_temperature, self.means.dtype)
-        log_det = 2 * log_diagonal(self.scale_trils).sum(-1)
-        kept = (self.free & ~self.discrete)[..., None, :].sum(-1)
-        log_mass = 0.5 * (1 - b) * (log_det + kept * LOG_2_PI) - 0.5 * kept * jnp.log(b)
         log_probabilities, log_masses = tempered(self.log_probabilities, b)
-        log_mass += jnp.where(self.free[..., None, :], log_masses, 0.0).sum(-1)
+        log_mass = jnp.where(self.free[..., None, :], log_masses, 0.0).sum(-1)
         return MixedReference.from_log_weights(
-            b * self.log_weights + log_mass,
+            b * self.log_weights + self._log_mass_of_power(b) + log_mass,
             self.means,
             self.covariances / b,
             log_probabilities,
@@ -322,6 +257,7 @@ class MixedReference(Reference):
         )
 
 
+@as_one_program
 def _log_sum(log_terms: Array) -> Array:
     """Log of the sum along the last axis, with gradient 0 where all terms are 0."""
     possible = (log_terms > -jnp.inf).any(-1)

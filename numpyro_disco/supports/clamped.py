@@ -19,10 +19,11 @@ from numpyro.distributions import biject_to, constraints, transforms
 
 from numpyro_disco._gaussians import log_diagonal, multiply, solve
 from numpyro_disco._typing import Array, ArrayLike
-from numpyro_disco.supports.coordinates import CoordinateSupports, all_equal
+from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.supports.fields import Fields
 
 
-class StandardizedReal(constraints.Constraint):
+class StandardizedReal(Fields, constraints.Constraint):
     """One coordinate x = T(loc + scale * u), with u unconstrained and standardised.
 
     Args:
@@ -30,6 +31,9 @@ class StandardizedReal(constraints.Constraint):
         scale: positive scale in unconstrained space.
         base: support of the single coordinate, which defines T; the real line by default.
     """
+
+    array_fields = ("loc", "scale")
+    static_fields = ("base",)
 
     def __init__(
         self, loc: ArrayLike, scale: ArrayLike, base: CoordinateSupports | None = None
@@ -54,19 +58,12 @@ class StandardizedReal(constraints.Constraint):
         centre = self.base.constrain(jnp.asarray(self.loc)[..., None])[..., 0]
         return jnp.broadcast_to(centre, jnp.shape(prototype))
 
-    def eq(self, other: object, static: bool = False) -> Any:
-        """True if `other` is the same set with the same location and scale."""
-        if not isinstance(other, StandardizedReal) or self.base != other.base:
-            return False
-        return all_equal(self, other, ("loc", "scale"), static)
 
-    def tree_flatten(self) -> tuple[Any, Any]:
-        """Location and scale are leaves; the support is static."""
-        return (self.loc, self.scale), (("loc", "scale"), {"base": self.base})
-
-
-class _Clamped:
+class _Clamped(Fields):
     """The fields that the clamped subspace and the map onto it share."""
+
+    array_fields = ("loc", "factor", "values")
+    static_fields = ("observed", "base")
 
     def __init__(
         self,
@@ -80,20 +77,6 @@ class _Clamped:
         self.base = (
             CoordinateSupports((constraints.real,) * len(observed)) if base is None else base
         )
-
-    def eq(self, other: object, static: bool = False) -> Any:
-        """True if `other` has the same type and the same fields."""
-        if not isinstance(other, _Clamped) or type(other) is not type(self):
-            return False
-        if (self.observed, self.base) != (other.observed, other.base):
-            return False
-        return all_equal(self, other, ("loc", "factor", "values"), static)
-
-    def tree_flatten(self) -> tuple[Any, Any]:
-        """Location, factor and values are leaves; which coordinates are fixed is static."""
-        names = ("loc", "factor", "values")
-        static = {"observed": self.observed, "base": self.base}
-        return tuple(getattr(self, n) for n in names), (names, static)
 
 
 class StandardizedVector(_Clamped, constraints.Constraint):

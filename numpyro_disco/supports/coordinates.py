@@ -211,24 +211,6 @@ def check_supports(
     return tuple(found)
 
 
-def all_equal(one: Any, other: Any, fields: tuple[str, ...], static: bool) -> Any:
-    """True if two objects hold the same arrays, or None, in each of the fields.
-
-    Args:
-        one: any object.
-        other: an object with the same attributes.
-        fields: names of the attributes to compare.
-        static: return a bool; otherwise a boolean array (), which may be traced.
-    """
-    pairs = [(getattr(one, field), getattr(other, field)) for field in fields]
-    if any((a is None) != (b is None) for a, b in pairs):
-        return False
-    pairs = [pair for pair in pairs if pair[0] is not None]
-    if static:
-        return all(np.array_equal(a, b) for a, b in pairs)
-    return jnp.array([jnp.array_equal(a, b) for a, b in pairs]).all()
-
-
 def _group_by_type(
     supports: tuple[constraints.Constraint, ...], keys: tuple[Key, ...]
 ) -> list[_Group]:

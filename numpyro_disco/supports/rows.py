@@ -20,30 +20,20 @@ from numpyro.distributions import biject_to, constraints, transforms
 
 from numpyro_disco._gaussians import log_diagonal, solve
 from numpyro_disco._typing import Array
-from numpyro_disco.supports.coordinates import CoordinateSupports, all_equal
+from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.supports.fields import Fields
 
 
-class _Rows:
+class _Rows(Fields):
     """The fields that the support and the map onto it share."""
+
+    array_fields = ("loc", "factors")
+    static_fields = ("sizes", "base")
 
     def __init__(
         self, loc: Array, factors: Array, sizes: tuple[int, ...], base: CoordinateSupports
     ) -> None:
         self.loc, self.factors, self.sizes, self.base = loc, factors, sizes, base
-
-    def eq(self, other: object, static: bool = False) -> Any:
-        """True if `other` has the same type and the same fields."""
-        if not isinstance(other, _Rows) or type(other) is not type(self):
-            return False
-        if (self.sizes, self.base) != (other.sizes, other.base):
-            return False
-        return all_equal(self, other, ("loc", "factors"), static)
-
-    def tree_flatten(self) -> tuple[Any, Any]:
-        """Locations and factors are leaves; the sizes are static."""
-        names = ("loc", "factors")
-        static = {"sizes": self.sizes, "base": self.base}
-        return tuple(getattr(self, n) for n in names), (names, static)
 
 
 class StandardizedRows(_Rows, constraints.Constraint):

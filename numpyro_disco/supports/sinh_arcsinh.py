@@ -21,30 +21,21 @@ import numpy as np
 from numpyro.distributions import biject_to, constraints, transforms
 
 from numpyro_disco._typing import Array
-from numpyro_disco.supports.coordinates import all_equal
+from numpyro_disco.supports.fields import Fields
 
-PARAMETERS = ("loc", "scale", "skew", "tail")
 MAX_ROWS = 20_000
 """Most rows of a column that the fit reads; four numbers need no more."""
 BOUNDS = ((-3.0, 3.0), (-6.0, 3.0), (-5.0, 5.0), (-2.5, 1.5))
 """Bounds of location and log scale (both in interquartile ranges), skew and log tail."""
 
 
-class _SinhArcsinh:
+class _SinhArcsinh(Fields):
     """The fields that the constraint and the transform share: four numbers or arrays of them."""
+
+    array_fields = ("loc", "scale", "skew", "tail")
 
     def __init__(self, loc: Any, scale: Any, skew: Any, tail: Any) -> None:
         self.loc, self.scale, self.skew, self.tail = loc, scale, skew, tail
-
-    def eq(self, other: object, static: bool = False) -> Any:
-        """True if `other` has the same type and the same four numbers."""
-        if type(other) is not type(self):
-            return False
-        return all_equal(self, other, PARAMETERS, static)
-
-    def tree_flatten(self) -> tuple[Any, Any]:
-        """All four numbers are leaves."""
-        return tuple(getattr(self, name) for name in PARAMETERS), (PARAMETERS, {})
 
 
 class SinhArcsinhReal(_SinhArcsinh, constraints.Constraint):

@@ -14,31 +14,21 @@ import jax.numpy as jnp
 from numpyro.distributions import biject_to, constraints, transforms
 
 from numpyro_disco._typing import Array
-from numpyro_disco.supports.coordinates import CoordinateSupports, all_equal
+from numpyro_disco.supports.coordinates import CoordinateSupports
+from numpyro_disco.supports.fields import Fields
 from numpyro_disco.tables.variables import Variable
 
 
-class _Variable:
+class _Variable(Fields):
     """The fields that the support and the map onto it share."""
+
+    array_fields = ("loc", "scale")
+    static_fields = ("variable", "base")
 
     def __init__(
         self, loc: Array, scale: Array, variable: Variable, base: CoordinateSupports
     ) -> None:
         self.loc, self.scale, self.variable, self.base = loc, scale, variable, base
-
-    def eq(self, other: object, static: bool = False) -> Any:
-        """True if `other` has the same type and the same fields."""
-        if not isinstance(other, _Variable) or type(other) is not type(self):
-            return False
-        if (self.variable, self.base) != (other.variable, other.base):
-            return False
-        return all_equal(self, other, ("loc", "scale"), static)
-
-    def tree_flatten(self) -> tuple[Any, Any]:
-        """Location and scale are leaves; the variable and the supports are static."""
-        names = ("loc", "scale")
-        static = {"variable": self.variable, "base": self.base}
-        return tuple(getattr(self, n) for n in names), (names, static)
 
 
 class StandardizedVariable(_Variable, constraints.Constraint):

@@ -1,4 +1,4 @@
-"""What the numbers of a coordinate stand for.
+"""Columns: the meaning of the numbers of one coordinate.
 
 A point holds one number for each coordinate. Its `Column` maps entries of a table to such numbers
 (`encode`) and back (`decode`): a category is the index of its level, 0, 1, ..., K - 1; a boolean is
@@ -32,7 +32,7 @@ class Column(abc.ABC):
     """Name of the dtype, in narwhals, of the column learned from, which frames of draws get."""
     kind: ClassVar[str]
     takes: ClassVar[str]
-    """What may be encoded, for error messages."""
+    """Entries that can be encoded, in words for error messages."""
 
     @abc.abstractmethod
     def from_raw(self, raw: Raw, what: str) -> np.ndarray | None:
@@ -56,7 +56,7 @@ class Column(abc.ABC):
             return jnp.asarray(values)
         raw = raw_column(values)
         if raw.kind != "other" and np.isnan(raw.values).all():
-            return raw.values  # what is missing throughout is of every kind
+            return raw.values  # a column without entries fits every kind
         found = self.from_raw(raw, what)
         if found is None:
             raise ValueError(f"Expected {self.takes} for {what}; got {raw.example}.")

@@ -40,7 +40,7 @@ class Draws(NamedTuple):
     supports: dict[str, constraints.Constraint]
     """Supports of single coordinates by name; the others may be any real number."""
     variables: Variables
-    """How the coordinates form the variables."""
+    """The variables that the coordinates form."""
 
 
 class _Sites(NamedTuple):

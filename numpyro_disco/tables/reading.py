@@ -25,7 +25,7 @@ from numpyro_disco.tables.raw import raw_column, unmasked_objects
 
 
 class Named(NamedTuple):
-    """What was given, by name."""
+    """Entries by name."""
 
     entries: dict[str, Any]
     """A series, an array or a single value for each name."""
@@ -139,19 +139,18 @@ def read_points(data: Any, names: Sequence[str], columns: Sequence[Column], argu
     return read_observations(data, names, columns, argument).values
 
 
-def read_rows(data: Any, argument: str = "data") -> Rows:
+def read_rows(data: Any) -> Rows:
     """Read rows to learn from, with the kinds of their columns.
 
     Args:
         data: as for `read_observations`, with one row axis; or `Rows` that have been read.
-        argument: name of the argument for error messages.
 
     Raises:
         ValueError: columns of several lengths or names that are not distinct.
     """
     if isinstance(data, Rows):
         return data
-    named = by_name(data, argument)
+    named = by_name(data, "data")
     if named is None:
         array = data if np.ma.isMaskedArray(data) else np.asarray(data)
         if array.dtype.kind in "UST" and not isinstance(data, np.ndarray):
@@ -159,17 +158,15 @@ def read_rows(data: Any, argument: str = "data") -> Rows:
             array = np.asarray(data, object)
         if array.ndim != 2 or not array.shape[1]:
             raise ValueError(
-                f"Expected rows of shape (N, D) for `{argument}`; got shape {array.shape}. For a "
-                f"single column use `{argument}[:, None]`."
+                f"Expected rows of shape (N, D) for `data`; got shape {array.shape}. For a "
+                f"single column use `data[:, None]`."
             )
         raws = [raw_column(column) for column in array.T]
     else:
         raws = [raw_column(entry) for entry in named.entries.values()]
         shapes = {name: raw.values.shape for name, raw in zip(named.entries, raws, strict=True)}
         if len(set(shapes.values())) != 1 or any(len(shape) != 1 for shape in shapes.values()):
-            raise ValueError(
-                f"Expected columns of one length in `{argument}`; got the shapes {shapes}."
-            )
+            raise ValueError(f"Expected columns of one length in `data`; got the shapes {shapes}.")
     columns = tuple(column_of(raw) for raw in raws)
     numbers = [
         np.zeros_like(raw.values) if isinstance(column, str) else column.from_raw(raw, "a column")
@@ -245,7 +242,7 @@ def _check_levels(
 
 
 def by_name(data: Any, argument: str, names: Sequence[str] | None = None) -> Named | None:
-    """What was given by name, or None if it has no names.
+    """Entries by name, or None for data without names.
 
     Args:
         data: anything.

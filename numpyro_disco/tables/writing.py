@@ -20,7 +20,7 @@ class Filling(NamedTuple):
     """Numbers for the missing entries of one column of a frame."""
 
     column: Column
-    """What the numbers stand for."""
+    """Meaning of the numbers."""
     missing: np.ndarray
     """True where an entry is missing, shape (N,)."""
     numbers: np.ndarray

@@ -133,13 +133,12 @@ def _check_spread(values: np.ndarray) -> None:
 
 
 def prepare_arrays(
-    table: Table, variables: Variables, settings: FitSettings, leaves_out: bool
+    table: Table, settings: FitSettings, leaves_out: bool
 ) -> tuple[FitSettings, PreparedRows]:
     """Settings with the defaults of arrays, and the rows to learn from.
 
     Args:
         table: one row for each array.
-        variables: the array.
         settings: settings of the fit.
         leaves_out: True if arrays with missing elements are left out.
 
@@ -168,7 +167,6 @@ def prepare_arrays(
         table.names,
         CoordinateSupports(table.supports),
         table.columns,
-        variables=variables,
         weights=selected(table.weights, kept),
     )
     return dataclasses.replace(settings, objective=objective), prepared

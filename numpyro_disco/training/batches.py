@@ -24,7 +24,6 @@ from numpyro_disco.energy.learned import Learned
 from numpyro_disco.references.base import host_draws
 from numpyro_disco.references.redraws import Directions, column_directions
 from numpyro_disco.training.levels import LevelSets, random_level_sets
-from numpyro_disco.training.noise import NUM_NOISE_SCALES, geometric_noise_scales
 from numpyro_disco.training.row_posterior import tree_order
 
 STEPS_PER_ROUND = 50
@@ -43,8 +42,13 @@ class TrainingRows(NamedTuple):
     weights: Any = None
     """Positive weights, shape (N,); None if all are equal."""
     ends: Any = None
-    """Where the share of the weight of each row but the last ends, from 0 to 2^32, shape (N - 1,).
+    """End of the share of the weight of each row but the last, from 0 to 2^32, shape (N - 1,).
     Whole numbers, because single precision could not tell the shares of many rows apart."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the values, (N, D)."""
+        return self.values.shape
 
 
 def training_rows(values: np.ndarray, weights: np.ndarray | None) -> TrainingRows:
@@ -153,11 +157,3 @@ def rows_and_draws(
         column_directions(directions_key, model.whitener, STEPS_PER_ROUND, num_levels, redrawn),
         random_level_sets(rng, num_levels, STEPS_PER_ROUND) if any(num_levels) else None,
     )
-
-
-def noise_levels(
-    rng_key: Array, shape: tuple[int, ...], noise_scale: float, max_noise_scale: float
-) -> Array:
-    """Random noise levels from the geometric grid between the two scales."""
-    scales = geometric_noise_scales(noise_scale, max_noise_scale, NUM_NOISE_SCALES)
-    return jax.random.choice(rng_key, jnp.asarray(scales, jnp.result_type(float)), shape)

@@ -146,7 +146,7 @@ def fit_marks(
     settings: FitSettings,
     resumed: Run | None,
 ) -> dict[str, str]:
-    """What two calls of `fit` share if one can continue where the other stopped.
+    """Texts that are the same for two calls of `fit` if one can continue the other.
 
     Args:
         rng_key: the key of the fit.

@@ -25,9 +25,9 @@ class ImputedRows(NamedTuple):
     """Numbers of rows with missing entries, which were imputed to learn from them."""
 
     total: int
-    """In all."""
+    """Number of imputed rows."""
     judging: int
-    """Among the held-out rows that judge; 0 if these are complete rows."""
+    """Number of them among the rows that judge; 0 if only complete rows do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ class FitEvidence:
     names: tuple[str, ...]
     """Names of the columns."""
     columns: tuple[Column, ...]
-    """What their numbers stand for."""
+    """Meaning of the numbers of each column."""
     rows: np.ndarray
     """Standardised training rows, shape (N, D)."""
     held_out: np.ndarray
@@ -120,11 +120,6 @@ class FitEvidence:
     def training_rows(self) -> TrainingRows:
         """The training rows with their weights."""
         return training_rows(self.rows, self.row_weights)
-
-    @property
-    def supports_real(self) -> bool:
-        """True if every column is learned in the user's own coordinates."""
-        return self.coordinate_supports.real
 
     def standardize(self, x: ArrayLike) -> Array:
         """Map points from the user's units to standardised units, shape (..., D) to (..., D)."""

@@ -13,34 +13,38 @@ from numpyro_disco.tables.reading import Rows
 
 MAX_TIED_SHARE = 0.1
 """Share of rows that may have one and the same value in a continuous column."""
+NO_ENTRY, INFINITE, CONSTANT = "has no entry", "holds infinity", "is constant"
+"""Faults of columns of any kind."""
 
 
 def check_columns(
     rows: Rows,
     names: tuple[str, ...],
     supports: Mapping[str, constraints.Constraint],
-    constant: np.ndarray,
+    others: tuple[str, ...],
     smoothed: bool,
 ) -> None:
     """Refuse all columns that cannot be learned as they are, in one error with one remedy.
 
     These are columns of something else than numbers, categories and dates, and real columns in
-    which many rows share one value.
+    which many rows share one value. Columns with other faults are named beside them. If these are
+    of one kind only, they are left to the error of that kind.
 
     Args:
         rows: the rows.
         names: names of their columns.
         supports: what the user declared.
-        constant: True for constant columns, shape (D,), which are named beside others.
+        others: another fault of each column, or nothing: `NO_ENTRY`, `INFINITE` or `CONSTANT`.
         smoothed: as for `read_table`.
     """
     faults, dropped, declared, apart = [], [], [], []
-    for name, column, values in zip(names, rows.columns, rows.values.T, strict=True):
+    columns = zip(names, rows.columns, rows.values.T, others, strict=True)
+    for name, column, values, fault in columns:
         if isinstance(column, str):
             faults.append(f"{name!r} holds {column}")
             dropped.append(name)
             continue
-        tie = None if smoothed or name in supports else _tie(column, values)
+        tie = None if fault or smoothed or name in supports else _tie(column, values)
         if tie is None:
             continue
         _check_repeated_rows(rows)
@@ -51,20 +55,24 @@ def check_columns(
             declared.append(f"{name!r}: constraints.integer_interval({ends})")
         else:
             apart.append(name)
-    if not faults:
+    other_kinds = set(filter(None, others))
+    if not faults and len(other_kinds) < 2:
         return
-    for name, column, is_constant in zip(names, rows.columns, constant, strict=True):
-        if is_constant and not isinstance(column, str):
-            faults.append(f"{name!r} is constant")
-            dropped.append(name)
+    for name, column, fault in zip(names, rows.columns, others, strict=True):
+        if fault and not isinstance(column, str):
+            faults.append(f"{name!r} {fault}")
+            if fault != INFINITE:
+                dropped.append(name)
+    finite = ".replace([np.inf, -np.inf], np.nan)" * (INFINITE in other_kinds)
     drop = [*dropped, *apart]
     remedies = [
         f"leave out what has no density, `data.drop(columns={dropped})`" * bool(dropped),
         f"declare whole numbers, `supports={{{', '.join(declared)}}}`" * bool(declared),
         f"model {apart} outside of the prior" * bool(apart),
+        f"mark infinity as missing, `data{finite}`" * bool(finite),
     ]
     given = ", ".join(
-        [f"data.drop(columns={drop})" if drop else "data"]
+        [(f"data.drop(columns={drop})" if drop else "data") + finite]
         + [f"supports={{{', '.join(declared)}}}"] * bool(declared)
     )
     raise ValueError(
@@ -76,7 +84,7 @@ def check_columns(
 
 
 def _tie(column: Column, values: np.ndarray) -> str | None:
-    """What many rows of a continuous column share, or None."""
+    """Description of a value that many rows of a continuous column share, or None."""
     seen = values[~np.isnan(values)]
     continuous = isinstance(column, Real | Whole | Dates)
     if not len(seen) or not continuous or default_support(column, values) != constraints.real:

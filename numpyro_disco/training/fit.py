@@ -20,6 +20,7 @@ from numpyro.distributions import constraints
 from numpyro_disco._checks import check_key
 from numpyro_disco._statistics import selected
 from numpyro_disco._typing import Array, ArrayLike
+from numpyro_disco.energy.requirements import check_joint_reference
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.tables.draws import read_draws
@@ -331,15 +332,11 @@ def _check_reference(reference: Any, dimension: int) -> None:
     """Refuse a reference over another number of columns, and one that is conditioned."""
     if not isinstance(reference, Reference):
         return
+    check_joint_reference(reference)
     if tuple(reference.event_shape) != (dimension,):
         raise ValueError(
             f"Expected a `reference` over {dimension} coordinates, as `data` has columns; got "
             f"event shape {reference.event_shape}."
-        )
-    if reference.observed is not None or reference.batch_shape:
-        raise ValueError(
-            "Expected one unconditioned `reference`; got one with batch shape "
-            f"{reference.batch_shape}. Condition the learned distribution instead, with `clamp`."
         )
 
 
@@ -355,7 +352,7 @@ def _prepare(
     Rows with missing entries are left out, if `leaves_out`.
     """
     if variables is not None and variables.array is not None:
-        return prepare_arrays(table, variables, settings, leaves_out)
+        return prepare_arrays(table, settings, leaves_out)
     resolution = settings.objective.smallest_resolution
     if settings.objective.needs_density:
         warn_of_spikes(table)

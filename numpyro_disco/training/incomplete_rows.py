@@ -5,8 +5,8 @@ mixture fitted to the training rows by expectation-maximisation (`references/inc
 is right if entries are missing at random; then, on request, from the learned density itself.
 
 Imputed entries agree with whatever drew them, so they judge nothing: complete held-out rows do,
-each weighted by the inverse of the chance that such a row is complete. Without weights they would
-stand for the kinds of rows that are often complete only.
+each weighted by the inverse of the chance that such a row is complete. Unweighted, they would
+represent only those kinds of rows that are often complete.
 
 References:
     Seaman & White 2013, for weights by the inverse chance of being complete.

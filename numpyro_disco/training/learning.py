@@ -61,11 +61,11 @@ class PreparedRows(NamedTuple):
     supports: CoordinateSupports
     """Maps between unconstrained space and the user's units."""
     columns: tuple[Column, ...]
-    """What the numbers of each column stand for."""
+    """Meaning of the numbers of each column."""
     stream: Stream | None = None
     """All rows, if these are a sample of rows on disk."""
     variables: Variables | None = None
-    """How the columns form variables, if they are draws of variables."""
+    """The variables that the columns form, if the rows are draws of variables."""
     weights: np.ndarray | None = None
     """Positive weights of the rows, shape (N,); None if all are equal."""
     judging_weights: np.ndarray | None = None
@@ -80,7 +80,7 @@ class PreparedRows(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What to learn from, and how."""
+    """One training: rows, settings, and where it runs and is saved."""
 
     keys: FitKeys
     """The random keys."""
@@ -89,7 +89,7 @@ class Task(NamedTuple):
     settings: FitSettings
     """Settings of the fit, perhaps with open defaults."""
     checkpoint: Checkpoint
-    """Where the fit is saved."""
+    """The checkpoint of the fit."""
     devices: Sequence[jax.Device] | None
     """JAX devices that share the batches; None leaves that to JAX."""
     progress_bar: bool
@@ -203,10 +203,10 @@ def _set_up(task: Task, resume: FitResult | None, checkpoint: Checkpoint) -> _Se
         settings.network,
         settings.objective,
         references.standard,
-        references.linear,
         units,
-        prepared.array_shape or (len(prepared.names),),
-        _column_order(task, rows, checkpoint),
+        linear=references.linear,
+        shape=prepared.array_shape,
+        order=_column_order(task, rows, checkpoint),
     )
     # Made before training, so that errors come before the time is spent.
     distribution = _distribution(model, references.unconstrained, prepared, units, settings)

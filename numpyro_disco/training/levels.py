@@ -15,11 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from numpyro_disco._levels import level_shares
 from numpyro_disco._typing import Array
-from numpyro_disco.references.categorical import level_indicators
 
-ADDED_COUNT = 0.5
-"""Rows that are added to each level before shares are taken, so that none is zero."""
 MAX_LEVELS_COMPARED = 8
 """Most levels that a row is compared at in one step."""
 
@@ -97,14 +95,6 @@ def level_loss(at_row: Array, at_others: Array) -> Array:
     return at_row + jax.nn.logsumexp(-jnp.append(at_others, at_row))
 
 
-def with_indicators(rows: np.ndarray, num_levels: tuple[int, ...]) -> np.ndarray:
-    """The real columns of standardised rows (N, D), and indicators of levels, double precision."""
-    real = np.asarray(rows, np.float64)[:, np.equal(num_levels, 0)]
-    return np.concatenate(
-        [real, np.asarray(level_indicators(jnp.asarray(rows), num_levels))], axis=1
-    )
-
-
 def level_log_shares(
     rows: np.ndarray,
     points: np.ndarray,
@@ -122,9 +112,6 @@ def level_log_shares(
     Returns:
         Array (n,); zeros without discrete columns.
     """
-    total = np.zeros(len(points))
-    for place in np.flatnonzero(num_levels):
-        codes = rows[:, place].astype(int)
-        counts = np.bincount(codes, row_weights, num_levels[place]) + ADDED_COUNT
-        total += np.log(counts / counts.sum())[points[:, place].astype(int)]
-    return total
+    shares = level_shares(rows, num_levels, row_weights)
+    codes = points[:, np.flatnonzero(num_levels)].astype(int)
+    return np.log(shares[np.arange(len(shares)), codes]).sum(axis=1)

@@ -1,4 +1,4 @@
-"""The training loop: rounds of optimiser steps, judged on held-out rows between them."""
+"""The training loop: rounds of optimiser steps, with the loss of held-out rows between them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from numpyro_disco.training.settings import FitSettings
 from numpyro_disco.training.windows import WindowedRows, rows_by_round
 
 MAX_HELD_OUT_POINTS, MAX_STRICT_POINTS = 4096, 16_384
-"""Most held-out rows, times repeats, that judge a round: more for strict objectives, which compare
-losses exactly and evaluate the energy without its gradient."""
+"""Most held-out rows, times repeats, whose loss is computed after a round: more for strict
+objectives, which compare losses exactly and evaluate the energy without its gradient."""
 RISE, SOONER = 3.0, 4
 """A rise of the held-out loss by so many standard errors shortens patience by this factor."""
 EMA_DECAY = 0.999
-"""Decay of the moving average of the weights; the average is judged and kept."""
+"""Decay of the moving average of the weights, which has the held-out losses and is kept."""
 
 
 class History(NamedTuple):
@@ -123,7 +123,7 @@ def train(
         rng_key: random key; the same key continues the same run.
         model: the network with its first weights.
         rows: standardised rows to train on, or a reader of them.
-        held_out: standardised rows to judge by; the mean of their losses is weighted.
+        held_out: standardised rows that choose the step; the mean of their losses is weighted.
         plan: objective, optimiser, batch size and number of steps.
         patience: steps without a lower held-out loss after which a strict objective stops.
         run: state to continue from; the start by default.
@@ -137,20 +137,23 @@ def train(
     Raises:
         FloatingPointError: the loss is not finite.
     """
-    judge_key, round_key = jax.random.split(rng_key)
+    noise_key, round_key = jax.random.split(rng_key)
     num_rounds, strict = plan.num_steps // STEPS_PER_ROUND, plan.objective.strict
-    judged = _judged(judge_key, held_out.values, model, plan.objective)
-    weights = selected(held_out.weights, slice(len(judged.rows)))
+    fixed = _with_noise(noise_key, held_out.values, model, plan.objective)
+    weights = selected(held_out.weights, slice(len(fixed.rows)))
     rows_of_rounds = rows_by_round(
         rows,
-        in_tree_order=plan.objective.in_tree_order(*_shape(rows)),
+        in_tree_order=plan.objective.in_tree_order(*rows.shape),
         num_rounds=num_rounds,
         place=plan.objective.placed,
     )
 
-    def round_keys_and_data(index: int, rows: Any) -> tuple[Array, Any]:
-        keys = _round_keys(jax.random.fold_in(round_key, index))
-        return keys.batches, plan.objective.round_data(keys.data, rows, model, plan.batch_size)
+    def round_key_and_data(index: int, rows: Any) -> tuple[Array, Any]:
+        key = jax.random.fold_in(round_key, index)
+        # Objectives that draw data for a round split the key for its batches in two; child 2 of it
+        # is not among these.
+        data_key = jax.random.fold_in(key, 2)
+        return key, plan.objective.round_data(data_key, rows, model, plan.batch_size)
 
     index = 0 if run is None else int(run.carry.step) // STEPS_PER_ROUND
     first = index * STEPS_PER_ROUND
@@ -158,15 +161,15 @@ def train(
         progress(total=plan.num_steps, initial=first, shown=progress_bar) as bar,
         rows_of_rounds as rows_of,
     ):
-        upcoming = round_keys_and_data(index, rows_of(index))
+        upcoming = round_key_and_data(index, rows_of(index))
         if run is None:
-            run = _start(model, judged, weights, plan, upcoming)
+            run = _start(model, fixed, weights, plan, upcoming)
         try:
             while index < num_rounds and not is_exhausted(run, plan, patience):
-                trained = _train_round()(run.carry, *upcoming, model, judged, True, plan)
+                trained = _train_round()(run.carry, *upcoming, model, fixed, True, plan)
                 # The device is at work, so the batches of the next round take no time.
                 index += 1
-                upcoming = round_keys_and_data(index, rows_of(index))
+                upcoming = round_key_and_data(index, rows_of(index))
                 run = append_round(run, *trained, strict, weights)
                 after_round(run)
                 bar.update(STEPS_PER_ROUND)
@@ -194,36 +197,18 @@ def is_exhausted(run: Run, plan: Plan, patience: int) -> bool:
     return plan.objective.strict and waited >= soon
 
 
-class _RoundKeys(NamedTuple):
-    data: Array
-    batches: Array
-
-
-def _round_keys(rng_key: Array) -> _RoundKeys:
-    """Keys for the data and for the batches of a round.
-
-    Contrastive objectives, the only ones that draw data for a round, split the key for the batches
-    in two; child 2 of that key is not among these.
-    """
-    return _RoundKeys(data=jax.random.fold_in(rng_key, 2), batches=rng_key)
-
-
-def _shape(rows: TrainingRows | WindowedRows) -> tuple[int, int]:
-    return rows.shape if isinstance(rows, WindowedRows) else rows.values.shape
-
-
 def _start(
     model: Learned,
-    judged: Judged,
+    held_out: HeldOut,
     row_weights: np.ndarray | None,
     plan: Plan,
-    keys_and_data: tuple[Array, Any],
+    key_and_data: tuple[Array, Any],
 ) -> Run:
     weights = model.weights
     state = transformation(plan.optimizer, plan.num_steps).init(weights)
     carry = Carry(weights, state, weights, jnp.zeros((), jnp.int32))
-    # The program of a round also judges; without steps it judges the start.
-    *_, found = _train_round()(carry, *keys_and_data, model, judged, False, plan)
+    # The program of a round ends with held-out losses; without steps they are those of the start.
+    *_, found = _train_round()(carry, *key_and_data, model, held_out, False, plan)
     losses = np.asarray(found)
     history = ((0, np.nan, float(np.average(losses, weights=row_weights)), 0.0),)
     return Run(carry, weights, 0, losses, losses, 0.0, history)
@@ -233,7 +218,7 @@ def append_round(
     run: Run,
     carry: Carry,
     mean_loss: Array,
-    judged: Array,
+    held_out_losses: Array,
     strict: bool,
     row_weights: np.ndarray | None = None,
 ) -> Run:
@@ -241,18 +226,18 @@ def append_round(
 
     A strict objective keeps the lowest loss. The others keep the latest weights that are not worse
     than the lowest by more than one standard error: later weights have seen more of the space far
-    from rows, which a held-out loss near rows does not judge. No weights are kept whose loss is
+    from rows, which a held-out loss near rows does not see. No weights are kept whose loss is
     above that of the first ones, with which the energy is the reference's.
 
     Args:
         run: the run before the round.
         carry: state of the loop after it.
         mean_loss: mean training loss of the round.
-        judged: loss of each held-out row, shape (M,).
+        held_out_losses: loss of each held-out row, shape (M,).
         strict: True if the objective is strict.
         row_weights: positive weights of the held-out rows, shape (M,); None if all are equal.
     """
-    loss, losses = float(mean_loss), np.asarray(judged)
+    loss, losses = float(mean_loss), np.asarray(held_out_losses)
     step, held_out = int(carry.step), float(np.average(losses, weights=row_weights))
     if not (np.isfinite(loss) and np.isfinite(held_out)):
         raise FloatingPointError(
@@ -270,8 +255,8 @@ def append_round(
     return Run(carry, best, best_step, run.start, lowest, in_errors, (*run.history, row))
 
 
-class Judged(NamedTuple):
-    """Held-out rows, and the random numbers with which they are judged every time."""
+class HeldOut(NamedTuple):
+    """Held-out rows, with random numbers that are the same in every round."""
 
     rows: Array
     """Shape (rows, D)."""
@@ -279,21 +264,24 @@ class Judged(NamedTuple):
     """Leading axes (rows, repeats)."""
 
 
-def _judged(rng_key: Array, held_out: np.ndarray, model: Learned, objective: Objective) -> Judged:
+def _with_noise(
+    rng_key: Array, held_out: np.ndarray, model: Learned, objective: Objective
+) -> HeldOut:
+    """The first held-out rows, as many as `MAX_HELD_OUT_POINTS` allows, with their noise."""
     most = MAX_STRICT_POINTS if objective.strict else MAX_HELD_OUT_POINTS
     rows = jnp.asarray(held_out[:most])
     repeats = max(1, min(16, most // len(rows)))
-    return Judged(rows, objective.judging_noise(rng_key, rows, repeats, model))
+    return HeldOut(rows, objective.held_out_noise(rng_key, rows, repeats, model))
 
 
-def _held_out_losses(model: Learned, judged: Judged, objective: Objective) -> Array:
+def _held_out_losses(model: Learned, held_out: HeldOut, objective: Objective) -> Array:
     """Loss of each row, shape (rows,), averaged over the repeats of its noise (rows, repeats)."""
 
     def row_loss(row_and_noise: tuple[Array, Pytree]) -> Array:
         row, row_noise = row_and_noise
-        return jax.vmap(lambda one: objective.judge(model, row, one))(row_noise).mean()
+        return jax.vmap(lambda one: objective.held_out_loss(model, row, one))(row_noise).mean()
 
-    return jax.lax.map(row_loss, judged, batch_size=min(1024, len(judged.rows)))
+    return jax.lax.map(row_loss, held_out, batch_size=min(1024, len(held_out.rows)))
 
 
 @cache
@@ -307,11 +295,11 @@ def _round(
     rng_key: Array,
     data: Any,
     template: Learned,
-    judged: Judged,
+    held_out: HeldOut,
     trains: bool,
     plan: Plan,
 ) -> tuple[Carry, Array, Array]:
-    """STEPS_PER_ROUND steps, or none unless `trains`; then judge the average of the weights.
+    """STEPS_PER_ROUND steps, or none unless `trains`; then held-out losses of the averaged weights.
 
     Returns:
         The state of the loop, the mean loss of the steps, and the loss of each held-out row.
@@ -339,6 +327,8 @@ def _round(
         carry, losses = jax.lax.scan(step, carry, entries)
         return carry, losses.mean()
 
-    none = lambda carry: (carry, jnp.full((), jnp.nan, jnp.result_type(float)))  # noqa: E731
-    carry, loss = jax.lax.cond(trains, steps, none, carry)
-    return carry, loss, _held_out_losses(model_with(carry.average), judged, plan.objective)
+    def no_steps(carry: Carry) -> tuple[Carry, Array]:
+        return carry, jnp.full((), jnp.nan, jnp.result_type(float))
+
+    carry, loss = jax.lax.cond(trains, steps, no_steps, carry)
+    return carry, loss, _held_out_losses(model_with(carry.average), held_out, plan.objective)

@@ -175,7 +175,7 @@ def sliced_loss(score_fn: ScoreFn, x: Array, direction: Array) -> Array:
     return (0.5 * (direction @ score) ** 2 + direction @ along) / x.shape[0]
 
 
-def held_out_loss(score_fn: ScoreFn, row: Array, noise: Array, noise_scale: float) -> Array:
+def denoising_loss(score_fn: ScoreFn, row: Array, noise: Array, noise_scale: float) -> Array:
     r"""Denoising score matching on one held-out row, up to a constant.
 
     .. math:: J = |s(x)|^2 - 2 s(x) \cdot (r - x) / \sigma_0^2, \qquad x = r + \sigma_0 \epsilon

@@ -206,10 +206,11 @@ def untrained_model(
     network: MLP | UNet,
     objective: Objective,
     reference: Reference,
-    linear: Array | None,
     units: Units,
-    shape: tuple[int, ...],
-    order: tuple[int, ...] | None = None,
+    *,
+    linear: Array | None,
+    shape: tuple[int, ...] | None,
+    order: tuple[int, ...] | None,
 ) -> Learned:
     """The network with its initial weights, together with its reference and units.
 
@@ -218,10 +219,11 @@ def untrained_model(
         network: sizes, all of them resolved.
         objective: decides between an energy and a score network.
         reference: q over standardised coordinates.
-        linear: the matrix A of `gaussian_start`, shape (D, D), or None.
         units: standardised units.
-        shape: shape of an array, for a `UNet`.
-        order: the columns in the order in which a normalised density draws them.
+        linear: the matrix A of `gaussian_start`, shape (D, D), or None.
+        shape: shape of an array, for a `UNet`; None for a table.
+        order: the columns in the order in which a normalised density draws them; None for other
+            objectives.
     """
     dimension = len(units.loc)
     gaussian = isinstance(reference, GaussianReference)
@@ -237,6 +239,7 @@ def untrained_model(
 
     def made(rng_key: Array) -> nnx.Module:
         if isinstance(network, UNet):
+            assert shape is not None
             return network.make(objective, shape, nnx.Rngs(rng_key))
         if objective.normalizes:
             return AutoregressiveNetwork(

@@ -8,9 +8,6 @@ import numpy as np
 
 from numpyro_disco._checks import check_count, check_positive
 
-NUM_NOISE_SCALES = 100
-"""Levels between the smallest and the largest noise while training."""
-
 
 def check_noise_range(noise_scale: Any, max_noise_scale: float) -> None:
     """Raise a `ValueError` unless `max_noise_scale` is above `noise_scale` (or that is "auto")."""
@@ -21,9 +18,7 @@ def check_noise_range(noise_scale: Any, max_noise_scale: float) -> None:
         )
 
 
-def geometric_noise_scales(
-    smallest: float, largest: float, num_noise_scales: int = NUM_NOISE_SCALES
-) -> np.ndarray:
+def geometric_noise_scales(smallest: float, largest: float, num_noise_scales: int) -> np.ndarray:
     """Standard deviations sigma(0) < ... < sigma(T), equally spaced on a log scale.
 
     Args:

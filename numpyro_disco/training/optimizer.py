@@ -66,9 +66,7 @@ def _is_kernel(weights: Pytree) -> Pytree:
 
 
 def check_optimizer(optimizer: Any) -> AdamW | optax.GradientTransformation:
-    """Return an optimiser that `fit` can use; `AdamW()` for None."""
-    if optimizer is None:
-        return AdamW()
+    """Return an optimiser that `fit` can use."""
     if not isinstance(optimizer, AdamW | optax.GradientTransformation):
         raise ValueError(
             "Expected an optax optimiser or `disco.AdamW(...)` for `optimizer`; got "

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from numpyro_disco._levels import real_columns
 from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array
 from numpyro_disco.references.base import Reference
@@ -57,7 +58,7 @@ def make_references(
             unconstrained = standard if before is None else before.joint_reference
             return References(standard, unconstrained, None, resume.components)
         mixture, components = fitted_mixture(given)
-        real = np.flatnonzero(np.equal(num_levels, 0))
+        real = real_columns(num_levels)
         moved = mixture.affine(units.basis[np.ix_(real, real)], units.loc[real])
         standard, unconstrained = (
             mixture_reference(found, num_levels) for found in (mixture, moved)

@@ -88,7 +88,9 @@ def make_report(rng_key: Array, evidence: FitEvidence) -> Report:
     """
     keys = _Keys(*jax.random.split(rng_key, len(_Keys._fields)))
     held_out = evidence.held_out[:MAX_POINTS]
-    lines = [report_lines.network_line(evidence), report_training.training_line(evidence)]
+    normalizes = evidence.objective.normalizes
+    first_line = report_training.normalized_line if normalizes else report_lines.network_line
+    lines = [first_line(evidence), report_training.training_line(evidence)]
     if evidence.components:
         lines.append(report_training.components_line(evidence))
     if evidence.row_weights is not None:

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from numpyro_disco._levels import with_indicators
 from numpyro_disco._statistics import column_means, effective_number, standard_error
 from numpyro_disco.diagnostics.verdicts import FAIL, verdict_of
 from numpyro_disco.references.base import host_draws
 from numpyro_disco.training.evidence import FitEvidence, basis_of
-from numpyro_disco.training.levels import with_indicators
 from numpyro_disco.training.report_lines import ReportLine, make_line
 
 NUM_FOLDS, NUM_TREES = 5, 50
@@ -34,7 +34,7 @@ NUM_REPLICATES = 40
 
 
 class Compared(NamedTuple):
-    """What the draws are compared with."""
+    """Draws of the fit and of its reference, and the rows that they are compared with."""
 
     held_out: np.ndarray
     """Held-out rows, shape (m, D), with noise if the learned density is that of noisy rows."""
@@ -79,7 +79,7 @@ def _smoothed(rng: np.random.Generator, evidence: FitEvidence, rows: np.ndarray)
 
 
 class Separation(NamedTuple):
-    """How well a classifier separates draws from rows, on parts that it was not trained on."""
+    """Correct answers of a classifier of rows and draws, on parts that it was not trained on."""
 
     rows: np.ndarray
     """1 for rows that are classified correctly, else 0, shape (m,)."""
@@ -100,7 +100,7 @@ class Separation(NamedTuple):
         return CORRELATION * 0.5 * float(np.hypot(*errors))
 
     def excess(self, other: Separation) -> tuple[float, float]:
-        """By how much the accuracy is higher than another one on the same rows, and its error."""
+        """Difference to another accuracy on the same rows, and its standard error."""
         errors = (
             standard_error(self.rows - other.rows, self.weights),
             standard_error(self.draws),

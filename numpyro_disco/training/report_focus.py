@@ -96,7 +96,10 @@ def _log_weights(
     def at_row(entry: tuple[Array, Array]) -> tuple[Array, Array]:
         key, row = entry
         redraws = redraw(key, model.reference, row[None], directions, NUM_REDRAWS)[0]
-        minus_f = lambda point: -model.parts(point)[1]  # noqa: E731
+
+        def minus_f(point: Array) -> Array:
+            return -model.parts(point)[1]
+
         return jax.vmap(minus_f)(redraws), minus_f(row)
 
     return jax.lax.map(at_row, (jax.random.split(rng_key, len(rows)), rows), batch_size=8)

@@ -43,7 +43,9 @@ def smoothing_line(evidence: FitEvidence, held_out: np.ndarray) -> ReportLine:
     if density.noise_scale is None:
         verdict = WARN
         comparison += "; it is undone as far as the reference describes the rows"
-    unit = "in its own unit" if evidence.supports_real else "in its own unit of unconstrained space"
+    unit = "in its own unit"
+    if not evidence.coordinate_supports.real:
+        unit += " of unconstrained space"
     each = ", ".join(f"{n} by {s:.3g}" for n, s in zip(density.names, deviations, strict=True))
     return make_line(
         "smoothing",

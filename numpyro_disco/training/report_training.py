@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import warnings
 
+import jax
 import numpy as np
 
-from numpyro_disco.diagnostics.verdicts import PASS, WARN
+from numpyro_disco._statistics import standard_error
+from numpyro_disco._typing import Array
+from numpyro_disco.diagnostics.verdicts import FAIL, PASS, WARN
+from numpyro_disco.energy.learned import LearnedEnergy
 from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.objectives import Contrastive
-from numpyro_disco.training.report_lines import ReportLine, make_line
+from numpyro_disco.training.report_lines import MIN_HELD_OUT, ReportLine, make_line
 from numpyro_disco.training.settings import Refit
 
 SMALL_SHARE = 0.1
@@ -23,6 +27,31 @@ LATE, LATE_GAIN = 0.75, 0.05
 then if training is long enough."""
 SMALL_GAIN = 0.02
 """Gain of the last doubling of the components, in nats a row, that counts as none."""
+
+
+@jax.jit
+def _gains(energy: LearnedEnergy, points: Array) -> Array:
+    return jax.vmap(lambda z: -energy.parts(z)[1])(points)
+
+
+def normalized_line(evidence: FitEvidence) -> ReportLine:
+    """Check that a normalised density describes held-out rows better than its reference does.
+
+    It does not start from the reference, as the other energies do, so that the loss of the
+    untrained network says nothing.
+    """
+    gains = np.asarray(_gains(evidence.energy, evidence.held_out), np.float64)
+    gain = float(np.average(gains, weights=evidence.held_out_weights))
+    error = standard_error(gains, evidence.held_out_weights)
+    return make_line(
+        "network",
+        gain,
+        PASS if gain > 2 * error else WARN if gain > -2 * error else FAIL,
+        f"log density of held-out rows {gain:+.3g} +- {error:.2g} nats relative to the reference "
+        f"(step {evidence.best_step} is kept)",
+        "use more rows or steps, or the default objective, which starts from the reference",
+        enough_rows=evidence.num_held_out >= MIN_HELD_OUT,
+    )
 
 
 def training_line(evidence: FitEvidence) -> ReportLine:

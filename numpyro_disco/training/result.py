@@ -15,7 +15,7 @@ from numpyro_disco._typing import Array
 from numpyro_disco.diagnostics.panels import shown_columns
 from numpyro_disco.diagnostics.plots import plot_history, plot_report
 from numpyro_disco.energy.distribution import EnergyDistribution
-from numpyro_disco.energy.langevin import ScoreFunction, check_last_axes
+from numpyro_disco.energy.langevin import ScoreFunction
 from numpyro_disco.supports.sinh_arcsinh import SinhArcsinhReal
 from numpyro_disco.tables.reading import read_points
 from numpyro_disco.training.evidence import FitEvidence
@@ -87,27 +87,25 @@ class FitResult:
 
         Returns:
             Array of the shape of the points.
-        """
-        model, supports = self.evidence.model, self.evidence.coordinate_supports
 
-        def unconstrained(y: Array) -> Array:
-            return model.score(model.standardize(y)) @ model.whitener
+        Raises:
+            ValueError: names or shapes that are not those of the columns.
+        """
+        evidence = self.evidence
+        if evidence.array_shape is None:
+            x = read_points(x, evidence.names, evidence.columns, "x")
+        if evidence.coordinate_supports.real:
+            return self.score_function.score(x)
+        model, supports = evidence.model, evidence.coordinate_supports
 
         def at_one(x: Array) -> Array:
-            if supports.real:
-                return unconstrained(x)
             # log p(x) = log p(y) - log |dx / dy|, y the unconstrained coordinates.
             y, pull_back = jax.vjp(supports.unconstrain, x)
             log_det = jax.grad(lambda x: supports.log_dets(supports.unconstrain(x), x).sum())(x)
-            return pull_back(unconstrained(y))[0] - log_det
+            score = model.score(model.standardize(y)) @ model.whitener
+            return pull_back(score)[0] - log_det
 
-        array_shape = self.evidence.array_shape
-        if array_shape is None:
-            x = read_points(x, self.evidence.names, self.evidence.columns, "x")
-            return jnp.vectorize(at_one, signature="(d)->(d)")(jnp.asarray(x))
-        x = check_last_axes(x, array_shape)
-        flat = x.reshape(*x.shape[: x.ndim - len(array_shape)], -1)
-        return jnp.vectorize(at_one, signature="(d)->(d)")(flat).reshape(x.shape)
+        return jnp.vectorize(at_one, signature="(d)->(d)")(jnp.asarray(x))
 
     @property
     def score_function(self) -> ScoreFunction:
@@ -117,7 +115,7 @@ class FitResult:
             ValueError: columns with supports, in whose units the score cannot be followed.
         """
         evidence, model = self.evidence, self.evidence.model
-        if not evidence.supports_real:
+        if not evidence.coordinate_supports.real:
             raise ValueError("Expected a fit without `supports` or a `transform` for its score.")
         objective = evidence.objective
         smoothed = objective.smooths and not objective.undoes_smoothing

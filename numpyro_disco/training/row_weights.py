@@ -15,6 +15,9 @@ from numpyro_disco.tables.draws import Draws, draw_labels, stacked_labels
 from numpyro_disco.tables.reading import Rows, by_name
 from numpyro_disco.tables.variables import Variables
 
+FEW_PER_COLUMN = 20
+"""Effective numbers of rows below so many for each column are few."""
+
 
 def separate_weights(
     rows: Rows, weights: Any, names: Sequence[str] | None = None

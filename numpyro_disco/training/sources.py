@@ -28,7 +28,7 @@ MANY_LEVELS, MANY_PARTS = 4 * MAX_LEVELS, 64
 """Most distinct entries that are kept of a part of a column, and parts that are kept apart."""
 
 Kinds: TypeAlias = Mapping[str, tuple[Column, constraints.Constraint | None]]
-"""From names of columns to what they are, and to their supports if these are known."""
+"""Kind, and support if it is known, of each column by name."""
 
 
 class RowSource(Protocol):
@@ -41,7 +41,7 @@ class RowSource(Protocol):
 
     @property
     def kinds(self) -> Kinds:
-        """What columns are, those of real numbers excepted, and discrete supports of whole ones."""
+        """Kinds of all columns but real ones, with the discrete supports of whole numbers."""
 
     def read(self) -> Any:
         """Read all rows, in any form that `tables` reads."""
@@ -103,9 +103,11 @@ class ParquetRows:
         Raises:
             ValueError: columns that are not numbers, categories or dates.
         """
-        schema = self.dataset.schema
+        import pyarrow
+
+        schema, is_floating = self.dataset.schema, pyarrow.types.is_floating
         scanned: dict[str, list[Any]] = {
-            n: [] for n in self.columns if not _is_floating(schema.field(n).type)
+            n: [] for n in self.columns if not is_floating(schema.field(n).type)
         }
         for batch in self._batches(list(scanned)) if scanned else ():
             for kept, values in zip(scanned.values(), batch.columns, strict=True):
@@ -141,12 +143,6 @@ class ParquetRows:
         return self.dataset.to_batches(
             columns=columns, batch_size=BATCH_ROWS, batch_readahead=4, fragment_readahead=1
         )
-
-
-def _is_floating(kind: Any) -> bool:
-    import pyarrow
-
-    return pyarrow.types.is_floating(kind)
 
 
 def _joined(parts: list[Any]) -> Any:
@@ -275,12 +271,3 @@ def _open_parquet(path: Path) -> Any:
     if not path.exists():
         raise ValueError(f"Expected a Parquet file, or a folder of them, at `data`; got '{path}'.")
     return pyarrow.dataset.dataset(path, format="parquet")
-
-
-def spread_places(seed: np.random.Generator, num_rows: int, size: int) -> np.ndarray:
-    """One random place in each of `size` equal shares of `num_rows`; all are equally likely.
-
-    Two neighbouring shares may give the same place. Places do not decrease.
-    """
-    shares = np.arange(size) + seed.random(size)
-    return np.minimum((shares * (num_rows / size)).astype(np.int64), num_rows - 1)

@@ -11,7 +11,7 @@ import numpy as np
 from numpyro_disco.diagnostics.plots import plot_history
 from numpyro_disco.energy import storage as prior_storage
 from numpyro_disco.energy.archive import damage_reported, read_archive, write_archive
-from numpyro_disco.energy.distribution import EnergyDistribution
+from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
 from numpyro_disco.training.loop import History
 from numpyro_disco.training.report import Report
 from numpyro_disco.training.report_lines import ReportLine
@@ -95,7 +95,8 @@ def save(path: str | os.PathLike[str], fitted: EnergyDistribution | FitResult | 
         ('0', '1')
     """
     if not isinstance(fitted, FitResult | SavedFit):
-        prior_storage.save(path, fitted)
+        check_prior(fitted)
+        write_archive(path, *prior_storage.describe_prior(fitted))
         return
     description, arrays = prior_storage.describe_prior(fitted.distribution)
     report = fitted.report()

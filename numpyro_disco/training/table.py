@@ -15,6 +15,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from numpyro_disco._checks import check_names
+from numpyro_disco._levels import real_columns
 from numpyro_disco._statistics import selected
 from numpyro_disco.supports.coordinates import check_supports, num_levels
 from numpyro_disco.tables.columns import Boolean, Categories, Column, Real, Whole
@@ -27,7 +28,7 @@ from numpyro_disco.training.dependence import (
     precision,
     standardized,
 )
-from numpyro_disco.training.faults import check_columns
+from numpyro_disco.training.faults import CONSTANT, INFINITE, NO_ENTRY, check_columns
 from numpyro_disco.training.row_weights import aligned, separate_weights, with_mean_one
 
 MARGIN = 1e4
@@ -47,7 +48,7 @@ class Table(NamedTuple):
     """Support of each column, discrete ones included. Those with at most 64 levels have an exact
     mass; more whole numbers are spread over unit intervals."""
     columns: tuple[Column, ...] = ()
-    """What the numbers of each column stand for."""
+    """Meaning of the numbers of each column."""
     weights: np.ndarray | None = None
     """Positive weights of the rows with mean one, shape (N,); None if all are equal."""
 
@@ -64,7 +65,7 @@ class Table(NamedTuple):
     @property
     def real(self) -> np.ndarray:
         """Indices of the columns that are not discrete."""
-        return np.flatnonzero(np.asarray(self.num_levels) == 0)
+        return real_columns(self.num_levels)
 
 
 def read_table(
@@ -101,12 +102,14 @@ def read_table(
     checked_names = check_names(names if names is not None else rows.names, dimension)
     given = check_supports(supports, checked_names)
     values = rows.values
+    _check_number_of_rows(values, values)
+    check_columns(rows, checked_names, supports or {}, _faults(values), smoothed)
     check_finite(values, checked_names)
     complete = values[~np.isnan(values).any(axis=1)]
     _check_seen(values, checked_names)
-    _check_number_of_rows(values, values if fills else complete)
+    if not fills:
+        _check_number_of_rows(values, complete)
     constant = constant_columns(values if fills else complete)
-    check_columns(rows, checked_names, supports or {}, constant, smoothed)
     columns = tuple(column for column in rows.columns if isinstance(column, Column))
     if constant.any():
         raise ValueError(
@@ -164,6 +167,20 @@ def _reordered(rows: Rows, names: tuple[str, ...]) -> Rows:
             f"{tuple(names)} for columns {tuple(found)}, which share {shared}. Rename the columns."
         )
     return rows._replace(names=names)
+
+
+def _faults(values: np.ndarray) -> tuple[str, ...]:
+    """A fault of the entries of each column, or nothing."""
+    faults = []
+    for column in values.T:
+        seen = column[~np.isnan(column)]
+        if not len(seen):
+            faults.append(NO_ENTRY)
+        elif np.isinf(seen).any():
+            faults.append(INFINITE)
+        else:
+            faults.append(CONSTANT * bool(constant_columns(seen[:, None])[0]))
+    return tuple(faults)
 
 
 def check_finite(values: np.ndarray, names: tuple[str, ...]) -> None:

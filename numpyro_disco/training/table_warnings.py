@@ -10,7 +10,7 @@ from numpyro_disco._levels import MAX_LEVELS
 from numpyro_disco._statistics import effective_number
 from numpyro_disco.tables.columns import Whole
 from numpyro_disco.training.determined import find_determined
-from numpyro_disco.training.report_lines import FEW_PER_COLUMN
+from numpyro_disco.training.row_weights import FEW_PER_COLUMN
 from numpyro_disco.training.table import Table, constant_columns
 
 SPIKE_ROWS, SPIKE = 20, 5

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import constraints
 
+from numpyro_disco._levels import real_columns
 from numpyro_disco._random import host_generator
 from numpyro_disco._statistics import column_means, selected
 from numpyro_disco._typing import Array
@@ -231,7 +232,7 @@ def standard_units(
         whitener, basis = np.diag(1 / scale), np.diag(scale)
         return Units(held_out, train, loc, scale, whitener, basis, held_out_weights, weights)
     _check_training_rows(train, held_out, names)
-    real = np.arange(dimension) if num_levels is None else np.flatnonzero(np.equal(num_levels, 0))
+    real = np.arange(dimension) if num_levels is None else real_columns(num_levels)
     loc, scale = np.zeros(dimension), np.ones(dimension)
     loc[real], scale[real] = _moments(train[:, real], weights)
     whitener, basis = np.diag(1 / scale), np.diag(scale)

@@ -28,11 +28,12 @@ from numpyro_disco.training.batches import (
     STEPS_PER_ROUND,
     TrainingRows,
     on_device,
+    spread_picks,
     training_rows,
 )
 from numpyro_disco.training.row_posterior import tree_order
 from numpyro_disco.training.row_weights import check_weights, weights_beside
-from numpyro_disco.training.sources import BATCH_ROWS, RowSource, row_source, spread_places
+from numpyro_disco.training.sources import BATCH_ROWS, RowSource, row_source
 from numpyro_disco.training.table import Table, check_finite, read_table
 from numpyro_disco.training.units import Units, map_rows
 
@@ -107,7 +108,7 @@ def read_sample(
         weights = check_weights(weights, source.num_rows)
     sample_key, window_key = jax.random.split(rng_key)
     rng = host_generator(sample_key)
-    places = np.unique(spread_places(rng, source.num_rows, SAMPLE_ROWS))
+    places = np.unique(spread_picks(rng, source.num_rows, (1, SAMPLE_ROWS)))
     values, read = source.take(places), source.names
     others, row_weights = weights_beside(
         values, read, weights if by_name else selected(weights, places), names
@@ -180,7 +181,8 @@ class WindowedRows:
         key = jax.random.fold_in(self.stream.rng_key, index)
         rng = host_generator(key)
         num_rows, dimension = self.shape
-        places = spread_places(rng, self.stream.source.num_rows - len(self.held_out), num_rows)
+        num_others = self.stream.source.num_rows - len(self.held_out)
+        places = spread_picks(rng, num_others, (1, num_rows))[0]
         # Skip the held-out rows: the i-th of the others comes after so many of them.
         before = self.held_out - np.arange(len(self.held_out))
         places += np.searchsorted(before, places, side="right")

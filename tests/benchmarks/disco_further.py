@@ -90,6 +90,7 @@ WAYS = {
     "+ own row and heights": Way(own_row=True, heights=True),
     "+ contrastive finish": Way(contrast=0.5),
     "+ heights and finish": Way(heights=True, contrast=0.5),
+    "+ own row with heights and finish": Way(own_row=True, heights=True, contrast=0.5),
     "+ all but the finish": Way(shaped=True, left_out=True, heights=True, antithetic=True),
     "+ all": Way(shaped=True, left_out=True, heights=True, antithetic=True, contrast=0.5),
 }

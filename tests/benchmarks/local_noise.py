@@ -185,16 +185,16 @@ class LocalDisco(NoisyPointsObjective):
         height_loss = density_loss(energy, log_density, depth, largest)
         return (error**2).mean() + self.density_weight * height_loss
 
-    def judging_noise(self, rng_key: Any, rows: Any, repeats: int, model: Learned) -> Any:
+    def held_out_noise(self, rng_key: Any, rows: Any, repeats: int, model: Learned) -> Any:
         """Standard normal numbers, and the factor of each row's component."""
-        noise = super().judging_noise(rng_key, rows, repeats, model)
+        noise = super().held_out_noise(rng_key, rows, repeats, model)
         component = np.zeros(len(rows), int)
         if self.shaped:
             component = drawn_components(model.reference, np.asarray(rows))
         factor = self.rows.factors[component]
         return noise, jnp.broadcast_to(factor[:, None], (len(rows), repeats, *factor.shape[1:]))
 
-    def judge(self, model: Any, row: jax.Array, noise: Any) -> jax.Array:
+    def held_out_loss(self, model: Any, row: jax.Array, noise: Any) -> jax.Array:
         """Denoising score matching at sigma_0, in units of the noise."""
         normal, factor = noise
 

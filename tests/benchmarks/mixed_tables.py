@@ -5,13 +5,14 @@
     python tests/benchmarks/mixed_tables.py wages
     python tests/benchmarks/mixed_tables.py --small       the generated table, few rows and steps
 
-Each column is predicted from all others in rows that nothing was fitted to. Discrete columns: mean
-log probability and accuracy. Real columns: mean log density of standardised values, and root mean
-squared error of the conditional mean over the standard deviation. The methods are
+Each column is predicted from all others, and each real one also from the discrete ones alone, in
+rows that nothing was fitted to. Discrete columns: mean log probability and accuracy. Real columns:
+mean log density of standardised values, and root mean squared error of the conditional mean over
+the standard deviation. The methods are
 
 - fit: one fit with the defaults; draws of the mixture's conditional are weighted,
-- mixture: its reference alone, in closed form,
-- boosting: scikit-learn's HistGradientBoosting, trained anew for each column; its log density is
+- mixture: its reference alone,
+- boosting: scikit-learn's HistGradientBoosting, trained anew for each line; its log density is
   that of a Gaussian with the deviation of its errors in a tenth of the rows that it left out,
 - imputer: scikit-learn's IterativeImputer on indicators of levels; no log score.
 
@@ -44,8 +45,29 @@ NUM_CONSTANT = 200_000
 """Draws of the mixture that give the constant of the learned density."""
 
 
+class Question(NamedTuple):
+    """A column to predict, and the columns that are known."""
+
+    place: int
+    """Index of the column."""
+    known: np.ndarray
+    """True for columns that are known, shape (D,)."""
+
+    def label(self, table: MixedTable) -> str:
+        """The column, and what is known."""
+        name = table.names[self.place]
+        return name if self.known.sum() == len(table.names) - 1 else f"{name} | levels"
+
+
+def questions(table: MixedTable) -> list[Question]:
+    """Each column given all others, and each real one given the discrete ones."""
+    discrete = np.asarray(table.num_levels) > 0
+    asked = [Question(place, np.arange(len(discrete)) != place) for place in range(len(discrete))]
+    return asked + [Question(int(place), discrete) for place in np.flatnonzero(~discrete)]
+
+
 class Score(NamedTuple):
-    """How well a method predicts a column from the others."""
+    """How well a method predicts a column."""
 
     log_score: float
     """Mean log probability, or log density of standardised values, in nats."""
@@ -96,89 +118,108 @@ def predict_levels(model: Model, table: MixedTable, place: int) -> np.ndarray:
 
 
 @jax.jit
-def _conditional_draws(reference: Any, y: jax.Array, key: jax.Array) -> tuple[Any, Any, Any]:
+def _conditional_draws(reference: Any, y: jax.Array, key: jax.Array) -> tuple[Any, Any]:
     given = reference.condition(y)
-    return given.sample(key, (NUM_DRAWS,)), reference.marginal_log_prob(y), given.mean
+    return given.sample(key, (NUM_DRAWS,)), reference.marginal_log_prob(y)
 
 
-def predict_real(model: Model, table: MixedTable, place: int) -> tuple[np.ndarray, np.ndarray]:
-    """Log density of each value in the user's units given the others, and conditional mean.
+def weighted_draws(model: Model, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws of the mixture given the entries of y (n, D) that are no NaN, and their weights.
 
-    Draws of the mixture's conditional are weighted by exp(-f).
+    Returns:
+        The log density of the entries under the model up to its constant, shape (n,), the draws
+        (n, draws, D), and their weights exp(-f), normalised, shape (n, draws).
     """
-    supports, reference = model.prior.coordinate_supports, model.prior.joint_reference
-    y = np.asarray(supports.unconstrain(table.test), np.float32)
-    missing = y.copy()
-    missing[:, place] = np.nan
     draws, marginals = [], []
     for start in range(0, len(y), 500):
-        part = jnp.asarray(missing[start : start + 500])
-        some, marginal, _ = _conditional_draws(reference, part, jax.random.key(start))
+        part = jnp.asarray(y[start : start + 500])
+        some, marginal = _conditional_draws(
+            model.prior.joint_reference, part, jax.random.key(start)
+        )
         draws.append(np.asarray(some))
         marginals.append(np.asarray(marginal, float))
     points = np.concatenate(draws, axis=1).swapaxes(0, 1)
     f = model.correction(points)
-    log_q = np.asarray(_reference_log_prob(reference, jnp.asarray(y)), float)
-    log_p = log_q - np.concatenate(marginals) - model.correction(y)
-    log_p -= logsumexp(-f, axis=1) - np.log(NUM_DRAWS)
+    log_p = np.concatenate(marginals) + logsumexp(-f, axis=1) - np.log(NUM_DRAWS)
+    return log_p, points, np.exp(log_softmax(-f, axis=1))
+
+
+def predict_real(
+    model: Model, table: MixedTable, question: Question
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log density of each value in the user's units given what is known, and conditional mean.
+
+    Draws of the mixture's conditional are weighted by exp(-f).
+    """
+    supports, reference = model.prior.coordinate_supports, model.prior.joint_reference
+    place, known = question
+    y = np.asarray(supports.unconstrain(table.test), np.float32)
+    given, points, weights = weighted_draws(model, np.where(known, y, np.nan).astype(np.float32))
+    known = known | (np.arange(len(known)) == place)
+    if known.all():
+        log_q = np.asarray(_reference_log_prob(reference, jnp.asarray(y)), float)
+        log_p = log_q - model.correction(y)
+    else:
+        log_p, *_ = weighted_draws(model, np.where(known, y, np.nan).astype(np.float32))
     jacobian = np.asarray(supports.log_dets(jnp.asarray(y), jnp.asarray(table.test)), float)
-    weights = np.exp(log_softmax(-f, axis=1))
     values = np.asarray(supports.constrain(points), float)[:, :, place]
-    return log_p - jacobian[:, place], (weights * values).sum(1)
+    return log_p - given - jacobian[:, place], (weights * values).sum(1)
 
 
 def scores_of_model(model: Model, table: MixedTable) -> list[Score]:
-    """Scores of each column."""
+    """The score of each question."""
     scores = []
-    for place, count in enumerate(table.num_levels):
+    for question in questions(table):
+        place = question.place
         truth = table.test[:, place]
-        if count:
+        if table.num_levels[place]:
             log_p = predict_levels(model, table, place)
             own = log_p[np.arange(len(truth)), truth.astype(int)]
             scores.append(Score(own.mean(), (log_p.argmax(1) != truth).mean()))
         else:
             scale = table.rows[:, place].std()
-            log_p, mean = predict_real(model, table, place)
+            log_p, mean = predict_real(model, table, question)
             error = np.sqrt(((mean - truth) ** 2).mean()) / scale
             scores.append(Score(log_p.mean() + np.log(scale), error))
     return scores
 
 
-def boosting_settings(table: MixedTable, place: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """The columns beside this one, and settings of gradient boosting."""
-    others = np.arange(len(table.names)) != place
-    discrete = np.asarray(table.num_levels)[others] > 0
+def boosting_settings(table: MixedTable, question: Question) -> dict[str, Any]:
+    """Settings of gradient boosting."""
+    place, known = question
+    discrete = np.asarray(table.num_levels)[known] > 0
     # A level with one row cannot be in both parts of a split.
     counts = np.unique(table.rows[:, place], return_counts=True)[1]
     early = not table.num_levels[place] or counts.min() > 1
-    settings = {"categorical_features": discrete, "random_state": 0, "early_stopping": early}
-    return others, settings
+    return {"categorical_features": discrete, "random_state": 0, "early_stopping": early}
 
 
-def boosting_levels(table: MixedTable, place: int) -> np.ndarray:
+def boosting_levels(table: MixedTable, question: Question) -> np.ndarray:
     """Log probabilities of the levels by gradient boosting trained for this column."""
-    others, settings = boosting_settings(table, place)
-    inputs, targets = table.rows[:, others], table.rows[:, place].astype(int)
+    place, known = question
+    settings = boosting_settings(table, question)
+    inputs, targets = table.rows[:, known], table.rows[:, place].astype(int)
     classifier = HistGradientBoostingClassifier(**settings).fit(inputs, targets)
     found = np.zeros((len(table.test), table.num_levels[place]))
-    found[:, classifier.classes_] = classifier.predict_proba(table.test[:, others])
+    found[:, classifier.classes_] = classifier.predict_proba(table.test[:, known])
     return np.log(np.maximum(found, 1e-6))
 
 
-def boosting(table: MixedTable, place: int) -> Score:
-    """Gradient boosting trained to predict this column from the others."""
+def boosting(table: MixedTable, question: Question) -> Score:
+    """Gradient boosting trained for one question."""
+    place, known = question
     truth = table.test[:, place]
     if table.num_levels[place]:
-        log_p = boosting_levels(table, place)
+        log_p = boosting_levels(table, question)
         own = log_p[np.arange(len(truth)), truth.astype(int)]
         return Score(own.mean(), (log_p.argmax(1) != truth).mean())
-    others, settings = boosting_settings(table, place)
-    inputs, targets = table.rows[:, others], table.rows[:, place]
+    settings = boosting_settings(table, question)
+    inputs, targets = table.rows[:, known], table.rows[:, place]
     scale, left_out = targets.std(), len(targets) // 10
     trial = HistGradientBoostingRegressor(**settings).fit(inputs[left_out:], targets[left_out:])
     deviation = (trial.predict(inputs[:left_out]) - targets[:left_out]).std()
     found = HistGradientBoostingRegressor(**settings).fit(inputs, targets)
-    errors = found.predict(table.test[:, others]) - truth
+    errors = found.predict(table.test[:, known]) - truth
     log_score = norm.logpdf(errors, scale=deviation).mean() + np.log(scale)
     return Score(log_score, np.sqrt((errors**2).mean()) / scale)
 
@@ -197,10 +238,10 @@ def imputer(table: MixedTable) -> list[Score]:
 
     fitted = IterativeImputer(random_state=0).fit(indicators(table.rows[:20_000]))
     scores = []
-    for place, count in enumerate(table.num_levels):
-        columns = slice(ends[place] - sizes[place], ends[place])
+    for place, known in questions(table):
+        columns, count = slice(ends[place] - sizes[place], ends[place]), table.num_levels[place]
         given, truth = indicators(table.test), table.test[:, place]
-        given[:, columns] = np.nan
+        given[:, ~np.repeat(known, sizes)] = np.nan
         filled = fitted.transform(given)[:, columns]
         wrong = (filled.argmax(1) != truth).mean() if count else 0.0
         deviation = np.sqrt(((filled[:, 0] - truth) ** 2).mean()) / table.rows[:, place].std()
@@ -218,7 +259,7 @@ def compare_with_truth(model: Model, table: MixedTable) -> None:
         found = (
             predict_levels(model, table, int(place)),
             predict_levels(model._replace(corrected=False), table, int(place)),
-            boosting_levels(table, int(place)),
+            boosting_levels(table, questions(table)[place]),
         )
         own, before, rival = (0.5 * np.abs(np.exp(p) - exact).sum(1).mean() for p in found)
         print(
@@ -240,11 +281,12 @@ def compare_with_truth(model: Model, table: MixedTable) -> None:
 
 
 def print_scores(table: MixedTable, scores: dict[str, list[Score]]) -> None:
-    """One line for each column: log score and error of each method, and the ratio to the best."""
-    print(f"  {'column':10} {'':9}" + "".join(f"{name:>18}" for name in scores) + "   error/best")
-    for place, name in enumerate(table.names):
+    """One line for each question: log score and error of each method, and the ratio to the best."""
+    print(f"  {'column':20} {'':9}" + "".join(f"{name:>18}" for name in scores) + "   error/best")
+    for index, question in enumerate(questions(table)):
+        place, name = question.place, question.label(table)
         kind = f"{table.num_levels[place]} levels" if table.num_levels[place] else "real"
-        found = [method[place] for method in scores.values()]
+        found = [method[index] for method in scores.values()]
         if table.num_levels[place]:
             best = max(1 - score.error for score in found)
             ratio = f"accuracy {(1 - found[0].error) / best:.3f} of the best"
@@ -253,7 +295,7 @@ def print_scores(table: MixedTable, scores: dict[str, list[Score]]) -> None:
             ratio = f"error {found[0].error / best:.3f} of the best"
         texts = "".join(f"{score.log_score:10.3f} {score.error:7.4f}" for score in found)
         most = np.nanmax([score.log_score for score in found])
-        print(f"  {name:10} {kind:9}{texts}   {ratio}, log score {found[0].log_score - most:+.3f}")
+        print(f"  {name:20} {kind:9}{texts}   {ratio}, log score {found[0].log_score - most:+.3f}")
 
 
 def main() -> None:
@@ -297,8 +339,8 @@ def main() -> None:
         scores = {"fit": scores_of_model(model, table), "mixture": scores_of_model(alone, table)}
         print_scores(table, scores)
         start = time.process_time()
-        scores["boosting"] = [boosting(table, place) for place in range(len(table.names))]
-        print(f"  boosting {time.process_time() - start:.0f} s for all columns")
+        scores["boosting"] = [boosting(table, question) for question in questions(table)]
+        print(f"  boosting {time.process_time() - start:.0f} s for all lines")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             scores["imputer"] = imputer(table)

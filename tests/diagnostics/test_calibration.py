@@ -20,6 +20,13 @@ def rows(num, seed=0):
     return np.random.default_rng(seed).multivariate_normal(MEAN, COVARIANCE, size=num)
 
 
+def check_coverage(found):
+    for level in (0.5, 0.9):
+        share = np.array(list(found.coverage(level).values()))
+        error = np.sqrt(level * (1 - level) / 149)
+        assert_within(share, level, error, resolution=0.25, label=f"coverage of {level}")
+
+
 @pytest.mark.statistics
 def test_ranks_are_uniform_for_the_right_prior_and_not_for_wrong_ones():
     data = rows(150)
@@ -27,10 +34,7 @@ def test_ranks_are_uniform_for_the_right_prior_and_not_for_wrong_ones():
     right = disco.calibration(KEY, PRIOR, data)
     assert {name: len(r) for name, r in right.ranks.items()} == {"a": 150, "b": 149, "c": 149}
     assert min(right.p_values().values()) > 1e-3
-    for level in (0.5, 0.9):
-        found = np.array(list(right.coverage(level).values()))
-        error = np.sqrt(level * (1 - level) / 149)
-        assert_within(found, level, error, resolution=0.25, label=f"coverage of {level}")
+    check_coverage(right)
     # Too narrow by a factor of two, and independent where it should not be.
     for covariance in (COVARIANCE / 4, np.diag(np.diagonal(COVARIANCE)) * 3):
         wrong = disco.calibration(
@@ -38,6 +42,8 @@ def test_ranks_are_uniform_for_the_right_prior_and_not_for_wrong_ones():
         )
         assert min(wrong.p_values().values()) < 1e-4
         assert "fail" in str(wrong)
+        with pytest.raises(AssertionError, match="is off"):
+            check_coverage(wrong)
     assert "fail" not in str(right) and "90 % intervals" in str(right)
 
 
@@ -45,10 +51,18 @@ def test_smooth_test_has_its_level_and_finds_wrong_ranks():
     rng = np.random.default_rng(0)
     uniform = rng.uniform(size=(2000, 150))
     levels = np.array([[0.01], [0.1], [0.5]])
-    p = np.array(list(disco.Calibration(dict(enumerate(uniform)), 99).p_values().values()))
-    found, error = (p < levels).mean(axis=1), np.sqrt(levels * (1 - levels) / 2000)[:, 0]
     # With 150 rows the statistic is chi-squared only approximately.
-    assert_within(found, levels[:, 0], error + 0.002, resolution=0.1, label="rejected")
+    error = np.sqrt(levels * (1 - levels) / 2000)[:, 0] + 0.002
+
+    def check(ranks):
+        p = np.array(list(disco.Calibration(dict(enumerate(ranks)), 99).p_values().values()))
+        found = (p < levels).mean(axis=1)
+        assert_within(found, levels[:, 0], error, resolution=0.1, label="rejected")
+
+    check(uniform)
+    # The broken twin: ranks that are a little too high.
+    with pytest.raises(AssertionError, match="is off"):
+        check(uniform**0.8)
     wide, skewed, shifted = (uniform[0] + 1) / 3, uniform[0] ** 0.5, 0.75 * uniform[0]
     ends = np.where(uniform[1] < 0.5, uniform[0] / 3, 1 - uniform[0] / 3)
     wrong = {"wide": wide, "skewed": skewed, "shifted": shifted, "narrow": ends}

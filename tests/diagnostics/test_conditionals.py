@@ -87,14 +87,12 @@ def test_the_nearest_rows_say_how_far_a_conditional_is_off():
     with pytest.warns(UserWarning, match=r"1 of 2 rows.*near row 1.*'b' lie 3"):
         check = disco.check_conditional(KEY, truth, {"a": [-0.5, 0.5]}, data=data)
     assert check.typical.all()
+    found, error = check.relative_error[:, 1], check.relative_error_se[:, 1] + 0.02
     # The mean is off by three deviations, so the RMS distance is sqrt(1 + 9) deviations.
-    assert_within(
-        check.relative_error[:, 1],
-        np.sqrt([1.0, 10.0]),
-        check.relative_error_se[:, 1] + 0.02,
-        resolution=1.0,
-        label="relative error",
-    )
+    exact = np.sqrt([1.0, 10.0])
+    assert_within(found, exact, error, resolution=1.0, label="relative error")
+    with pytest.raises(AssertionError, match="is off"):
+        assert_within(found, exact[::-1], error, resolution=1.0, label="rows swapped")
     assert np.isnan(check.relative_error[:, 0]).all()
     right, wrong = str(check).splitlines()
     assert right.startswith("pass") and "typical" in right and "'b'" in right

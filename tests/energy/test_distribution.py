@@ -1,5 +1,7 @@
 """`EnergyDistribution`: clamping, tempering, cooling, and its laws as a pytree."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ from helpers.energies import (
 )
 
 import numpyro_disco as disco
+from numpyro_disco.energy.distribution import check_prior
 
 
 @pytest.fixture(scope="module")
@@ -237,3 +240,9 @@ def test_expand_mask_and_to_event(mixture):
     leaves, structure = jax.tree.flatten(expanded)
     again = jax.tree.unflatten(structure, leaves)
     np.testing.assert_array_equal(again.log_prob(x), log_prob)
+
+
+def test_a_fit_in_the_place_of_its_distribution_is_refused(mixture):
+    check_prior(mixture)
+    with pytest.raises(ValueError, match="got SimpleNamespace. Give its `distribution`."):
+        check_prior(SimpleNamespace(distribution=mixture))

@@ -64,12 +64,24 @@ def test_uncorrected_draws_with_large_steps_do_not():
         check_conditional_moments(draws)
 
 
+def check_joint_moments(draws):
+    deviation = np.sqrt(np.diag(COVARIANCE))
+    standard = (np.asarray(draws, np.float64).reshape(-1, 3) - MEAN) / deviation
+    correlation = COVARIANCE / np.outer(deviation, deviation)
+    truth = np.concatenate([np.zeros(3), correlation[np.triu_indices(3)]])
+    estimate, error = mean_and_error(moments(standard)[:, :9])
+    assert_within(estimate, truth, error, resolution=0.3)
+
+
 def test_annealed_draws_end_at_the_density():
     sampler = disco.AnnealedLangevin(num_steps=400, step_size=0.3)
     draws = disco.sample_langevin(jax.random.key(0), prior(), 1500, sampler=sampler)
-    mean, error = mean_and_error(np.asarray(draws).reshape(-1, 3))
-    # The steps at the end leave a bias of the order of their square.
-    assert_within(mean, MEAN, error, resolution=0.3)
+    # The steps at the end leave a bias of the order of their square, within the errors.
+    check_joint_moments(draws)
+    # The broken twin: elements that are independent, as at the start.
+    alone = np.random.default_rng(0).permuted(np.asarray(draws), axis=0)
+    with pytest.raises(AssertionError, match="is off"):
+        check_joint_moments(alone)
 
 
 def test_heun_flow_ends_near_the_data():

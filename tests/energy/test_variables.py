@@ -85,6 +85,8 @@ def test_marginals_are_densities_of_the_variables():
     found = disco.log_marginal(jax.random.key(0), PRIOR, {"p": DRAWS["p"]})
     truth = [logistic_normal(p) for p in DRAWS["p"]]
     assert_within(found.log_density, truth, found.error, resolution=0.1)
+    with pytest.raises(AssertionError, match="is off"):
+        assert_within(found.log_density, truth[::-1], found.error, resolution=0.1)
 
 
 def test_clamped_priors_keep_their_variables():

@@ -87,10 +87,17 @@ def test_tempered_masses_are_powers(prior):
     draws = np.asarray(tempered.clamp({"a": 0.3, "b": -0.2}).sample(KEY, (4000,)))
     codes = TRUTH.combinations([1, 3])
     points = np.concatenate([np.full((6, 1), 0.3), codes[:, :1], np.full((6, 1), -0.2)], axis=1)
-    mass = np.exp(2 * TRUTH.log_prob(np.concatenate([points, codes[:, 1:]], axis=1)))
+    log_mass = TRUTH.log_prob(np.concatenate([points, codes[:, 1:]], axis=1))
     found = (draws[:, None, [1, 3]] == codes + [1, 0]).all(-1)
     mean, error = mean_and_error(found)
-    assert_within(mean, mass / mass.sum(), np.maximum(error, 1e-3), resolution=0.05)
+
+    def check(power):
+        mass = np.exp(power * log_mass)
+        assert_within(mean, mass / mass.sum(), np.maximum(error, 1e-3), resolution=0.05)
+
+    check(2.0)
+    with pytest.raises(AssertionError, match="is off"):
+        check(1.0)
 
 
 # --- draws
@@ -128,6 +135,8 @@ def test_marginals_sum_over_free_levels(prior):
     found = disco.log_marginal(KEY, prior, rows)
     exact = [TRUTH.marginal_log_prob(*pair) for pair in zip(values, masks, strict=True)]
     assert_within(found.log_density, exact, found.error, resolution=0.1, sigmas=7.4)
+    with pytest.raises(AssertionError, match="is off"):
+        assert_within(found.log_density, exact[::-1], found.error, resolution=0.1, sigmas=7.4)
 
 
 @pytest.mark.statistics
@@ -213,3 +222,7 @@ def test_vector_sites_move_continuous_coordinates_only(prior):
     # Draws of one chain are correlated: a fifth of them counts.
     error = np.sqrt(np.diag(given.covariance) / 80)
     assert_within(draws[:, [0, 2]].mean(0), given.mean, error, resolution=1.0)
+    # The broken twin: the conditional given other levels.
+    other = TRUTH.at_levels(TRUTH.discrete, [2, 1])[1].mean
+    with pytest.raises(AssertionError, match="is off"):
+        assert_within(draws[:, [0, 2]].mean(0), other, error, resolution=1.0)

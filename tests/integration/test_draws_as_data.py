@@ -7,6 +7,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from helpers import smc
 from numpyro.distributions import constraints
 from numpyro.infer import MCMC, NUTS
 
@@ -58,9 +59,8 @@ def finished_mcmc():
 
 
 def finished_smc():
-    smc = disco.TemperedSMC(regression, num_particles=100, num_chains=2, progress_bar=False)
-    smc.run(KEY, jnp.ones((3, 2)), jnp.array([0.1, 0.2, 0.4]))
-    return smc
+    x, y = jnp.ones((3, 2)), jnp.array([0.1, 0.2, 0.4])
+    return smc.tempered(regression, x, y, **smc.QUICK | {"num_particles": 100})
 
 
 @pytest.mark.parametrize("data", [dict_with_a_vector, extracted_dataset, finished_smc])

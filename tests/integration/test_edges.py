@@ -5,7 +5,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from helpers.smc import RUN_SIGMAS, tempered
+from helpers.smc import QUICK, RUN_SIGMAS, tempered
 from helpers.statistics import assert_within, mean_and_error
 from scipy.integrate import quad
 from scipy.special import betaln, comb
@@ -82,7 +82,7 @@ def many():
 )
 def test_mass_between_the_edge_and_the_last_number_is_reported(model):
     with pytest.raises(RuntimeError, match="edge of their support"):
-        tempered(model, num_particles=100, num_chains=2)
+        tempered(model, **QUICK | {"num_particles": 100})
 
 
 COMPONENTS = [dist.Uniform(0.0, 1.0), dist.Uniform(2.0, 3.0)]

@@ -5,7 +5,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from helpers.smc import RUN_SIGMAS, tempered
+from helpers.smc import QUICK, RUN_SIGMAS, tempered
 from helpers.statistics import assert_within, mean_and_error
 from scipy.stats import norm, truncnorm
 
@@ -91,12 +91,12 @@ def test_a_prior_that_is_not_a_number_stays_an_error():
         numpyro.sample("x", dist.Normal(jnp.log(scale), 1.0))
 
     with pytest.raises(RuntimeError, match="NaN"):
-        tempered(model, num_particles=64, num_chains=2, non_finite="impossible")
+        tempered(model, non_finite="impossible", **QUICK)
 
 
 def test_a_model_that_fails_everywhere():
     with pytest.raises(RuntimeError, match="every particle has weight zero"):
-        tempered(factor(100.0), num_particles=64, num_chains=2, non_finite="impossible")
+        tempered(factor(100.0), non_finite="impossible", **QUICK)
 
 
 @pytest.mark.slow

@@ -142,7 +142,10 @@ def test_a_power_of_a_density():
     rng = np.random.default_rng(0)
     draws = draw_tempered(rng, np.ones(1), np.array([2.0]), np.array([0.3]), 4.0, 20_000)
     estimate, error = statistics.mean_and_error(np.stack([draws, (draws - 2) ** 2], axis=-1))
-    statistics.assert_within(estimate, [2.0, 0.15**2], error, resolution=[0.01, 0.002])
+    gates = {"standard_error": error, "resolution": [0.01, 0.002]}
+    statistics.assert_within(estimate, [2.0, 0.15**2], **gates)
+    with pytest.raises(AssertionError, match="is off"):
+        statistics.assert_within(estimate, [2.0, 0.3**2], **gates)
 
 
 def test_draws_on_a_grid():
@@ -154,7 +157,31 @@ def test_draws_on_a_grid():
     draws, _ = methods.disco_on_grid(energy, 20_000)(jax.random.key(0), jnp.array([2.0, 0.0]))
     draws = np.asarray(draws)
     estimate, error = statistics.mean_and_error(np.stack([draws, (draws - 1) ** 2], axis=-1))
-    statistics.assert_within(estimate, [1.0, 0.09], error, resolution=[0.02, 0.01])
+    gates = {"standard_error": error, "resolution": [0.02, 0.01]}
+    statistics.assert_within(estimate, [1.0, 0.09], **gates)
+    # The mean given the opposite value.
+    with pytest.raises(AssertionError, match="is off"):
+        statistics.assert_within(estimate, [-1.0, 0.09], **gates)
+
+
+def test_masses_on_a_grid():
+    """Two modes apart: shares of draws are those of `masses`, their means those of `energy`."""
+
+    def pair(share, mean):
+        weights = np.array([share, 1 - share])
+        means, variances = np.array([[0.0, mean], [0.0, -2.0]]), np.tile(0.1 * np.eye(2), (2, 1, 1))
+        mixture = Mixture.of(weights, means, variances)
+        return lambda x: -mixture.log_prob(x)
+
+    shapes, masses = pair(0.9, 2.2), pair(0.3, 2.0)
+    run = methods.disco_on_grid(shapes, 20_000, masses, pair(0.5, 2.0))
+    draws = np.asarray(run(jax.random.key(0), jnp.zeros(2))[0], np.float64)
+    upper = draws > 0
+    statistics.assert_within(upper.mean(), 0.3, (0.21 / len(draws)) ** 0.5, resolution=0.02)
+    error = (0.1 / upper.sum()) ** 0.5
+    statistics.assert_within(draws[upper].mean(), 2.2, error, resolution=0.05)
+    with pytest.raises(AssertionError, match="is off"):
+        statistics.assert_within(upper.mean(), 0.9, (0.09 / len(draws)) ** 0.5, resolution=0.02)
 
 
 def test_minimisers_of_one_row():

@@ -8,13 +8,13 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from helpers.smc import QUICK
 from helpers.three_coordinates import NUM_MISSING, PRIOR, TABLE
 from numpyro.infer import MCMC, NUTS
 
 import numpyro_disco as disco
 
 KEY = jax.random.key(0)
-SETTINGS = {"num_particles": 40, "num_chains": 2, "base_draws": 4, "num_sweeps": 1}
 
 
 def plain(y):
@@ -26,7 +26,7 @@ def with_table(table):
 
 
 def make(model=plain, **settings):
-    return disco.TemperedSMC(model, throw=False, **(SETTINGS | settings))
+    return disco.TemperedSMC(model, throw=False, **(QUICK | settings))
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_a_run_in_another_process():
         smc.run(KEY, y)
         return smc
 
-    smc = disco.TemperedSMC(model, throw=False, progress_bar=False, **SETTINGS)
+    smc = disco.TemperedSMC(model, throw=False, progress_bar=False, **QUICK)
     # With one job, joblib would stay in this process.
     (found,) = joblib.Parallel(n_jobs=2)([joblib.delayed(run)(smc, 0.3)])
     expected = run(smc, 0.3)

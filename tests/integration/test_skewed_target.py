@@ -56,13 +56,12 @@ def skewed_draws(rng, num_draws):
     return u, v + 0.3 * u, mode
 
 
-def check_evidence(log_estimates, log_truth, label):
+def check_evidence(log_estimates, log_truth, label, resolution=0.25):
     """Check mean(Z-hat / Z) = 1 within 5 standard errors of independent runs, each at most 0.05."""
     ratio = np.exp(np.asarray(log_estimates, np.float64) - log_truth)
     error = ratio.std(ddof=1) / np.sqrt(len(ratio))
     print(f"{label}: mean(Z-hat / Z) = {ratio.mean():.4f} +- {error:.4f} over {len(ratio)} runs")
-    assert error <= 0.05, f"{label}: standard error {error:.3f} is above 0.05"
-    assert_within(ratio.mean(), 1.0, error, resolution=0.25, label=f"{label}: Z-hat / Z")
+    assert_within(ratio.mean(), 1.0, error, resolution=resolution, label=f"{label}: Z-hat / Z")
 
 
 def run(model, *args, num_particles=1024, num_chains=RUNS, **settings):
@@ -86,14 +85,13 @@ def statistics(draws):
     return np.stack([u.mean(1), v.mean(1), u.var(1), (u**3).mean(1), lower.mean(1)], axis=-1)
 
 
-def check_draws(draws):
+def check_draws(draws, resolution=(0.05, 0.25, 0.1, 0.3, 0.06)):
     runs = statistics(draws)
     mean, error = mean_and_error(runs)
     exact = np.random.default_rng(0)
     u, v, _ = skewed_draws(exact, 4_000_000)
     truth = statistics({"x.u": u[None], "x.v": v[None]})[0]
     print("draws: z scores", np.round((mean - truth) / error, 2).tolist())
-    resolution = [0.05, 0.25, 0.1, 0.3, 0.06]
     assert_within(mean, truth, error, resolution=resolution, sigmas=RUN_SIGMAS, label="draws")
 
 
@@ -107,16 +105,16 @@ def test_draws_of_a_skewed_target_with_unequal_modes(skewed):
 def test_wrong_sign_of_the_evidence_increment_fails(monkeypatch):
     monkeypatch.setattr(program, "log_mean_exp", lambda w: -resampling.log_mean_exp(w))
     smc = run(skewed_model, num_sweeps=0)
-    with pytest.raises(AssertionError):
-        check_evidence(smc.log_normalizer, LOG_MASS, "broken twin: sign of the increment")
+    with pytest.raises(AssertionError, match="is off"):
+        check_evidence(smc.log_normalizer, LOG_MASS, "sign of the increment", np.inf)
 
 
 def test_moves_without_an_accept_step_fail(monkeypatch):
     """Four in five trajectories are accepted whatever their error."""
     monkeypatch.setattr(kernels, "accept_probability", lambda x: jnp.full_like(x, 0.8))
     smc = run(skewed_model, throw=False, num_sweeps=0)
-    with pytest.raises(AssertionError):
-        check_draws(smc.get_samples(group_by_chain=True))
+    with pytest.raises(AssertionError, match="is off"):
+        check_draws(smc.get_samples(group_by_chain=True), np.inf)
 
 
 def test_moves_towards_the_wrong_temperature_fail(monkeypatch):
@@ -129,8 +127,8 @@ def test_moves_towards_the_wrong_temperature_fail(monkeypatch):
 
     monkeypatch.setattr(moves, "find_level", too_early)
     smc = run(skewed_model, throw=False, num_sweeps=0)
-    with pytest.raises(AssertionError):
-        check_draws(smc.get_samples(group_by_chain=True))
+    with pytest.raises(AssertionError, match="is off"):
+        check_draws(smc.get_samples(group_by_chain=True), np.inf)
 
 
 @pytest.mark.statistics

@@ -276,6 +276,8 @@ def test_all_columns_that_need_something_are_named_in_one_error():
             "took": pd.to_timedelta(rng.integers(1, 9, 200), unit="h"),
             "spiked": np.where(rng.random(200) < 0.5, 0.25, rng.normal(size=200)),
             "constant": 3,
+            "empty": np.nan,
+            "far": np.where(rng.random(200) < 0.05, np.inf, rng.normal(size=200)),
         }
     )
     with pytest.raises(ValueError) as caught:
@@ -285,10 +287,10 @@ def test_all_columns_that_need_something_are_named_in_one_error():
         assert f"'{name}'" in message, name
     assert "'x'" not in message and "holds a text of its own in each row" in message
     (call,) = re.findall(r"`fit\(rng_key, (data\.drop.*?), (supports=\{.*?\})\)`", message)
-    scope = {"data": data, "constraints": constraints}
+    scope = {"data": data, "constraints": constraints, "np": np}
     given = eval(f"dict({call[1]})", scope)
     prior = disco.fit(KEY, eval(call[0], scope), **given, **TINY).distribution
-    assert prior.names == (*counts, "x") and prior.columns[0] == disco.Whole("Float64")
+    assert prior.names == (*counts, "x", "far") and prior.columns[0] == disco.Whole("Float64")
 
 
 def test_smoothed_densities_take_whole_numbers_as_they_are():

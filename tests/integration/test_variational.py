@@ -123,15 +123,16 @@ def test_a_flow_as_a_guide_comes_close_to_the_evidence(vector):
     )
     keys = jax.random.split(KEY, 400)
 
-    def check(params):
+    def check(params, resolution):
         estimate, error = mean_and_error(loss(keys, params))
         # The flow does not fit the posterior exactly: 0.04 is added to the error for the gap.
         truth = -(posterior()[2] + LOG_Z)
-        assert_within(estimate, truth, error + 0.04, resolution=0.5, label="negative bound")
+        assert_within(estimate, truth, error + 0.04, resolution=resolution, label="negative bound")
 
-    check(trained)
-    with pytest.raises(AssertionError, match="is off|is too noisy"):
-        check(untrained)
+    check(trained, 0.5)
+    # The bound of a flow that was not trained is far off, and noisier.
+    with pytest.raises(AssertionError, match="is off"):
+        check(untrained, np.inf)
 
 
 def variables_model():

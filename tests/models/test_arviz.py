@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 from helpers.models import nuts
+from helpers.smc import QUICK, tempered
 from helpers.three_coordinates import NAMES, PRIOR, prior_of
-from numpyro.infer import MCMC, NUTS
+from numpyro.infer import MCMC, NUTS, DiscreteHMCGibbs
 
 import numpyro_disco as disco
 from numpyro_disco.tables.variables import Variable, Variables
@@ -65,8 +66,7 @@ def test_padding_is_left_out(sampler):
     if sampler == "NUTS":
         run = nuts_run(lambda: with_table(jnp.asarray(table), padded=True))
     else:
-        run = disco.TemperedSMC(with_table, num_particles=64, num_chains=2, progress_bar=False)
-        run.run(jax.random.key(0), table)
+        run = tempered(with_table, table, **QUICK)
     whole = np.asarray(run.get_samples(group_by_chain=True)["rows"])
     assert run.get_samples()["rows.missing"].shape[1:] == ((3, 3) if sampler == "NUTS" else (3,))
     check_entries(disco.to_arviz(run), whole, ["0.b", "1.a", "1.c"])
@@ -91,6 +91,31 @@ def test_vectors_are_labelled_and_constants_left_out():
     # Plates are found as ArviZ finds them.
     assert posterior["z"].dims == posterior["twice"].dims == ("chain", "draw", "member")
     assert not az.summary(data).isna().any(axis=None)
+
+
+def test_draws_of_categories_have_labels():
+    cuts = ("fair", "good", "ideal")
+    reference = disco.MixedReference(
+        jnp.ones(1), jnp.zeros((1, 2)), jnp.eye(2)[None], jnp.zeros((1, 2, 3)), num_levels=(3, 0)
+    )
+    prior = disco.EnergyDistribution(
+        lambda x: 0.5 * x[1] ** 2,
+        reference,
+        names=("cut", "price"),
+        columns={"cut": disco.Categories(cuts)},
+    )
+    mcmc = MCMC(
+        DiscreteHMCGibbs(NUTS(lambda: disco.sample("x", prior))),
+        num_warmup=2,
+        num_samples=30,
+        progress_bar=False,
+    )
+    mcmc.run(jax.random.key(0))
+    posterior = disco.to_arviz(mcmc)["posterior"]
+    drawn = posterior["x.cut.level"][posterior["x.cut"]]
+    assert drawn.dims == ("chain", "draw")
+    assert set(drawn.values.ravel()) == set(cuts)
+    np.testing.assert_array_equal(np.array(cuts)[posterior["x.cut"].values], drawn.values)
 
 
 def test_a_potential_function_is_refused():
@@ -121,8 +146,7 @@ def test_the_evidence_of_a_run():
     def model(y):
         numpyro.sample("y", dist.Normal(numpyro.sample("m", dist.Normal(0, 1)), 1), obs=y)
 
-    run = disco.TemperedSMC(model, num_particles=64, num_chains=3, progress_bar=False)
-    run.run(jax.random.key(0), 0.3)
+    run = tempered(model, 0.3, **QUICK | {"num_particles": 64, "num_chains": 3})
     data = disco.to_arviz(run)
     found = data["sample_stats"]["log_normalizer"]
     assert found.dims == ("chain",)

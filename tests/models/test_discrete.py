@@ -227,7 +227,11 @@ def test_nuts_sums_discrete_coordinates_out():
     draws = mcmc.get_samples(group_by_chain=True)
     _, _, _, mean = posterior(FREE, Y)
     # Chains are independent; stretches of one chain are not, as it seldom leaves a mode.
-    check_mean(jnp.stack([draws["x.a"], draws["x.c"]], -1), mean, resolution=0.25, batches=1)
+    found = jnp.stack([draws["x.a"], draws["x.c"]], -1)
+    check_mean(found, mean, resolution=0.25, batches=1)
+    # The broken twin: the posterior given another outcome.
+    with pytest.raises(AssertionError, match="is off"):
+        check_mean(found, posterior(FREE, -Y)[3], resolution=0.25, batches=1)
 
 
 @pytest.mark.slow

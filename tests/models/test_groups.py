@@ -9,8 +9,8 @@ from helpers.three_coordinates import POINT, PRIOR
 from numpyro import handlers
 
 import numpyro_disco as disco
+from numpyro_disco._tracing import trace_sites
 from numpyro_disco.models.groups import coordinate_groups
-from numpyro_disco.models.structure import trace_sites
 
 
 def two_vectors():

@@ -8,6 +8,7 @@ import numpyro.distributions as dist
 import pytest
 from helpers.models import CHAIN_SIGMAS, KEY, chain_means, latents, nuts, started, traced
 from helpers.priors import FLIP, log_mass
+from helpers.smc import QUICK, tempered
 from helpers.statistics import assert_within, mean_and_error
 from helpers.three_coordinates import (
     COVARIANCE,
@@ -255,13 +256,11 @@ def test_a_dropped_log_determinant_is_detected(monkeypatch):
 
 
 def test_a_table_as_an_argument_of_tempered_smc():
-    settings = dict(num_particles=64, num_chains=1, progress_bar=False)
-    smc = disco.TemperedSMC(with_table, jit_model_args=False, **settings)
-    smc.run(KEY, TABLE)
+    smc = tempered(with_table, TABLE, jit_model_args=False, **QUICK)
     completed = np.asarray(smc.get_samples()["completed"])
-    assert completed.shape == (64, 4, 3)
+    assert completed.shape == (80, 4, 3)
     there = ~np.isnan(TABLE)
-    expected = np.broadcast_to(TABLE.astype(np.float32)[there], (64, there.sum()))
+    expected = np.broadcast_to(TABLE.astype(np.float32)[there], (80, there.sum()))
     np.testing.assert_array_equal(completed[:, there], expected)
     assert (completed.std(0)[~there] > 0.1).all()
 

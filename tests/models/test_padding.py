@@ -8,7 +8,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from helpers.models import nuts
-from helpers.smc import tempered
+from helpers.smc import QUICK, tempered
 from helpers.three_coordinates import NUM_MISSING, PRIOR, TABLE
 from numpyro.infer import Predictive, log_likelihood
 
@@ -41,9 +41,6 @@ def padded_by_the_user(table, y=None):
     numpyro.sample("y", dist.Normal(x.sum(-1), 1.0), obs=y)
 
 
-SETTINGS = {"num_particles": 40, "num_chains": 2, "base_draws": 4, "num_sweeps": 1}
-
-
 @pytest.mark.parametrize(
     "model, shape",
     [
@@ -53,7 +50,7 @@ SETTINGS = {"num_particles": 40, "num_chains": 2, "base_draws": 4, "num_sweeps":
     ],
 )
 def test_draws_fit_the_model(model, shape, capsys):
-    smc = tempered(model, TABLE, Y, throw=False, **SETTINGS)
+    smc = tempered(model, TABLE, Y, throw=False, **QUICK)
     draws = smc.get_samples()
     name = "inner.x.missing" if model is in_a_scope else "x.missing"
     assert draws[name].shape == (80, *shape)
@@ -72,7 +69,7 @@ def test_draws_fit_the_model(model, shape, capsys):
 
 def test_a_table_in_which_nothing_is_missing_has_no_site():
     table = np.nan_to_num(TABLE)
-    smc = tempered(with_plates, table, Y, throw=False, **SETTINGS)
+    smc = tempered(with_plates, table, Y, throw=False, **QUICK)
     assert set(smc.get_samples()) == {"slope", "x"}
     smc.print_summary()
     assert set(az.from_numpyro(smc)["posterior"].data_vars) == {"slope", "x"}
@@ -85,14 +82,14 @@ def test_draws_are_kept_if_the_model_fails_by_itself():
         without_plates(table, y)
 
     with pytest.warns(UserWarning, match=r"\['x.missing'\] keep a value.*no concrete tables"):
-        smc = tempered(for_compiled_code, TABLE, Y, throw=False, **SETTINGS)
+        smc = tempered(for_compiled_code, TABLE, Y, throw=False, **QUICK)
     assert smc.get_samples()["x.missing"].shape == (80, *TABLE.shape)
 
 
 def test_draws_of_a_traced_table_as_a_base_are_refused():
     base = {"x.missing": np.zeros((20, NUM_MISSING))}
     with pytest.raises(ValueError, match="'x.missing'.*jit_model_args=False"):
-        tempered(without_plates, TABLE, Y, base=base, **SETTINGS)
+        tempered(without_plates, TABLE, Y, base=base, **QUICK)
 
 
 @pytest.mark.parametrize("columns", [False, True])

@@ -81,4 +81,7 @@ def test_discrete_sites_are_summed_out():
         terms.append(np.log(likelihood).sum() + betaln(2 + ones, 3 + 5 - ones) - betaln(2, 3))
     smc = tempered(model, y)
     check_evidence(smc, logsumexp(terms))
+    # The broken twin: the largest term is forgotten in the sum.
+    with pytest.raises(AssertionError, match="is off"):
+        check_evidence(smc, logsumexp(np.sort(terms)[:-1]))
     assert set(smc.get_samples()) == {"share"}

@@ -13,8 +13,8 @@ from numpyro.infer.util import initialize_model
 from scipy import stats
 
 import numpyro_disco as disco
+from numpyro_disco._tracing import trace_sites
 from numpyro_disco.models.refresh import Block, read_blocks, refresh_rows
-from numpyro_disco.models.structure import trace_sites
 
 WEIGHTS = np.array([0.7, 0.3])
 MEANS = np.array([[0.0, -4.0], [0.5, 4.0]])

@@ -5,7 +5,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from helpers.smc import tempered
+from helpers.smc import QUICK, tempered
 
 
 def fails_below_zero(y):
@@ -15,7 +15,7 @@ def fails_below_zero(y):
 
 @pytest.fixture(scope="module")
 def run():
-    return tempered(fails_below_zero, 0.5, num_chains=4, non_finite="impossible")
+    return tempered(fails_below_zero, 0.5, num_chains=4, num_sweeps=0, non_finite="impossible")
 
 
 def test_share_of_impossible_draws(run, capsys):
@@ -31,7 +31,7 @@ def test_the_evidence_of_each_draws_run(run):
 
 
 def test_failures_name_the_option_and_the_share():
-    run = tempered(fails_below_zero, 0.5, num_chains=2, throw=False)
+    run = tempered(fails_below_zero, 0.5, throw=False, **QUICK)
     assert "NaN at 0.5" in run.status_messages[0]
     assert 'non_finite="impossible"' in run.status_messages[0]
 
@@ -40,6 +40,6 @@ def test_failures_name_the_option_and_the_share():
         numpyro.factor("f", jnp.where(mu < 0, jnp.inf, 0.0))
 
     for non_finite in ("error", "impossible"):
-        run = tempered(infinite, num_chains=2, throw=False, non_finite=non_finite)
+        run = tempered(infinite, throw=False, non_finite=non_finite, **QUICK)
         assert "+infinity" in run.status_messages[0]
         assert "non_finite" not in run.status_messages[0]

@@ -8,7 +8,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from helpers.processes import free_port, results_of
-from helpers.smc import Y, conjugate, tempered
+from helpers.smc import QUICK, Y, conjugate, tempered
 from helpers.statistics import assert_within, mean_and_error
 from scipy.stats import norm
 
@@ -25,7 +25,7 @@ def test_new_values_do_not_compile_again():
         mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
         numpyro.sample("y", dist.Normal(mu, 1.0), obs=y)
 
-    smc = tempered(model, np.zeros(3), num_particles=32, num_chains=2)
+    smc = tempered(model, np.zeros(3), **QUICK)
     first = traces
     smc.run(jax.random.key(1), np.ones(3))
     assert traces == first
@@ -42,6 +42,7 @@ CHECKPOINTED = {
     "base_draws": 1,
     "target_ess": 0.9,
     "checkpoint_every": 2,
+    "num_sweeps": 0,
 }
 
 
@@ -143,7 +144,11 @@ def check_shared(result):
 @pytest.mark.statistics
 def test_particles_over_two_processes():
     """Two processes with one device each, under jax.distributed, both get the whole result."""
-    check_shared(shared_run(2, 2))
+    result = shared_run(2, 2)
+    check_shared(result)
+    # The broken twin: a process divides by the particles of both.
+    with pytest.raises(AssertionError, match="is off"):
+        check_shared(result - np.log(2))
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from helpers.smc import Y, check_evidence, conjugate, conjugate_evidence, tempered
+from helpers.smc import QUICK, Y, check_evidence, conjugate, conjugate_evidence, tempered
 from helpers.statistics import assert_within
 from scipy.stats import norm
 
@@ -21,6 +21,9 @@ def from_prior():
 
 def test_evidence_from_the_priors(from_prior):
     check_evidence(from_prior, conjugate_evidence(Y))
+    # The broken twin: one observation is forgotten.
+    with pytest.raises(AssertionError, match="is off"):
+        check_evidence(from_prior, conjugate_evidence(Y[:-1]))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +68,7 @@ def test_deterministic_sites_are_returned():
         mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
         numpyro.deterministic("twice", 2 * mu)
 
-    draws = tempered(model, num_particles=32, num_chains=2).get_samples()
+    draws = tempered(model, **QUICK).get_samples()
     np.testing.assert_allclose(draws["twice"], 2 * draws["mu"], rtol=1e-6)
 
 
@@ -100,7 +103,7 @@ def test_a_density_that_is_not_a_number():
         numpyro.factor("bad", jnp.log(mu))
 
     with pytest.raises(RuntimeError, match="NaN.*'bad'") as error:
-        tempered(model, num_particles=64, num_chains=2)
+        tempered(model, **QUICK)
     assert "'good'" not in str(error.value)
 
 
@@ -110,7 +113,7 @@ def test_a_base_that_does_not_reach_the_target():
         numpyro.factor("far", jnp.where(mu > 30, 0.0, -jnp.inf))
 
     with pytest.raises(RuntimeError, match="every particle has weight zero"):
-        tempered(model, num_particles=64, num_chains=2)
+        tempered(model, **QUICK)
 
 
 def test_a_run_that_makes_no_progress():
@@ -118,7 +121,7 @@ def test_a_run_that_makes_no_progress():
         mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
         numpyro.sample("y", dist.Normal(mu, 1e-3), obs=4.0)
 
-    smc = tempered(model, num_particles=64, num_chains=2, max_temperatures=2, throw=False)
+    smc = tempered(model, throw=False, **QUICK | {"max_temperatures": 2})
     assert (smc.status == status.STUCK).all()
     assert "inverse temperature is only" in smc.status_messages[0]
     assert "max_temperatures" in smc.status_messages[0]
@@ -174,7 +177,12 @@ def test_a_failed_search_for_peaks_keeps_the_runs():
         numpyro.factor("likelihood", -half_square(mu))
 
     smc = disco.TemperedSMC(
-        model, num_particles=64, num_chains=1, progress_bar=False, search_peaks=True
+        model,
+        num_particles=64,
+        num_chains=1,
+        num_sweeps=0,
+        progress_bar=False,
+        search_peaks=True,
     )
     with pytest.warns(UserWarning, match="search for peaks failed.*ZeroDivisionError"):
         smc.run(jax.random.key(0))

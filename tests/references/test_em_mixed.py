@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
+from numpyro_disco._levels import with_indicators
 from numpyro_disco.references import em
 from numpyro_disco.references.em import MixtureParameters
 
@@ -30,7 +31,7 @@ def rows_of(truth, num_rows, seed=0):
 
 
 REALS, CODES = rows_of(TRUTH, 300)
-ROWS = np.concatenate([REALS, em.level_indicators(CODES, (3, 2))], axis=1)
+ROWS = with_indicators(np.concatenate([REALS, CODES], axis=1), (0,) * REALS.shape[1] + (3, 2))
 WEIGHTS = np.random.default_rng(1).uniform(0.2, 1.8, len(ROWS))
 
 
@@ -128,9 +129,7 @@ def test_splitting_finds_the_dependence_between_discrete_columns():
     group = rng.integers(0, 2, 2000)
     codes = np.where(rng.random((2000, 3)) < 0.9, group[:, None], 1 - group[:, None])
     shares = np.full((3, 2), 0.5)
-    rows = np.concatenate(
-        [rng.normal(size=(2000, 1)), em.level_indicators(codes.astype(float), (2, 2, 2))], axis=1
-    )
+    rows = with_indicators(np.column_stack([rng.normal(size=2000), codes]), (0, 2, 2, 2))
     one, two = em.growing_mixtures(rows, [1, 2], shares)
     gain = (two.log_prob(rows) - one.log_prob(rows)).mean()
     # The mutual information of the group and the columns, less what is not told of the group.

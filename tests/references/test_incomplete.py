@@ -6,6 +6,7 @@ from helpers.references import MODES
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal, norm
 
+from numpyro_disco._levels import with_indicators
 from numpyro_disco.references import em, incomplete
 from numpyro_disco.references.em import MixtureParameters
 
@@ -40,10 +41,7 @@ def mixed_rows(num):
 
 def complete_sums(mixture, rows, num_levels):
     """Sums of complete rows, whose discrete columns become indicators."""
-    discrete = np.flatnonzero(num_levels)
-    counts = tuple(num_levels[place] for place in discrete)
-    indicators = em.level_indicators(rows[:, discrete], counts)
-    return em.expectations(mixture, np.column_stack([np.delete(rows, discrete, 1), indicators]))
+    return em.expectations(mixture, with_indicators(rows, num_levels))
 
 
 def with_gaps(rows, share, seed=0):

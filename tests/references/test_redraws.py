@@ -103,6 +103,9 @@ def test_redraws_of_discrete_coordinates_have_the_masses_of_the_conditional():
         hits = (drawn[:, None] == codes[None]).all(2)
         estimate, error = mean_and_error(hits.astype(float))
         assert_within(estimate, masses, error, resolution=0.03, label=f"masses, free {free}")
+        # The broken twin: masses of other levels.
+        with pytest.raises(AssertionError, match="is off"):
+            assert_within(estimate, np.roll(masses, 1), error, resolution=0.03, label="twin")
         np.testing.assert_allclose(
             draws[:, ~free], np.tile(point[~free], (len(draws), 1)), atol=1e-5
         )

@@ -199,8 +199,8 @@ def test_rows_to_learn_from():
 
 def test_rows_of_several_lengths_are_refused():
     for data in ({"z": [1, 2], "u": [1]}, {"z": [[1], [2]]}, {}, {"z": 3.0}):
-        with refuses("one length", "`rows`", "got the shapes"):
-            read_rows(data, "rows")
+        with refuses("one length", "`data`", "got the shapes"):
+            read_rows(data)
     for data in ({1: [1.0, 2.0], "1": [3.0, 4.0]}, pd.DataFrame({1: [1.0], "1": [3.0]})):
         with refuses("distinct columns"):
             read_rows(data)

@@ -62,6 +62,9 @@ def test_coordinates_are_drawn_in_turn():
     both = (position[:, :1] == np.arange(3)) & (position[:, 2:] == 1)
     found, error = mean_and_error(both)
     assert_within(found, joint, error, resolution=0.03)
+    # The broken twin: both coordinates drawn from where the chains were.
+    with pytest.raises(AssertionError, match="is off"):
+        assert_within(found, first / first.sum() * second[0], error, resolution=0.03)
 
 
 def test_levels_without_a_density_are_not_drawn():
@@ -86,9 +89,9 @@ def eight_flags(u):
     return log_base, -2.0 * (u[0] - spin.sum() / 4) ** 2 + 0.25 * (spin[1:] * spin[:-1]).sum()
 
 
-def run(num_levels, num_runs=20):
+def run(num_runs=20):
     settings = TemperingSettings(num_particles=256, base_draws=4, num_sweeps=0)
-    free = jnp.array([1.0] + 8 * [float(num_levels is not None)])
+    free, num_levels = jnp.ones(9), (0,) + 8 * (2,)
 
     def draw_base(key):
         number, flags = jax.random.split(key)
@@ -103,16 +106,19 @@ def run(num_levels, num_runs=20):
     )
 
 
-def test_runs_over_both_kinds_are_exact():
+def exact_flags(coupling):
+    """Log evidence of `eight_flags`, agreement of neighbours, and mean square of the number."""
     flags = np.array(np.meshgrid(*[[-1, 1]] * 8)).reshape(8, -1).T
-    log_mass = 0.25 * (flags[:, 1:] * flags[:, :-1]).sum(1)
-    share = np.exp(log_mass - log_mass.max())
-    share /= share.sum()
-    agreement = share @ (flags[:, 1:] * flags[:, :-1]).mean(1)
+    neighbours = flags[:, 1:] * flags[:, :-1]
+    mass = np.exp(coupling * neighbours.sum(1))
+    share = mass / mass.sum()
     spread = share @ (flags.sum(1) / 4) ** 2 + 0.25
-    log_z = np.log(np.exp(log_mass).sum() * np.sqrt(np.pi / 2))
+    return np.log(mass.sum() * np.sqrt(np.pi / 2)), share @ neighbours.mean(1), spread
 
-    result = run((0,) + 8 * (2,))
+
+def test_runs_over_both_kinds_are_exact():
+    log_z, agreement, spread = exact_flags(0.25)
+    result = run()
     spin = 2 * np.asarray(result.position[..., 1:]) - 1
     found = np.stack(
         [
@@ -124,5 +130,9 @@ def test_runs_over_both_kinds_are_exact():
         axis=1,
     )
     mean, error = mean_and_error(found)
-    exact = np.array([agreement, spread, 0.0, 1.0])
-    assert_within(mean, exact, error, resolution=[0.15, 0.4, 0.4, 0.4], sigmas=7.4)
+    gates = {"standard_error": error, "resolution": [0.15, 0.4, 0.4, 0.4], "sigmas": 7.4}
+    assert_within(mean, [agreement, spread, 0.0, 1.0], **gates)
+    # The broken twin: flags that are drawn without regard to each other.
+    _, agreement, spread = exact_flags(0.0)
+    with pytest.raises(AssertionError, match="is off"):
+        assert_within(mean, [agreement, spread, 0.0, 1.0], **gates)

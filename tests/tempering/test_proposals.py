@@ -120,14 +120,23 @@ def test_uniforms_beside_draws_are_uniform_and_independent_of_them():
     )
     np.testing.assert_allclose(again, draws, rtol=1e-4, atol=1e-4)
     assert (uniform >= 0).all() and (uniform <= 1).all()
-    u = np.asarray(uniform, np.float64)[:, None]
-    powers = np.concatenate([u, u**2, u < 0.01, u > 0.99], axis=1)
-    mean, error = mean_and_error(powers)
-    assert_within(mean, [0.5, 1 / 3, 0.01, 0.01], error, resolution=0.01, label="uniforms")
     functions = np.concatenate([draws, draws**2, np.asarray(log_prob)[:, None]], axis=1)
     functions = (functions - functions.mean(0)) / functions.std(0)
-    mean, error = mean_and_error(functions * (u - 0.5))
-    assert_within(mean, 0.0, error, resolution=0.02, label="product with draws")
+
+    def check(uniform):
+        u = uniform[:, None]
+        mean, error = mean_and_error(np.concatenate([u, u**2, u < 0.01, u > 0.99], axis=1))
+        assert_within(mean, [0.5, 1 / 3, 0.01, 0.01], error, resolution=0.01, label="uniforms")
+        mean, error = mean_and_error(functions * (u - 0.5))
+        assert_within(mean, 0.0, error, resolution=0.02, label="product with draws")
+
+    u = np.asarray(uniform, np.float64)
+    check(u)
+    # Broken twins: numbers that are no longer uniform, and the same numbers in another order.
+    with pytest.raises(AssertionError, match="uniforms is off"):
+        check(u**1.1)
+    with pytest.raises(AssertionError, match="product with draws is off"):
+        check(np.sort(u)[functions[:, -1].argsort().argsort()])
 
 
 def test_clamped_coordinates_do_not_change_the_density():

@@ -43,7 +43,7 @@ def test_standardising_can_be_undone():
     z = np.asarray(found.standardize(x))
     np.testing.assert_allclose(z, (x - LOC) @ WHITENER.T, rtol=1e-4)
     np.testing.assert_allclose(found.unstandardize(z), x, rtol=1e-5)
-    assert found.supports_real and found.energy is found.model and found.density is PRIOR
+    assert found.coordinate_supports.real and found.energy is found.model and found.density is PRIOR
 
 
 def test_columns_with_a_support_are_standardised_in_unconstrained_space():
@@ -59,7 +59,7 @@ def test_columns_with_a_support_are_standardised_in_unconstrained_space():
     z = np.asarray(found.standardize(x))
     np.testing.assert_allclose(z, (unconstrained - LOC) @ WHITENER.T, rtol=1e-4)
     np.testing.assert_allclose(found.unstandardize(z), x, rtol=1e-5)
-    assert not found.supports_real
+    assert not found.coordinate_supports.real
 
 
 def test_a_score_network_has_no_density():

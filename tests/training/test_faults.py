@@ -39,3 +39,11 @@ def test_a_value_that_many_rows_share_is_that_of_its_column():
         read_table(rain, None, None)
     with pytest.raises(ValueError, match="'rain' has the value 0 in"):
         read_table({"rain": rain["rain"], "kind": rng.choice(list("xy"), 200)}, None, None)
+
+
+def test_faults_of_several_kinds_are_named_together():
+    data = {"a": np.arange(20.0), "one": np.ones(20), "none": np.full(20, np.nan)}
+    with pytest.raises(ValueError, match=r"'one' is constant; 'none' has no entry\..*\['one', 'n"):
+        read_table(data, None, None)
+    with pytest.raises(ValueError, match=r"\['none'\] have none"):
+        read_table({"a": data["a"], "none": data["none"]}, None, None)

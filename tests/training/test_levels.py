@@ -12,7 +12,6 @@ from numpyro_disco.training.levels import (
     level_log_shares,
     level_loss,
     random_level_sets,
-    with_indicators,
 )
 
 NUM_LEVELS = (0, 3, 2)
@@ -70,10 +69,8 @@ def test_a_level_that_is_none_has_no_part():
     assert float(loss) == pytest.approx(np.log1p(np.exp(-1.0)), rel=1e-5)
 
 
-def test_indicators_and_shares():
+def test_shares_of_levels():
     rows = np.array([[0.5, 0.0, 1.0], [1.5, 2.0, 1.0], [2.5, 2.0, 0.0]], np.float32)
-    found = with_indicators(rows, NUM_LEVELS)
-    np.testing.assert_array_equal(found[1], [1.5, 0, 0, 1, 0, 1])
     shares = np.log([1.5 / 4.5, 0.5 / 4.5, 2.5 / 4.5]), np.log([1.5 / 4, 2.5 / 4])
     expected = shares[0][[0, 2, 2]] + shares[1][[1, 1, 0]]
     np.testing.assert_allclose(level_log_shares(rows, rows, NUM_LEVELS), expected)

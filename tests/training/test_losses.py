@@ -7,10 +7,10 @@ import pytest
 from helpers.statistics import Mixture, assert_within, mean_and_error
 
 from numpyro_disco.training.losses import (
+    denoising_loss,
     density_loss,
     diffusion_loss,
     disco_loss,
-    held_out_loss,
     hutchinson_loss,
     implicit_loss,
     sliced_loss,
@@ -223,7 +223,7 @@ def test_held_out_loss_ranks_by_fisher_divergence():
             estimate, truth, error, resolution=0.3 * abs(truth), label="difference of losses"
         )
 
-    check(held_out_loss)
+    check(denoising_loss)
     with pytest.raises(AssertionError, match="is off"):
         check(flipped_held_out_loss)
 
@@ -250,20 +250,20 @@ def test_held_out_loss_is_unbiased_on_a_skewed_density():
         estimate, error = mean_and_error(held_out(loss, energy, rows, noise) - truth)
         assert_within(estimate, 0.0, error, resolution=0.1, label="held-out loss")
 
-    check(held_out_loss)
+    check(denoising_loss)
     with pytest.raises(AssertionError, match="is off"):
         check(flipped_held_out_loss)
 
 
 def test_held_out_loss_of_the_zero_score_is_zero():
     row, noise = jnp.float32([1.0, 2.0]), jnp.float32([0.3, -0.4])
-    loss = jax.jit(lambda row, noise: held_out_loss(lambda x: 0.0 * x, row, noise, SIGMA))
+    loss = jax.jit(lambda row, noise: denoising_loss(lambda x: 0.0 * x, row, noise, SIGMA))
     assert loss(row, noise) == 0
 
 
 def test_held_out_loss_is_even_in_the_noise():
     row, noise = jnp.float32([1.0, 2.0]), jnp.float32([0.3, -0.4])
-    loss = jax.jit(lambda row, noise: held_out_loss(score_of(rows_energy), row, noise, SIGMA))
+    loss = jax.jit(lambda row, noise: denoising_loss(score_of(rows_energy), row, noise, SIGMA))
     one, other = loss(row, noise), loss(row, -noise)
     np.testing.assert_allclose(one, other, rtol=1e-6)
 
@@ -387,7 +387,10 @@ def test_exact_and_estimated_traces_agree():
     rng = np.random.default_rng(5)
     x, signs = np.float32([0.3, -0.7]), np.float32(rng.choice([-1, 1], (20_000, 2)))
     score = score_of(lambda x: wrong_energy(PARAMETERS, x))
-    exact = jax.jit(lambda x: implicit_loss(score, x))(x)
+    trace = jax.jit(lambda x: implicit_loss(score, x))
+    exact, elsewhere = float(trace(x)), float(trace(x + 1))
     estimates = jax.jit(jax.vmap(lambda v: hutchinson_loss(score, x, v)))(signs)
     estimate, error = mean_and_error(np.asarray(estimates, np.float64))
-    assert_within(estimate, float(exact), error, resolution=0.1, label="estimated trace")
+    assert_within(estimate, exact, error, resolution=0.1, label="estimated trace")
+    with pytest.raises(AssertionError, match="is off"):
+        assert_within(estimate, elsewhere, error, resolution=0.1, label="another point")

@@ -44,7 +44,6 @@ def test_wrong_settings_are_refused(given, named):
         disco.AdamW(**given)
 
 
-def test_the_default_and_optax_optimisers_are_accepted():
-    assert check_optimizer(None) == disco.AdamW()
+def test_optax_optimisers_are_accepted():
     adam = optax.adam(1e-3)
     assert check_optimizer(adam) is adam and transformation(adam, 50) is adam

@@ -295,6 +295,9 @@ def test_draws_of_near_rows_are_rows_and_have_the_right_mean():
     square = (rows.astype(np.float64) - center[:, None]) ** 2
     error = np.sqrt(np.einsum("pn,pnd->pd", exact, square) / 700)
     assert_within(draws.mean(1), mean, error, resolution=0.2 * SIGMA, label="mean of draws")
+    # The broken twin: the points themselves, from which the rows pull the mean away.
+    with pytest.raises(AssertionError, match="is off"):
+        assert_within(draws.mean(1), points[:, 0], error, resolution=0.2 * SIGMA, label="points")
 
 
 def test_near_rows_are_the_default_for_many_rows_of_few_columns():

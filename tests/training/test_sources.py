@@ -8,7 +8,7 @@ from numpyro.distributions import constraints
 from numpyro_disco.tables.columns import Real
 from numpyro_disco.tables.reading import read_rows
 from numpyro_disco.training import sources
-from numpyro_disco.training.sources import row_source, spread_places
+from numpyro_disco.training.sources import row_source
 
 pyarrow = pytest.importorskip("pyarrow")
 dataset = pytest.importorskip("pyarrow.dataset")
@@ -173,13 +173,3 @@ class TestRefusals:
         np.save(tmp_path / "vector.npy", ROWS[:, 0])
         with pytest.raises(ValueError, match=r"shape \(N, D\) for `data`"):
             row_source(np.load(tmp_path / "vector.npy", mmap_mode="r"), None)
-
-
-def test_places_are_spread_and_equally_likely():
-    seed, counts = np.random.default_rng(0), np.zeros(10)
-    for _ in range(20_000):
-        places = spread_places(seed, 10, 4)
-        assert (np.diff(places) >= 0).all() and places[0] >= 0 and places[-1] < 10
-        counts += np.bincount(places, minlength=10)
-    error = np.sqrt(0.4 * 0.6 / 20_000)
-    assert np.abs(counts / 20_000 - 0.4).max() < 5 * error < 0.02

@@ -20,22 +20,23 @@ from numpyro_disco.training.batches import (
     Source,
     TrainingRows,
     each_step,
-    noise_levels,
     on_device,
     random_rows,
 )
-from numpyro_disco.training.losses import held_out_loss
-from numpyro_disco.training.noise import check_noise_range
+from numpyro_disco.training.losses import denoising_loss
+from numpyro_disco.training.noise import check_noise_range, geometric_noise_scales
 from numpyro_disco.training.noise_scale import TRIED_SCALES, choose_noise_scale
 
 DEFAULT_NOISE_SCALE = 0.05
 """Default smoothing sigma_0, in standardised units."""
 MAX_NOISE_SCALE = 2.0
 """Default largest noise, in standardised units."""
+NUM_NOISE_SCALES = 100
+"""Levels between the smallest and the largest noise while training."""
 
 
 class Objective(abc.ABC):
-    """A training objective: its batches, its loss, and how held-out rows judge it.
+    """A training objective: its batches, its loss, and the loss of held-out rows.
 
     An objective is a frozen dataclass, so that compiled programs can be found again by its value.
     All quantities are in standardised units. Methods that take a `model` read its current weights.
@@ -43,7 +44,7 @@ class Objective(abc.ABC):
 
     strict: ClassVar[bool] = False
     """True if only a lower held-out loss counts as better. The losses of the other objectives are
-    judged near the rows only, so a later step is kept unless it is worse by more than chance."""
+    computed near the rows only, so a later step is kept unless it is worse by more than chance."""
     smooths: ClassVar[bool] = True
     """True if the learned density is that of the rows smoothed by `noise_scale`."""
     is_contrastive: ClassVar[bool] = False
@@ -165,14 +166,14 @@ class Objective(abc.ABC):
         """Loss of one example of a batch, shape ()."""
 
     @abc.abstractmethod
-    def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Pytree:
-        """Random numbers with which held-out rows are judged, leading axes (rows, repeats).
+    def held_out_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Pytree:
+        """Random numbers for the loss of held-out rows, leading axes (rows, repeats).
 
         Called once, outside of `jit`. One repeat is enough where there is nothing random.
         """
 
     @abc.abstractmethod
-    def judge(self, model: Any, row: Array, noise: Any) -> Array:
+    def held_out_loss(self, model: Any, row: Array, noise: Any) -> Array:
         """Loss of one held-out row with its random numbers, shape ()."""
 
 
@@ -180,7 +181,7 @@ class Objective(abc.ABC):
 class SmoothingObjective(Objective):
     """An objective whose target is the density of the rows smoothed by Gaussian noise.
 
-    Held-out rows judge it by single-level denoising score matching at sigma_0.
+    The loss of held-out rows is single-level denoising score matching at sigma_0.
     """
 
     noise_scale: float | str = DEFAULT_NOISE_SCALE
@@ -214,14 +215,14 @@ class SmoothingObjective(Objective):
         chosen, tried = choose_noise_scale(rows, held_out)
         return dataclasses.replace(self, noise_scale=chosen), tried
 
-    def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Pytree:
+    def held_out_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Pytree:
         """Standard normal numbers, shape (rows, repeats, D)."""
         numbers = host_generator(rng_key).standard_normal((len(rows), repeats, rows.shape[1]))
         return jnp.asarray(numbers, rows.dtype)
 
-    def judge(self, model: Any, row: Array, noise: Any) -> Array:
+    def held_out_loss(self, model: Any, row: Array, noise: Any) -> Array:
         """Denoising score matching at sigma_0, shape ()."""
-        return held_out_loss(model.score, row, noise, self.resolution)
+        return denoising_loss(model.score, row, noise, self.resolution)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -242,7 +243,8 @@ class MultilevelObjective(SmoothingObjective):
 
     def levels(self, rng_key: Array, shape: tuple[int, ...]) -> Array:
         """Random noise levels between `noise_scale` and `max_noise_scale`."""
-        return noise_levels(rng_key, shape, self.resolution, self.max_noise_scale)
+        scales = geometric_noise_scales(self.resolution, self.max_noise_scale, NUM_NOISE_SCALES)
+        return jax.random.choice(rng_key, jnp.asarray(scales, jnp.result_type(float)), shape)
 
     def noise_and_levels(self, rng_key: Array, rows: Array, repeats: int) -> tuple[Array, Array]:
         """Standard normal numbers (rows, repeats, D) and noise levels (rows, repeats)."""
@@ -273,7 +275,7 @@ def random_signs(rng_key: Array, rows: Array, repeats: int) -> Array:
 
 
 def no_noise(rows: Array) -> Array:
-    """Zeros of shape (rows, 1), for judges that need no random numbers, and so no repeats."""
+    """Zeros of shape (rows, 1), for losses without random numbers, and so without repeats."""
     return jnp.zeros((len(rows), 1))
 
 

@@ -43,8 +43,8 @@ NUM_FOCUSED_REDRAWS = 8
 """Default number of redraws of the columns in focus."""
 JOINT_WEIGHT = 0.1
 """Weight of the joint loss beside that of the conditional in focus."""
-NUM_JUDGED_DIRECTIONS = 64
-"""Number of choices of redrawn coordinates with which held-out rows are judged."""
+NUM_HELD_OUT_DIRECTIONS = 64
+"""Number of choices of redrawn coordinates for the loss of held-out rows."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,12 +158,12 @@ class Contrastive(Objective):
         """Logistic loss of a row and a draw, ranking loss among redraws, and loss of levels."""
         return row_loss(model, *example, joint_weight=self.joint_weight)
 
-    def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Any:
+    def held_out_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Any:
         """Draws of the reference and redraws of each held-out row."""
         num_redraws, redrawn = self.num_redraws or 0, self.redrawn
         return draws_and_redraws(rng_key, rows, repeats, model, num_redraws, redrawn)
 
-    def judge(self, model: Any, row: Array, noise: Any) -> Array:
+    def held_out_loss(self, model: Any, row: Array, noise: Any) -> Array:
         """The training loss, on a held-out row."""
         return row_loss(model, row, *noise, joint_weight=self.joint_weight)
 
@@ -244,9 +244,9 @@ def draws_and_redraws(
     redraws = jnp.zeros((len(rows), repeats, 0, rows.shape[1]), rows.dtype)
     if num_redraws:
         directions = column_directions(
-            redraw_key, model.whitener, NUM_JUDGED_DIRECTIONS, num_levels, redrawn
+            redraw_key, model.whitener, NUM_HELD_OUT_DIRECTIONS, num_levels, redrawn
         )
-        redraws = _judged_redraws(redraw_key, rows, repeats, model, directions, num_redraws)
+        redraws = _held_out_redraws(redraw_key, rows, repeats, model, directions, num_redraws)
     if not any(num_levels):
         return draws, redraws
     sets = random_level_sets(rng, num_levels, len(rows) * repeats)
@@ -256,7 +256,7 @@ def draws_and_redraws(
 
 
 @partial(jax.jit, static_argnames=("repeats", "num_redraws"))
-def _judged_redraws(
+def _held_out_redraws(
     rng_key: Array,
     rows: Array,
     repeats: int,
@@ -265,7 +265,7 @@ def _judged_redraws(
     num_redraws: int,
 ) -> Array:
     """Redraws of each row, shape (rows, repeats, num_redraws, D)."""
-    groups = NUM_JUDGED_DIRECTIONS
+    groups = NUM_HELD_OUT_DIRECTIONS
     points = jnp.repeat(rows, repeats, axis=0)
     # Consecutive points get different directions; the last group is padded.
     padded = jnp.resize(points, (-(-len(points) // groups), groups, rows.shape[1]))
@@ -288,7 +288,10 @@ def row_loss(
     If the row comes at `others`, other levels of a discrete column, the loss of its own is added.
     All but the ranking loss are multiplied by `joint_weight`.
     """
-    correction = lambda point: model.parts(point)[1]  # noqa: E731
+
+    def correction(point: Array) -> Array:
+        return model.parts(point)[1]
+
     log_density, at_row = model.parts(row)
     loss = contrastive_loss(at_row, correction(draw))
     for points in others:

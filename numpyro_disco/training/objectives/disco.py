@@ -293,9 +293,9 @@ class Disco(NoisyPointsObjective):
         height_loss = density_loss(energy, log_density, depth, largest)
         return slope_loss + self.density_weight * height_loss
 
-    def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Pytree:
+    def held_out_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Pytree:
         """Standard normal numbers (rows, repeats, D) and, if rows are targets, as many draws."""
-        noise = super().judging_noise(rng_key, rows, repeats, model)
+        noise = super().held_out_noise(rng_key, rows, repeats, model)
         if self.target != "row":
             return noise
         rng = host_generator(jax.random.fold_in(rng_key, 1))
@@ -303,15 +303,15 @@ class Disco(NoisyPointsObjective):
         draws = host_draws(rng, components, noise.shape[0] * noise.shape[1])
         return noise, jnp.asarray(draws.reshape(noise.shape), rows.dtype)
 
-    def judge(self, model: Any, row: Array, noise: Any) -> Array:
+    def held_out_loss(self, model: Any, row: Array, noise: Any) -> Array:
         """Denoising score matching at sigma_0 and, if rows are targets, the log-density loss."""
         if self.target != "row":
-            return super().judge(model, row, noise)
+            return super().held_out_loss(model, row, noise)
         noise, draw = noise
         compared = _comparison(model, row + self.resolution * noise, draw)
         # Denoising score matching in the units of the training loss is larger by sigma_0^2.
         weight = self.density_weight / self.resolution**2
-        return super().judge(model, row, noise) + weight * compared
+        return super().held_out_loss(model, row, noise) + weight * compared
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

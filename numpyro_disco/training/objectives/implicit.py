@@ -40,11 +40,11 @@ class Implicit(Objective):
         """Implicit score matching at one row."""
         return implicit_loss(model.score, example[0])
 
-    def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Array:
+    def held_out_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Array:
         """Zeros, because the exact trace needs no random numbers."""
         return no_noise(rows)
 
-    def judge(self, model: Any, row: Array, noise: Any) -> Array:
+    def held_out_loss(self, model: Any, row: Array, noise: Any) -> Array:
         """Implicit score matching at one held-out row."""
         return implicit_loss(model.score, row)
 

@@ -109,10 +109,10 @@ class Joint(NoisyPointsObjective):
         slope_loss = self.score_loss(model, x, target, scale)
         return row_loss(model, row, draw, redraws) + DISCO_WEIGHT * slope_loss
 
-    def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Any:
+    def held_out_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Any:
         """Draws of the reference and redraws of each held-out row."""
         return draws_and_redraws(rng_key, rows, repeats, model, self.num_redraws or 0)
 
-    def judge(self, model: Any, row: Array, noise: Any) -> Array:
+    def held_out_loss(self, model: Any, row: Array, noise: Any) -> Array:
         """The contrastive loss, on a held-out row."""
         return row_loss(model, row, *noise)

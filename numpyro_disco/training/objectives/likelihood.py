@@ -94,10 +94,10 @@ class Likelihood(Objective):
         """Minus the log density of one row, in standardised units."""
         return model.standardized(example[0])
 
-    def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Array:
+    def held_out_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Array:
         """Zeros, because a log density needs no random numbers."""
         return no_noise(rows)
 
-    def judge(self, model: Any, row: Array, noise: Any) -> Array:
+    def held_out_loss(self, model: Any, row: Array, noise: Any) -> Array:
         """Minus the log density of one held-out row."""
         return model.standardized(row)

@@ -13,17 +13,17 @@ from numpyro_disco.training.objectives.base import MultilevelObjective, batches_
 
 
 class _NoiseAndLevels(MultilevelObjective):
-    """Random rows with noise of a random level, for training and for judging."""
+    """Random rows with noise of a random level, for training and for held-out rows."""
 
     def batches(self, rng_key: Array, data: Any, model: Learned, batch_size: int) -> Source:
         """Random rows, each with standard normal noise and a noise level."""
         return batches_with(self.noise_and_levels, rng_key, data, batch_size)
 
-    def judging_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Any:
+    def held_out_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Any:
         """Standard normal noise and noise levels."""
         return self.noise_and_levels(rng_key, rows, repeats)
 
-    def judge(self, model: Any, row: Array, noise: Any) -> Array:
+    def held_out_loss(self, model: Any, row: Array, noise: Any) -> Array:
         """The training loss, on a held-out row."""
         return self.loss(model, row, noise)
 

@@ -34,7 +34,7 @@ def test_held_out_rows_are_judged_on_many_sets_of_columns(few_steps):
     assert objective.num_redraws == 4
     assert few_steps.history.held_out_loss[0] > 2 * np.log(2)
     rows, repeats = jnp.asarray(few_steps.evidence.held_out[:15]), 16
-    draws, redraws = objective.judging_noise(jax.random.key(0), rows, repeats, model)
+    draws, redraws = objective.held_out_noise(jax.random.key(0), rows, repeats, model)
     assert draws.shape == (15, repeats, 3) and redraws.shape == (15, repeats, 4, 3)
     moved = np.asarray(redraws - rows[:, None, None], np.float64)
     moved = moved @ np.linalg.inv(np.asarray(model.whitener, np.float64)).T

@@ -72,7 +72,7 @@ def test_a_focus_improves_its_conditional(pairs, focused):
 def test_all_redraws_are_of_the_columns_in_focus(focused):
     objective, model = focused.settings.objective, focused.evidence.model
     rows = jnp.asarray(focused.evidence.held_out[:8])
-    _, judged = objective.judging_noise(jax.random.key(0), rows, 2, model)
+    _, judged = objective.held_out_noise(jax.random.key(0), rows, 2, model)
     data = objective.round_data(jax.random.key(1), focused.evidence.training_rows, model, 8)
     batch_of, entries = objective.batches(jax.random.key(2), data, model, 8)
     trained, _, redraws = jax.vmap(batch_of)(entries)
@@ -105,7 +105,7 @@ def test_levels_are_redrawn_like_other_columns():
         progress_bar=False,
     )
     model, rows = fit.evidence.model, jnp.asarray(fit.evidence.held_out)
-    noise = fit.settings.objective.judging_noise(jax.random.key(0), rows, 1, model)
+    noise = fit.settings.objective.held_out_noise(jax.random.key(0), rows, 1, model)
     redraws = noise[1][:, 0]
     assert len(np.unique(redraws[..., 0])) == 2
     moved = np.asarray(redraws - rows[:, None]) @ np.linalg.inv(np.asarray(model.whitener)).T

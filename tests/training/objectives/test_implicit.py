@@ -37,7 +37,7 @@ def test_random_directions_give_the_exact_loss_on_average():
 def test_held_out_rows_are_judged_by_the_exact_loss(kind):
     objective = kind()
     assert not objective.smooths
-    noise = objective.judging_noise(jax.random.key(0), jnp.zeros((5, 2)), 3, None)
+    noise = objective.held_out_noise(jax.random.key(0), jnp.zeros((5, 2)), 3, None)
     assert noise.shape == (5, 1)
-    found = objective.judge(LinearScore, ROW, noise[0, 0])
+    found = objective.held_out_loss(LinearScore, ROW, noise[0, 0])
     np.testing.assert_allclose(found, EXACT, rtol=1e-5)

@@ -7,6 +7,7 @@ import pytest
 
 import numpyro_disco as disco
 from numpyro_disco.training import learning
+from numpyro_disco.training.report_training import normalized_line
 
 THIN = 0.01
 
@@ -51,8 +52,10 @@ class Standard:
 def test_the_loss_is_the_energy_of_a_row():
     objective, row = disco.Likelihood(), jnp.array([1.0, -2.0])
     assert float(objective.loss(Standard, row)) == 2.5
-    noise = objective.judging_noise(jax.random.key(0), jnp.zeros((5, 2)), 3, None)
-    assert noise.shape == (5, 1) and float(objective.judge(Standard, row, noise[0, 0])) == 2.5
+    noise = objective.held_out_noise(jax.random.key(0), jnp.zeros((5, 2)), 3, None)
+    assert (
+        noise.shape == (5, 1) and float(objective.held_out_loss(Standard, row, noise[0, 0])) == 2.5
+    )
     assert objective.strict and not objective.whitens and not objective.smooths
 
 
@@ -119,6 +122,19 @@ def test_draws_are_exact_and_the_report_does_not_speak_of_the_reference(fit):
     report = fit.report()
     assert "reference" not in [line.name for line in report.lines]
     assert "log Z 0.000 +- 0" in report["log density"].reason
+
+
+@pytest.mark.training
+def test_the_report_compares_with_the_reference(fit):
+    """Training lowers the loss of a new network even if it ends below the reference."""
+    test = waves(1000)
+    prior = fit.distribution
+    gain = np.asarray(prior.log_prob(test) - prior.reference.log_prob(test)).mean()
+    line = normalized_line(fit.evidence)
+    assert line.verdict == "pass" and abs(line.value - gain) < 0.2
+    a, b, noise = np.random.default_rng(0).normal(size=(3, 2000))
+    line = normalized_line(quick_fit(np.stack([a, a + 0.1 * noise, b], axis=1)).evidence)
+    assert line.verdict == "fail" and "relative to the reference" in line.reason
 
 
 @pytest.mark.training

@@ -28,9 +28,9 @@ def test_diffusion_loss_predicts_the_noise():
 @pytest.mark.parametrize("kind", [disco.Multiscale, disco.Diffusion])
 def test_held_out_rows_are_judged_by_the_training_loss(kind):
     objective = kind(noise_scale=0.1, max_noise_scale=1.0)
-    assert objective.judge(LinearScore, ROW, (NOISE, LEVEL)) == objective.loss(
+    assert objective.held_out_loss(LinearScore, ROW, (NOISE, LEVEL)) == objective.loss(
         LinearScore, ROW, (NOISE, LEVEL)
     )
-    noise, levels = objective.judging_noise(jax.random.key(0), jnp.zeros((5, 2)), 7, None)
+    noise, levels = objective.held_out_noise(jax.random.key(0), jnp.zeros((5, 2)), 7, None)
     assert noise.shape == (5, 7, 2) and levels.shape == (5, 7)
     assert 0.1 <= float(levels.min()) * 1.0001 and float(levels.max()) <= 1.0001
