@@ -162,6 +162,8 @@ def main(args):
     keys = jax.random.split(jax.random.key(args.seed), 6)
     num_draws = 100 if args.small else 400
     OUTPUT.mkdir(exist_ok=True)
+    # A second run of this script loads what the first one compiled.
+    jax.config.update("jax_compilation_cache_dir", str(OUTPUT / "compiled"))
     galaxies = load_galaxies()
     rows, new = galaxies[NAMES][:10_000], galaxies[NAMES][10_000:]
 
