@@ -172,10 +172,11 @@ def _draw_distances(axis: Any, shown: Sequence[Shown], num_columns: int) -> None
     style = {"color": INK, "linestyle": "", "marker": "|", "markersize": 10}
     axis.plot(chance, places, label="by chance alone", **style)
     axis.set_yticks(places, [column.name for column in shown])
-    axis.invert_yaxis()
+    # Downwards, with room for the legend above the bars.
+    axis.set_ylim(len(shown) - 0.5, -0.6 - 0.2 * len(shown))
     worst = "" if len(shown) == num_columns else f", the worst {len(shown)} of {num_columns}"
     axis.set(xlabel="W1 in standard deviations, or share", title=f"draws from rows{worst}")
-    axis.legend()
+    axis.legend(loc="upper center", ncols=2)
 
 
 def draw_pairs(
