@@ -102,14 +102,6 @@ def test_plot_report_has_pairs_losses_distances_and_scores():
     assert panels[-1].get_xscale() == "log" and "score" in panels[-1].get_ylabel()
 
 
-@pytest.mark.parametrize("names", ["ab", "abcdefghijkl"])
-def test_the_legend_of_the_distances_covers_no_bar(names):
-    figure = plot_report(LINES, real_columns(names), HISTORY, NONE, NONE)
-    figure.draw_without_rendering()
-    legend = figure.axes[-1].get_legend().get_window_extent()
-    assert not any(legend.overlaps(bar.get_window_extent()) for bar in figure.axes[-1].patches)
-
-
 def test_plot_report_without_draws_or_scores():
     figure = plot_report(LINES, real_columns("abc", num_draws=0), HISTORY, NONE, NONE)
     assert len(figure.axes) == 1 + 6 + 2
