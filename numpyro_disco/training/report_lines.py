@@ -317,11 +317,11 @@ def distance_by_chance(shares: np.ndarray, *num_rows: int) -> tuple[float, float
         *num_rows: sizes of the two samples.
 
     Returns:
-        The quantiles 0.95 and 0.999.
+        The quantiles 0.99 and 0.9999.
     """
     rng = np.random.default_rng(0)
-    one, other = (rng.multinomial(size, shares, 2000) / size for size in num_rows)
-    usual, rare = np.quantile(0.5 * np.abs(one - other).sum(1), [0.95, 0.999])
+    one, other = (rng.multinomial(size, shares, 20_000) / size for size in num_rows)
+    usual, rare = np.quantile(0.5 * np.abs(one - other).sum(1), [0.99, 0.9999])
     return float(usual), float(rare)
 
 
