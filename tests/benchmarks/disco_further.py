@@ -39,8 +39,8 @@ from scores import with_error
 from tasks import TASKS, Task
 
 import numpyro_disco as disco
-from numpyro_disco.training.batches import STEPS_PER_ROUND, TrainingRows
 from numpyro_disco.training.loop import Plan, train
+from numpyro_disco.training.rows.batches import STEPS_PER_ROUND, TrainingRows
 
 BATCH_SIZE = 1024
 DISCO_STEPS = 0.6
