@@ -93,6 +93,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="a quick run")
     small = parser.parse_args().small
+    # A second run of this script loads what the first one compiled.
+    jax.config.update("jax_compilation_cache_dir", str(OUTPUT / "compiled"))
     keys = jax.random.split(jax.random.key(0), 7)
     x, y = load_patients()
     half = len(y) // 2

@@ -9,6 +9,7 @@ theta given any x are then exact draws of what was learned.
 """
 
 import argparse
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 import numpyro_disco as disco
 
+OUTPUT = Path(__file__).parent / "output"
 OBSERVATIONS = ((-0.64, 0.16), (-0.3, 0.2), (-0.5, -0.3))
 
 
@@ -71,6 +73,8 @@ def distinguishable(draws, exact):
 
 
 def main(args):
+    # A second run of this script loads what the first one compiled.
+    jax.config.update("jax_compilation_cache_dir", str(OUTPUT / "compiled"))
     num_simulations, num_draws = (2000, 500) if args.small else (10_000, 2000)
     rng = np.random.default_rng(0)
     fit_key, draw_key = jax.random.split(jax.random.key(0))

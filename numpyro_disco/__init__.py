@@ -46,8 +46,8 @@ from numpyro_disco.training.objectives import (
     Sliced,
 )
 from numpyro_disco.training.optimizer import AdamW
-from numpyro_disco.training.report import Report
-from numpyro_disco.training.report_lines import ReportLine
+from numpyro_disco.training.report.lines import ReportLine
+from numpyro_disco.training.report.report import Report
 from numpyro_disco.training.result import FitResult
 from numpyro_disco.training.settings import FitSettings, Refit
 from numpyro_disco.training.storage import SavedFit, load, save

@@ -13,6 +13,7 @@ so an interrupted run continues where it stopped.
 
 import argparse
 import time
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -109,15 +110,16 @@ def learn(truth, dimension, seed, size, path, left_out):
     training = {"num_steps": steps, "batch_size": size.batch_size, "path": path}
     training |= {"width": size.widths[dimension], "num_blocks": size.num_blocks}
     process = noise_process(dimension, size)
-    prior = methods.learn_disco(keys[0], rows, **training)
+    learn_disco = partial(methods.learn_disco, keys[0], rows, keep_last=True, **training)
+    prior = learn_disco()
     denoise = None
     if not set(methods.RIVALS) <= set(left_out):
         denoise = methods.learn_diffusion(keys[1], rows, process, energy=True, **training)
 
     def variant(settings):
         def draw(rng_key, points):
-            prior = methods.learn_disco(keys[0], rows, **training, **settings)
-            return at_points(methods.disco_tempered(prior.energy, size.num_draws))(rng_key, points)
+            energy = learn_disco(**settings).energy
+            return at_points(methods.disco_tempered(energy, size.num_draws))(rng_key, points)
 
         return draw
 

@@ -4,6 +4,7 @@ Every sampler maps (rng_key, point) to draws (n,) of the last coordinate given t
 point (D,), and to the number of network evaluations for each draw.
 """
 
+import dataclasses
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -152,11 +153,13 @@ def learn_disco(
     name="disco",
     target="draw",
     density_weight=0.0,
+    keep_last=False,
 ):
     """DISCO: an energy, by default as published.
 
     That is, targets are draws from the posterior over rows and not its mean, and there is no term
-    for the log density.
+    for the log density. `keep_last` keeps the last weights, as the paper does; otherwise held-out
+    rows choose, which in more than a few columns may keep the first.
     """
     path = path.with_name(f"{name}_{path.name}.npz")
     if not path.exists():
@@ -177,7 +180,11 @@ def learn_disco(
             batch_size=batch_size,
             checkpoint=path.with_suffix(".checkpoint"),
         )
-        disco.save(path, fit.distribution)
+        prior = fit.distribution
+        if keep_last:
+            last = fit.resumable.run.carry.average
+            prior = prior.replace(energy_fn=dataclasses.replace(prior.energy_fn, weights=last))
+        disco.save(path, prior)
     return disco.load(path)
 
 

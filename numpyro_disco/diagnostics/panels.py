@@ -8,6 +8,7 @@ distinct under colour-vision deficiency.
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,8 +32,9 @@ MAX_DOTS = 1000
 """Most rows in one panel of dots."""
 SPREAD = 0.3
 """Largest distance of a dot from the level that it stands for."""
-MAX_TICKS, MAX_LABEL = 8, 14
-"""Most levels, and most characters of each, that are written along an axis."""
+MAX_TICKS, MAX_LABEL, MAX_NAME = 8, 14, 18
+"""Most levels, and most characters of each, that are written along an axis; and most characters
+in a line of the name of a column."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +239,7 @@ def label_axis(side: Any, shown: Shown) -> None:
     """
     from matplotlib import dates, ticker
 
-    side.set_label_text(shown.name)
+    side.set_label_text(textwrap.fill(shown.name, MAX_NAME))
     if isinstance(shown.column, Dates):
         locator = dates.AutoDateLocator(minticks=2, maxticks=4)
         side.set_major_locator(locator)
@@ -250,7 +252,9 @@ def label_axis(side: Any, shown: Shown) -> None:
         turned = side.axis_name == "x" and max(map(len, texts)) * len(texts) > 20
         side.set_ticks(codes, texts, rotation=90 if turned else 0)
     else:
-        side.set_major_locator(ticker.MaxNLocator(4, integer=shown.discrete))
+        # As many as there is room for.
+        steps = [1, 2, 5, 10]
+        side.set_major_locator(ticker.MaxNLocator("auto", steps=steps, integer=shown.discrete))
 
 
 def entry_text(column: Column, number: float) -> str:

@@ -14,6 +14,7 @@ from numpyro_disco.diagnostics.panels import (
     DRAWS,
     GREY,
     INK,
+    MAX_NAME,
     ROWS,
     VERDICTS,
     Shown,
@@ -129,7 +130,7 @@ def plot_report(
         axes[-1].set(
             xscale="log",
             ylim=(0, None),
-            xlabel="noise scale (standardised units)",
+            xlabel="noise scale, standardised",
             ylabel="relative error of the score",
             title="held-out rows with noise",
         )
@@ -143,10 +144,10 @@ def _write_verdicts(axis: Any, lines: Sequence[Line]) -> None:
     axis.set_axis_off()
     entries = []
     for line in lines:
-        reason = textwrap.wrap(line.reason, 86)
+        reason = textwrap.wrap(line.reason, 80)
         most = 2 if line.verdict == PASS else 4
         if len(reason) > most:
-            reason = [*reason[: most - 1], reason[most - 1][:82] + " …"]
+            reason = [*reason[: most - 1], reason[most - 1][:76] + " …"]
         entries.append((line, reason))
     # A line for each name, those of its reason, and half a line between checks.
     height = 1 / max(sum(1.6 + len(reason) for _, reason in entries), 40)
@@ -171,11 +172,13 @@ def _draw_distances(axis: Any, shown: Sequence[Shown], num_columns: int) -> None
     axis.barh(places, [column.distance for column in shown], color=DRAWS, alpha=0.6, label="draws")
     style = {"color": INK, "linestyle": "", "marker": "|", "markersize": 10}
     axis.plot(chance, places, label="by chance alone", **style)
-    axis.set_yticks(places, [column.name for column in shown])
+    axis.set_yticks(places, [textwrap.fill(column.name, MAX_NAME + 6) for column in shown])
     axis.invert_yaxis()
     worst = "" if len(shown) == num_columns else f", the worst {len(shown)} of {num_columns}"
-    axis.set(xlabel="W1 in standard deviations, or share", title=f"draws from rows{worst}")
-    axis.legend()
+    axis.set(xlabel="W1 in standard deviations, or share", title=f"distance of draws{worst}")
+    axis.set_xlim(right=1.7 * axis.get_xlim()[1])  # room for the legend
+    axis.locator_params(axis="x", nbins=5)
+    axis.legend(loc="lower right")
 
 
 def draw_pairs(

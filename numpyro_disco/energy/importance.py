@@ -51,6 +51,8 @@ LEAST_ESS = 200
 """Least effective sample size, however few draws are asked for."""
 MOST_COPIES = 0.01
 """Largest expected share of draws that are copies of another draw."""
+LEAST_EXCESS = 1e-3
+"""Share by which the largest weights have to exceed the others before they count as a tail."""
 MOST_PARETO_K = 0.7
 """Largest Pareto k at which the effective sample size can be trusted."""
 FEW, MOST_OF_FEW = 10, 0.1
@@ -220,7 +222,9 @@ def pareto_k(weights: np.ndarray) -> float:
     count = int(np.ceil(min(0.2 * len(weights), 3 * np.sqrt(len(weights)))))
     tail = np.sort(np.partition(weights, len(weights) - count - 1)[-count - 1 :])
     excess = tail[1:] - tail[0]
-    if excess[-1] <= 1e-10 * tail[-1] or excess[0] < 0:
+    # Weights that are equal up to rounding, as of an energy that is its own reference, have no
+    # tail, and differences in the last digit follow no Pareto distribution.
+    if excess[-1] <= LEAST_EXCESS * tail[-1] or excess[0] < 0:
         return 0.0
     excess = np.maximum(excess, 1e-12 * excess[-1])
     num_trials = 30 + int(np.sqrt(count))

@@ -30,6 +30,7 @@ def impute(
     num_particles: int | None = None,
     rows_at_once: int = 64,
     output: str | None = None,
+    return_info: bool = False,
 ) -> Any:
     """Fill missing entries with draws from the learned density given the entries that are there.
 
@@ -52,12 +53,15 @@ def impute(
         output: by default a DataFrame gives DataFrames and anything else an array. "array" asks for
             an array, "arviz" for an ArviZ object with the variable "table", whose rows and columns
             are labelled.
+        return_info: also return a `DrawInfo`.
 
     Returns:
         A list of `num_imputations` DataFrames of the same library with the index, the dtypes and
         the columns of `data`, in which only missing entries have changed; or an array
         (num_imputations, rows, D) in the prior's precision, for a prior over variables a dict of
-        arrays (num_imputations, rows) + shape; or an ArviZ object.
+        arrays (num_imputations, rows) + shape; or an ArviZ object. With `return_info`, a pair of
+        one of these and a `DrawInfo`: how each row was drawn, and how many of its draws are
+        distinct.
 
     Raises:
         ValueError: unknown names, shapes that do not fit, or values outside their supports.
@@ -88,12 +92,14 @@ def impute(
     if num_particles is None:
         num_particles = particles_for(num_imputations, MIN_PARTICLES)
     result = draw_conditionals(rng_key, prior, rows, num_imputations, num_particles, rows_at_once)
-    draws = result.draws
+    filled: Any
     if output == "arviz":
-        return tables_to_arviz(draws, prior.names, given.labels)
-    if is_frame(data) and output is None:
-        return [_completed(data, prior, given, one) for one in np.asarray(draws)]
-    return prior.from_vectors(draws)
+        filled = tables_to_arviz(result.draws, prior.names, given.labels)
+    elif is_frame(data) and output is None:
+        filled = [_completed(data, prior, given, one) for one in np.asarray(result.draws)]
+    else:
+        filled = prior.from_vectors(result.draws)
+    return (filled, result.info) if return_info else filled
 
 
 def _known_entries(prior: EnergyDistribution, data: Any) -> Pattern:

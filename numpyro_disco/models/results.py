@@ -154,7 +154,7 @@ class RunResults(MCMC):
         print(
             f"log evidence: {float(mean):.3f} +- {float(error):.3f} "
             f"({len(estimates)} independent runs: {estimates.min():.3f} to {estimates.max():.3f}); "
-            f"inverse temperatures: {steps.min()} to {steps.max()}"
+            f"number of temperatures: {steps.min()} to {steps.max()}"
         )
         peak = self._require_run().peak
         if peak is not None:

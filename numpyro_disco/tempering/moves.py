@@ -27,7 +27,7 @@ from numpyro_disco._typing import Array
 from numpyro_disco.tempering.discrete import draw_levels
 from numpyro_disco.tempering.kernels import Kernel, Move, choose
 from numpyro_disco.tempering.noise import draw_key
-from numpyro_disco.tempering.resampling import relative_weights
+from numpyro_disco.tempering.resampling import quick_sum, relative_weights
 from numpyro_disco.tempering.schedule import LogDensities, log_path
 from numpyro_disco.tempering.settings import TemperingSettings
 from numpyro_disco.tempering.state import Chains, Level, Particles, Selection, Tuning
@@ -132,8 +132,8 @@ def move_particles(
         move = move._replace(chains=shard(move.chains, mesh, 0))
         correlation = largest_correlation(traces, standardized_traces(move.chains), free)
         # Discrete coordinates have values in common without being copies.
-        crowded = level.free.any() & (copied_share(move.chains) > MOST_COPIES)
-        return record(moves, move, correlation, crowded, level.inverse_temperature, settings)
+        copied = level.free.any() & copies(move.chains)
+        return record(moves, move, correlation, copied, level.inverse_temperature, settings)
 
     moves = jax.lax.while_loop(
         lambda moves: moves.num_kept < settings.chain_length,
@@ -148,10 +148,11 @@ def find_level(
 ) -> Level:
     """Compute the scales of the particles, weighted for the next inverse temperature."""
     b, (weights, _) = selection.inverse_temperature, relative_weights(selection.log_weights)
-    weights /= weights.sum()
+    weights /= quick_sum(weights)
     factor = spread(particles.position, weights, free, settings.is_dense(len(free)))
     height = jnp.where(weights > 0, log_path(particles.log_base, particles.log_target, b), 0.0)
-    deviation = jnp.sqrt(weights @ (height - weights @ height) ** 2)
+    mean = quick_sum(weights * height)
+    deviation = jnp.sqrt(quick_sum(weights * (height - mean) ** 2))
     deviation = jnp.maximum(deviation, jnp.finfo(deviation.dtype).tiny ** 0.5)
     return Level(b, factor, free, deviation)
 
@@ -182,7 +183,7 @@ def record(
     moves: Moves,
     move: Move,
     correlation: Array,
-    crowded: Array,
+    copied: Array,
     b: Array,
     settings: TemperingSettings,
 ) -> Moves:
@@ -192,7 +193,7 @@ def record(
         moves: progress before the move.
         move: the move.
         correlation: largest correlation of the chains with their start, shape ().
-        crowded: True if too many chains are copies of another, shape ().
+        copied: True for chains that are where another one is, see `copies`; shape (M,).
         b: inverse temperature, shape ().
         settings: settings of the run.
 
@@ -210,13 +211,15 @@ def record(
     )
     factor = jnp.where(b == 1, FINAL_FACTOR, 1)
     count, first = moves.since + 1, moves.num_kept == 0
+    # One reduction instead of two, which compile slowly.
+    accepted, copied = jnp.stack([move.acceptance, copied.astype(b.dtype)], axis=1).mean(0)
     # Moves whose step size leads to few acceptances are not informative yet.
-    tuned = move.acceptance.mean() > LEAST_TUNED
+    tuned = accepted > LEAST_TUNED
     # Between modes, correlation stays high; it counts as constant within its own noise.
     constant = moves.correlation - correlation < 1 / settings.num_survivors**0.5
     forgotten = tuned & ((correlation < MAX_CORRELATION) | (count > 1) & constant)
     # Copies are resampled and moved again below b = 1, and within a chain there are others.
-    crowded &= (b == 1) & (settings.chain_length == 1)
+    crowded = (copied > MOST_COPIES) & (b == 1) & (settings.chain_length == 1)
     limit = settings.max_moves * jnp.where(crowded, COPIES_FACTOR, 1)
     stop = ((count >= MIN_MOVES * factor) & forgotten & ~crowded) | (count >= limit)
     keep = jnp.where(first, stop, count >= moves.between)
@@ -233,11 +236,15 @@ def record(
     )
 
 
-def copied_share(chains: Chains) -> Array:
-    """Share of chains that are where another one is, beyond the first one there; shape ()."""
+def copies(chains: Chains) -> Array:
+    """True for chains that are where another one is, except for one of each place; shape (M,).
+
+    They are in the order of their densities.
+    """
     # Copies carry the same density, so sorting puts them next to each other.
     position = chains.position[jnp.argsort(chains.log_target)]
-    return (position[1:] == position[:-1]).all(1).sum() / len(position)
+    same = (position[1:] == position[:-1]).all(1)
+    return jnp.append(same, False)
 
 
 def standardized_traces(chains: Chains) -> Array:

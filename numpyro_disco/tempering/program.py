@@ -21,6 +21,7 @@ from numpyro_disco.tempering.peaks import highest
 from numpyro_disco.tempering.resampling import (
     SCHEMES,
     log_mean_exp,
+    quick_sum,
     relative_weights,
     weight_ess,
 )
@@ -155,11 +156,11 @@ class Program(NamedTuple):
             # Where the base itself is NaN, something else is wrong.
             log_target = jnp.where(impossible, -jnp.inf, flat.log_target)
             flat = flat._replace(log_target=log_target)
-        finite = jnp.isfinite(flat.log_base) & (flat.log_target < jnp.inf)
-        sound = (
-            finite.all() & (edge.mean() < MOST_EDGES) & (self._share_at_ends(flat) < MOST_AT_ENDS)
-        )
-        return BaseDraws(flat, sound, impossible.mean(dtype=flat.log_base.dtype))
+        unsound = ~(jnp.isfinite(flat.log_base) & (flat.log_target < jnp.inf))
+        # One reduction instead of three, which compile slowly.
+        shares = jnp.stack([unsound, edge, impossible], axis=1).astype(flat.log_base.dtype).mean(0)
+        sound = (shares[0] == 0) & (shares[1] < MOST_EDGES)
+        return BaseDraws(flat, sound & (self._share_at_ends(flat) < MOST_AT_ENDS), shares[2])
 
     def _share_at_ends(self, flat: Particles) -> Array:
         """Largest share of the target's mass at the least or largest value of a coordinate, ().
@@ -169,11 +170,16 @@ class Program(NamedTuple):
         """
         position, weights = flat.position, relative_weights(flat.log_target - flat.log_base)[0]
         low, high = position.min(0), position.max(0)
-        tied = jnp.stack([same & (same.sum(0) > 1) for same in (position == low, position == high)])
         # Coordinates that do not vary, and discrete ones, have values in common.
         real = jnp.asarray(self.num_levels or (0,) * position.shape[1]) == 0
-        tied &= real & (low < high)
-        return (weights[:, None] * tied).sum(1).max() / jnp.maximum(weights.sum(), 1e-30)
+        counted = jnp.tile(real & (low < high), 2)
+        # Numbers and masses in one product, because each sum is slow to compile.
+        everywhere = jnp.ones_like(weights)
+        same = [position == low, position == high, everywhere[:, None] > 0]
+        same = jnp.concatenate(same, axis=1).astype(weights.dtype)
+        numbers, masses = jnp.stack([everywhere, weights]) @ same
+        tied = jnp.where(counted & (numbers[:-1] > 1), masses[:-1], 0.0)
+        return tied.max() / jnp.maximum(masses[-1], 1e-30)
 
     def _next(self, flat: Particles, current: Array, index: Array | int) -> Array:
         """The next inverse temperature, shape ()."""
@@ -319,7 +325,7 @@ def _history_row(selected: Selection, log_normalizer: Array, moves: Moves) -> Te
         inverse_temperature=selected.inverse_temperature,
         weight_ess=selected.weight_ess,
         log_normalizer=log_normalizer,
-        acceptance=moves.kept.acceptance.mean(),
+        acceptance=quick_sum(moves.kept.acceptance.ravel()) / moves.kept.acceptance.size,
         step_size=jnp.exp(moves.tuning.log_step),
         trajectory_length=jnp.exp(moves.tuning.log_length),
         correlation=moves.correlation,

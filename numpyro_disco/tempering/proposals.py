@@ -26,6 +26,7 @@ from jax.scipy.special import logsumexp
 from numpyro_disco._gaussians import cholesky_or_diagonal, component_distances
 from numpyro_disco._typing import Array
 from numpyro_disco.tempering.noise import signed_uniforms, to_normal
+from numpyro_disco.tempering.resampling import cumulative_sum
 from numpyro_disco.tempering.whitening import shrinkage
 
 MOST_COMPONENTS = 8
@@ -185,7 +186,7 @@ def start_shares(x: Array, components: int) -> Array:
 
     def seed(index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         seeds, nearest = carry
-        cumulative = jnp.cumsum(nearest)
+        cumulative = cumulative_sum(nearest)
         place = (index * NUM_CANDIDATES + jnp.arange(NUM_CANDIDATES)) * GOLDEN_RATIO % 1.0
         # Comparing with all compiles faster than a binary search.
         places = place * cumulative[-1]

@@ -11,17 +11,33 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isqrt
 from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from numpyro_disco._typing import Array
+from numpyro_disco.tempering.noise import draws_quickly
+
+
+def quick_sum(x: Array) -> Array:
+    """Sum of a vector, shape ().
+
+    XLA unrolls the sum of a vector on CPUs, but not that of the rows of a matrix. So two equal
+    columns are summed, which takes a fraction of the time to compile.
+    """
+    return jnp.stack([x, x], axis=1).sum(0)[0]
+
+
+def quick_max(x: Array) -> Array:
+    """Largest number of a vector, shape (), likewise."""
+    return jnp.stack([x, x], axis=1).max(0)[0]
 
 
 def relative_weights(log_weights: Array) -> tuple[Array, Array]:
     """Weights as exp(log_weights - scale), the largest of them 1, and this scale, shape ()."""
-    largest = log_weights.max()
+    largest = quick_max(log_weights)
     log_scale = jnp.where(jnp.isfinite(largest), largest, 0.0)
     return jnp.exp(log_weights - log_scale), log_scale
 
@@ -54,9 +70,33 @@ def ess_of_weights(weights: Array) -> Array:
     return jnp.where(jnp.isnan(ess), 0.0, ess)
 
 
+def cumulative_sum(x: Array) -> Array:
+    """Cumulative sums of nonnegative numbers, shape (n,), which never fall, whatever the rounding.
+
+    On CPUs there are two short loops: over the entries of about sqrt(n) blocks side by side, and
+    over the blocks. The tree of partial sums that XLA makes of `jnp.cumsum` takes much longer to
+    compile.
+    """
+    if not draws_quickly():
+        return jnp.cumsum(x)
+    size = isqrt(len(x) - 1) + 1
+    num_blocks = -(-len(x) // size)
+    blocks = jnp.pad(x, (0, size * num_blocks - len(x))).reshape((num_blocks, size)).T
+
+    def add(index: Array, sums: Array) -> Array:
+        total = sums[index - 1] + sums[index]
+        return jax.lax.dynamic_update_index_in_dim(sums, total, index, 0)
+
+    within = jax.lax.fori_loop(1, size, add, blocks)
+    ends = jax.lax.fori_loop(1, num_blocks, add, within[-1])
+    # The last sum of a block is the end of that block, so the first of the next is not below it.
+    before = jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]])
+    return (before + within).T.reshape(-1)[: len(x)]
+
+
 def _at_positions(weights: Array, positions: Array) -> Array:
     """Particle at each position of the cumulative weights; positions increase within [0, 1)."""
-    cumulative = jnp.cumsum(weights)
+    cumulative = cumulative_sum(weights)
     # Positions are relative to the end of the cumulative sum itself, and stay below it, so that
     # rounding cannot reach past the last particle with a positive weight.
     below = 1 - jnp.finfo(weights.dtype).eps

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from numpyro_disco._typing import Array
-from numpyro_disco.tempering.resampling import ess_of_weights
+from numpyro_disco.tempering.resampling import ess_of_weights, quick_max
 
 NUM_HALVINGS = 15
 """Bisections in the search for the next b, which find the step to within 0.3 %."""
@@ -62,7 +62,7 @@ def next_inverse_temperature(
     threshold = target_ess * jnp.minimum(alive, num_particles)
 
     # Relative to the largest, so that weights do not overflow; all weights have the same factor.
-    centred = log_ratio - log_ratio.max()
+    centred = log_ratio - quick_max(log_ratio)
 
     def halve(index: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
         # The first trial is all that is left of the path. If it succeeds, the others repeat it.

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from numpyro_disco._gaussians import cholesky_or_diagonal
 from numpyro_disco._typing import Array
+from numpyro_disco.tempering.resampling import quick_sum
 
 SHRINKAGE_POWER = 6
 """Power of d / n with which off-diagonal entries of a covariance of n particles are shrunk."""
@@ -54,7 +55,7 @@ def spread(position: Array, weights: Array, free: Array, dense: bool) -> Array:
     if not dense:
         return deviation
     white = centred / deviation
-    share = jnp.maximum(shrinkage(dimension, 1 / (weights**2).sum()), 64 * jnp.finfo(dtype).eps)
+    share = jnp.maximum(shrinkage(dimension, 1 / quick_sum(weights**2)), 64 * jnp.finfo(dtype).eps)
     correlation = (1 - share) * (white.T @ (weights[:, None] * white))
     correlation = jnp.where(jnp.eye(dimension) > 0, 1.0, correlation)
     return deviation[:, None] * cholesky_or_diagonal(correlation)

@@ -22,9 +22,9 @@ from numpyro_disco.training.learning import PreparedRows
 from numpyro_disco.training.network import UNet
 from numpyro_disco.training.objectives import Disco
 from numpyro_disco.training.objectives.disco import NoisyPointsObjective
-from numpyro_disco.training.row_weights import check_weights, with_mean_one
+from numpyro_disco.training.rows.row_weights import check_weights, with_mean_one
+from numpyro_disco.training.rows.table import COARSE, Table
 from numpyro_disco.training.settings import FitSettings
-from numpyro_disco.training.table import COARSE, Table
 
 MIN_ARRAYS = 10
 """Fewest arrays to learn from."""

@@ -1,8 +1,8 @@
 """`fit`: from rows of data to a learned prior.
 
-The steps: settings are resolved (`settings.py`), data is parsed once (`table.py`), mapped to
-unconstrained space and standardised (`units.py`); then a reference is made, a network is trained as
-its correction, and the result is put together (`learning.py`).
+The steps: settings are resolved (`settings.py`), data is parsed once (`rows/table.py`), mapped to
+unconstrained space and standardised (`rows/units.py`); then a reference is made, a network is
+trained as its correction, and the result is put together (`learning.py`).
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ from numpyro_disco.training.network import MLP, UNet, check_network
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.optimizer import AdamW
 from numpyro_disco.training.result import FitResult
-from numpyro_disco.training.row_weights import aligned_with_draws, draws_without_weights
-from numpyro_disco.training.settings import FitSettings, Refit, requested_settings
-from numpyro_disco.training.table import (
+from numpyro_disco.training.rows.row_weights import aligned_with_draws, draws_without_weights
+from numpyro_disco.training.rows.table import (
     Table,
     check_dependence,
     check_range,
     check_rounding,
     read_table,
 )
-from numpyro_disco.training.table_warnings import (
+from numpyro_disco.training.rows.table_warnings import (
     warn_of_determined,
     warn_of_few_effective_rows,
     warn_of_incomplete_rows,
     warn_of_spikes,
     warn_of_wide,
 )
-from numpyro_disco.training.transforms import choose_transform
-from numpyro_disco.training.units import unconstrained_rows
-from numpyro_disco.training.windows import Stream, read_sample
+from numpyro_disco.training.rows.transforms import choose_transform
+from numpyro_disco.training.rows.units import unconstrained_rows
+from numpyro_disco.training.rows.windows import Stream, read_sample
+from numpyro_disco.training.settings import FitSettings, Refit, requested_settings
 
 
 def fit(
@@ -185,7 +185,7 @@ def fit(
     Warns:
         UserWarning: rows with missing entries are left out, `weights` leave a small effective
             number of rows, one value of a column is far more common than any other, or a few
-            columns determine another one (see `training.determined`).
+            columns determine another one (see `training.rows.determined`).
 
     References:
         Wedenig & Peharz 2025; Gutmann & Hyvarinen 2012.

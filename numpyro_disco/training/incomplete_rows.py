@@ -29,11 +29,11 @@ from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.imputation import impute
 from numpyro_disco.references.incomplete import draw_missing, fit_incomplete
 from numpyro_disco.supports.coordinates import CoordinateSupports
-from numpyro_disco.training.evidence import ImputedRows
 from numpyro_disco.training.learning import PreparedRows, Task, learn
+from numpyro_disco.training.report.evidence import ImputedRows
 from numpyro_disco.training.result import FitResult
+from numpyro_disco.training.rows.units import split_rows
 from numpyro_disco.training.settings import Refit
-from numpyro_disco.training.units import split_rows
 
 MIN_COMPLETE = 100
 """Smallest effective number of complete held-out rows that judge alone."""

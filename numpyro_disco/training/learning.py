@@ -24,18 +24,18 @@ from numpyro_disco.references.fitting import MixtureFit, fit_reference
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.tables.columns import Column
 from numpyro_disco.tables.variables import Variables
-from numpyro_disco.training.batches import TrainingRows, training_rows
 from numpyro_disco.training.checkpoints import Checkpoint
-from numpyro_disco.training.column_order import column_order
-from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.loop import Run, make_plan, train
 from numpyro_disco.training.network import untrained_model
 from numpyro_disco.training.references import References, make_references, noisy_samples
-from numpyro_disco.training.report_training import warn_of_distant_reference
+from numpyro_disco.training.report.evidence import FitEvidence
+from numpyro_disco.training.report.training import warn_of_distant_reference
 from numpyro_disco.training.result import FitResult, Resumable, history_arrays
+from numpyro_disco.training.rows.batches import TrainingRows, training_rows
+from numpyro_disco.training.rows.column_order import column_order
+from numpyro_disco.training.rows.units import Units, split_rows, standard_units
+from numpyro_disco.training.rows.windows import Stream, WindowedRows
 from numpyro_disco.training.settings import FitSettings, Refit
-from numpyro_disco.training.units import Units, split_rows, standard_units
-from numpyro_disco.training.windows import Stream, WindowedRows
 
 
 class FitKeys(NamedTuple):

@@ -19,11 +19,11 @@ from numpyro_disco._progress import progress
 from numpyro_disco._statistics import selected, standard_error
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energy.learned import Learned
-from numpyro_disco.training.batches import STEPS_PER_ROUND, TrainingRows
 from numpyro_disco.training.objectives import Objective
 from numpyro_disco.training.optimizer import AdamW, transformation
+from numpyro_disco.training.rows.batches import STEPS_PER_ROUND, TrainingRows
+from numpyro_disco.training.rows.windows import WindowedRows, rows_by_round
 from numpyro_disco.training.settings import FitSettings
-from numpyro_disco.training.windows import WindowedRows, rows_by_round
 
 MAX_HELD_OUT_POINTS, MAX_STRICT_POINTS = 4096, 16_384
 """Most held-out rows, times repeats, whose loss is computed after a round: more for strict

@@ -20,9 +20,9 @@ from numpyro_disco.energy.learned import Learned, LearnedEnergy, LearnedScore
 from numpyro_disco.energy.networks import EnergyNetwork, ScoreNetwork
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.gaussian import GaussianReference
-from numpyro_disco.training.batches import TrainingRows
 from numpyro_disco.training.objectives import Objective
-from numpyro_disco.training.units import Units
+from numpyro_disco.training.rows.batches import TrainingRows
+from numpyro_disco.training.rows.units import Units
 
 REFERENCE_WIDTH = 2.0
 """Standard deviations of the default Gaussian reference, relative to those of the data."""

@@ -14,11 +14,11 @@ from numpyro_disco._typing import Array
 from numpyro_disco.references.base import Reference
 from numpyro_disco.references.em import MixtureParameters
 from numpyro_disco.references.fitting import MixtureFit, mixture_reference
-from numpyro_disco.training.batches import TrainingRows
 from numpyro_disco.training.network import gaussian_start, shrunk_gaussian
 from numpyro_disco.training.result import FitResult
+from numpyro_disco.training.rows.batches import TrainingRows
+from numpyro_disco.training.rows.units import Units
 from numpyro_disco.training.settings import FitSettings
-from numpyro_disco.training.units import Units
 
 COPIES = 4
 """Noisy copies of each array to which a mixture is fitted."""

@@ -18,9 +18,9 @@ from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.langevin import ScoreFunction
 from numpyro_disco.supports.sinh_arcsinh import SinhArcsinhReal
 from numpyro_disco.tables.reading import read_points
-from numpyro_disco.training.evidence import FitEvidence
 from numpyro_disco.training.loop import History, Run
-from numpyro_disco.training.report import Report, make_report
+from numpyro_disco.training.report.evidence import FitEvidence
+from numpyro_disco.training.report.report import Report, make_report
 from numpyro_disco.training.settings import FitSettings
 
 

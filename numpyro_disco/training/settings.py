@@ -15,11 +15,11 @@ from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.references.gaussian import GaussianReference
 from numpyro_disco.references.mixed import MixedReference
 from numpyro_disco.references.mixture import MixtureReference
-from numpyro_disco.training.batches import STEPS_PER_ROUND
 from numpyro_disco.training.network import MLP, UNet
 from numpyro_disco.training.objectives import OBJECTIVES, Disco, Objective
 from numpyro_disco.training.optimizer import DECAY_ROWS, AdamW, check_optimizer
-from numpyro_disco.training.transforms import TRANSFORMS
+from numpyro_disco.training.rows.batches import STEPS_PER_ROUND
+from numpyro_disco.training.rows.transforms import TRANSFORMS
 
 BATCH_SIZE, SMALL_BATCH, SMALL_ROWS, LARGE_BATCH, LARGE_ROWS = 1024, 512, 2000, 2048, 10_000
 """Default batch size, and those of a contrastive objective on at most `SMALL_ROWS` and on more than

@@ -13,8 +13,8 @@ from numpyro_disco.energy import storage as prior_storage
 from numpyro_disco.energy.archive import damage_reported, read_archive, write_archive
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
 from numpyro_disco.training.loop import History
-from numpyro_disco.training.report import Report
-from numpyro_disco.training.report_lines import ReportLine
+from numpyro_disco.training.report.lines import ReportLine
+from numpyro_disco.training.report.report import Report
 from numpyro_disco.training.result import FitResult
 
 FORMAT, FORMAT_VERSION = "numpyro_disco.fit", 1

@@ -24,7 +24,7 @@ from tables import TABLES
 from tasks import shape
 
 import numpyro_disco as disco
-from numpyro_disco.training.row_posterior import tree_order
+from numpyro_disco.training.rows.row_posterior import tree_order
 
 NUM_STEPS = 300
 """Training steps before gradients are compared."""

@@ -21,8 +21,8 @@ from quadrature import by_quadrature, wasserstein
 from tasks import paper_mixture
 
 import numpyro_disco as disco
-from numpyro_disco.training.batches import TrainingRows
 from numpyro_disco.training.loop import Plan, train
+from numpyro_disco.training.rows.batches import TrainingRows
 
 WAYS = {"throughout": (0.025,), "from larger ones": (0.2, 0.1, 0.05, 0.025)}
 BATCH_SIZE = 2048

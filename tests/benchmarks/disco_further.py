@@ -39,8 +39,8 @@ from scores import with_error
 from tasks import TASKS, Task
 
 import numpyro_disco as disco
-from numpyro_disco.training.batches import STEPS_PER_ROUND, TrainingRows
 from numpyro_disco.training.loop import Plan, train
+from numpyro_disco.training.rows.batches import STEPS_PER_ROUND, TrainingRows
 
 BATCH_SIZE = 1024
 DISCO_STEPS = 0.6
@@ -73,6 +73,8 @@ class Way(NamedTuple):
     own_row: bool = False
     """The target is the row behind a point, corrected by the mixture, without a posterior over
     rows; heights are then those of smoothed rows against draws of the smoothed mixture."""
+    last: bool = False
+    """Keep the last weights of DISCO instead of those that held-out rows prefer."""
     contrast: float = 0.0
     """Share of the seconds for the contrastive objective, at the end."""
 
@@ -81,6 +83,7 @@ CONTRAST = "contrastive"
 WAYS = {
     CONTRAST: Way(contrast=1.0),
     "DISCO as published": Way(mixture=False),
+    "DISCO as published to the last step": Way(mixture=False, last=True),
     "DISCO from the mixture": Way(),
     "+ shaped noise": Way(shaped=True),
     "+ row left out": Way(left_out=True),
@@ -90,6 +93,7 @@ WAYS = {
     "+ own row and heights": Way(own_row=True, heights=True),
     "+ contrastive finish": Way(contrast=0.5),
     "+ heights and finish": Way(heights=True, contrast=0.5),
+    "+ heights to the last step and finish": Way(heights=True, last=True, contrast=0.5),
     "+ own row with heights and finish": Way(own_row=True, heights=True, contrast=0.5),
     "+ all but the finish": Way(shaped=True, left_out=True, heights=True, antithetic=True),
     "+ all": Way(shaped=True, left_out=True, heights=True, antithetic=True, contrast=0.5),
@@ -140,7 +144,9 @@ def prepared(task: Task, seed: int, mixture: bool, width: int, components: int) 
     return Setup(evidence.model, fit.distribution, rows, held_out[:MAX_HELD_OUT])
 
 
-def trained(model: Any, objective: Any, setup: Setup, num_steps: float) -> tuple[Any, float, int]:
+def trained(
+    model: Any, objective: Any, setup: Setup, num_steps: float, last: bool = False
+) -> tuple[Any, float, int]:
     """Train for some steps; the model, the processor seconds, and the steps in whole rounds."""
     decay = 1.0 if objective.is_contrastive and len(setup.rows) <= 30_000 else 0.0
     count = max(3, round(num_steps / STEPS_PER_ROUND))
@@ -156,7 +162,8 @@ def trained(model: Any, objective: Any, setup: Setup, num_steps: float) -> tuple
         progress_bar=False,
     )
     seconds = count * float(np.mean(np.diff(ends)))
-    return dataclasses.replace(model, weights=run.best), seconds, count * STEPS_PER_ROUND
+    weights = run.carry.average if last else run.best
+    return dataclasses.replace(model, weights=weights), seconds, count * STEPS_PER_ROUND
 
 
 def disco_objective(way: Way, rows: np.ndarray, reference: Any) -> Any:
@@ -185,7 +192,7 @@ def learn(way: Way, setup: Setup, num_steps: int) -> tuple[Any, float, int]:
             smoothed = smoothed_reference(reference, objective.noise_scale, way.shaped)
             model = dataclasses.replace(model, smoothed=smoothed)
         share = DISCO_STEPS * (1 - way.contrast)
-        model, spent, steps = trained(model, objective, setup, share * num_steps)
+        model, spent, steps = trained(model, objective, setup, share * num_steps, way.last)
         model = dataclasses.replace(model, smoothed=None)
     if way.contrast:
         contrast = disco.Contrastive().resolved(reference, len(setup.rows))

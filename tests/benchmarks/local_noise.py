@@ -21,8 +21,8 @@ import numpy as np
 
 import numpyro_disco as disco
 from numpyro_disco.energy.learned import Learned
-from numpyro_disco.training.losses import density_loss
 from numpyro_disco.training.objectives.disco import NoisyPointsObjective
+from numpyro_disco.training.objectives.losses import density_loss
 
 CHUNK = 256
 """Rows of one component that are compared with all points at a time."""

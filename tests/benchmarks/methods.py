@@ -18,7 +18,7 @@ from sklearn.mixture import GaussianMixture
 from tasks import Task
 
 import numpyro_disco as disco
-from numpyro_disco.training.row_posterior import row_posterior
+from numpyro_disco.training.rows.row_posterior import row_posterior
 
 BANDWIDTH = 0.05
 """Bandwidth of the kernel density, in standard deviations of the columns."""

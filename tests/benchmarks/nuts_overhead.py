@@ -11,11 +11,11 @@ are two costs:
     made     seconds / (chains x leapfrog steps of the longest chain, draw by draw): the cost of the
              machinery around a gradient
 
-The first line is NumPyro's NUTS on a Gaussian, whose gradient costs next to nothing: the cost of a
-tree of trajectories, which no model avoids. In the second, the energy is the `potential_fn`,
-without model, supports or sites. All costs are shown as ratios to the gradient of the energy alone,
-medians of several timed runs after one that compiles. Only draws after warm-up are timed. Seconds
-are those of the processor.
+The first lines are NumPyro's NUTS on a Gaussian, whose gradient costs next to nothing: the cost of
+a tree of trajectories, which no model avoids, over one array and over one number for each
+coordinate. In the next, the energy is the `potential_fn`, without model, supports or sites. All
+costs are shown as ratios to the gradient of the energy alone, medians of several timed runs after
+one that compiles. Only draws after warm-up are timed. Seconds are those of the processor.
 
 The column "potential" has no NUTS in it: the gradient of the model's potential energy, which is
 what sites, supports and coordinates add, in the same loop as the gradient alone. It is the ratio of
@@ -30,6 +30,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro
 from learned_priors import learned_prior
@@ -42,6 +43,8 @@ BARE = "NumPyro's NUTS on the energy as `potential_fn`"
 """The line that shows what NumPyro's own machinery costs."""
 TREE = "NumPyro's NUTS on a Gaussian"
 """The line that shows what a tree costs."""
+SPLIT_TREE = "the same, a site for each coordinate"
+"""The line that shows what a tree of as many arrays as coordinates costs."""
 LOOP = 500
 """Gradients of each point in one timed call."""
 STEP = 1e-6
@@ -102,8 +105,8 @@ def potential_ratio(model: Callable, bare: Callable, num_chains: int, repeats: i
     return least[1] / least[0]
 
 
-def nuts_cost(kernel: NUTS, start: jax.Array | None, args: argparse.Namespace) -> Cost:
-    """Cost of NUTS after warm-up, of the chains that `start` (chains, D) starts if it is given."""
+def nuts_cost(kernel: NUTS, start: Any, args: argparse.Namespace) -> Cost:
+    """Cost of NUTS after warm-up, of the chains that `start` starts, if it is given."""
     mcmc = MCMC(
         kernel,
         num_warmup=args.warmup,
@@ -155,6 +158,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--warmup", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--lines", type=int, nargs="+", help="numbers of the lines, from 0")
     args = parser.parse_args(arguments)
     name, prior, row = learned_prior(width=args.width, num_steps=args.train_steps)
     start = prior.reference.sample(jax.random.key(2), (args.chains,))
@@ -164,13 +168,23 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     print("|---|---|---|---|---|---|---|---|")
     ratios = {}
     models = models_of(prior, row)
-    kernels = {
-        TREE: NUTS(potential_fn=lambda x: 0.5 * (((x - prior.loc) / prior.scale) ** 2).sum()),
-        BARE: NUTS(potential_fn=prior.energy_fn),
-        **{label: NUTS(model) for label, model in models.items()},
+
+    def gaussian(x: jax.Array) -> jax.Array:
+        return 0.5 * (((x - prior.loc) / prior.scale) ** 2).sum()
+
+    def split_gaussian(x: dict[str, jax.Array]) -> jax.Array:
+        return gaussian(jnp.stack(list(x.values())))
+
+    split_start = {f"x.{i}": start[:, i] for i in range(start.shape[1])}
+    kernels: dict[str, tuple[NUTS, Any]] = {
+        TREE: (NUTS(potential_fn=gaussian), start),
+        SPLIT_TREE: (NUTS(potential_fn=split_gaussian), split_start),
+        BARE: (NUTS(potential_fn=prior.energy_fn), start),
+        **{label: (NUTS(model), None) for label, model in models.items()},
     }
-    for label, kernel in kernels.items():
-        used, made, steps = nuts_cost(kernel, None if label in models else start, args)
+    labels = list(kernels)
+    for label in labels if args.lines is None else [labels[place] for place in args.lines]:
+        used, made, steps = nuts_cost(*kernels[label], args)
         # Timed beside each model, so that a machine that slows down slows both.
         seconds, _ = median_seconds(gradients, args.repeats)
         bare = seconds / (LOOP * args.chains)

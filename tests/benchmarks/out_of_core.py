@@ -28,7 +28,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
 import numpyro_disco as disco
-from numpyro_disco.training.windows import SAMPLE_ROWS
+from numpyro_disco.training.rows.windows import SAMPLE_ROWS
 
 DIMENSION, GROUP_ROWS = 10, 1_000_000
 WEIGHTS = np.array([0.1, 0.2, 0.3, 0.4])

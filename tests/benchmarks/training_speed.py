@@ -32,11 +32,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import numpyro_disco as disco
-from numpyro_disco.training.batches import STEPS_PER_ROUND, TrainingRows
 from numpyro_disco.training.loop import Plan, train
-from numpyro_disco.training.noise import geometric_noise_scales
 from numpyro_disco.training.objectives import Objective
-from numpyro_disco.training.row_posterior import near_row_posterior, row_posterior, tree_order
+from numpyro_disco.training.objectives.noise import geometric_noise_scales
+from numpyro_disco.training.rows.batches import STEPS_PER_ROUND, TrainingRows
+from numpyro_disco.training.rows.row_posterior import near_row_posterior, row_posterior, tree_order
 
 SIGMA = 0.05
 BATCH_SIZE = 1024

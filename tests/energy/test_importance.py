@@ -40,6 +40,10 @@ def test_pareto_k_of_weights_with_a_known_tail(shape):
 
 def test_pareto_k_of_weights_without_a_tail():
     assert pareto_k(np.ones(1024)) == 0
+    # The largest of weights that are equal up to rounding are ties.
+    rounded = 1 + 1e-7 * np.random.default_rng(0).integers(-3, 4, size=1024)
+    assert pareto_k(rounded) == 0
+    assert judge(np.log(rounded), 100, 200).enough
     assert pareto_k(np.random.default_rng(0).uniform(size=1024)) < 0
     assert pareto_k(np.append(np.zeros(1023), 1.0)) <= 1e3
 

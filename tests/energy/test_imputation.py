@@ -34,6 +34,14 @@ def test_arrays_and_dicts_give_arrays(prior):
         np.testing.assert_array_equal(filled, draw(prior))
 
 
+def test_information_says_how_each_row_was_drawn(prior):
+    filled, info = disco.impute(KEY, prior, DATA, DRAWS, num_particles=DRAWS, return_info=True)
+    np.testing.assert_array_equal(filled, draw(prior))
+    assert info.method.tolist() == ["importance"] * ROWS
+    for row, num_distinct in enumerate(info.num_distinct):
+        assert num_distinct == len(np.unique(np.asarray(filled)[:, row], axis=0))
+
+
 def test_a_frame_gives_an_array_where_asked_to(prior):
     frame = pd.DataFrame(DATA, columns=list(NAMES))
     filled = disco.impute(KEY, prior, frame, DRAWS, num_particles=DRAWS, output="array")

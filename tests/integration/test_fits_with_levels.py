@@ -8,7 +8,7 @@ from numpyro.distributions import constraints
 from scipy.special import expit
 
 import numpyro_disco as disco
-from numpyro_disco.training import windows
+from numpyro_disco.training.rows import windows
 
 NAMES = ("kind", "x", "flag")
 SUPPORTS = {"kind": constraints.integer_interval(1, 3), "flag": constraints.boolean}

@@ -8,8 +8,8 @@ from helpers.references import MODES
 from sklearn.datasets import load_breast_cancer, load_wine
 
 import numpyro_disco as disco
-from numpyro_disco.training.losses import contrastive_loss
 from numpyro_disco.training.objectives import contrastive
+from numpyro_disco.training.objectives.losses import contrastive_loss
 
 
 def flipped_contrastive_loss(at_row, at_draw):

@@ -9,8 +9,8 @@ from numpyro.distributions import constraints
 
 import numpyro_disco as disco
 from numpyro_disco.tables.columns import Real
-from numpyro_disco.training.table import Table
-from numpyro_disco.training.table_warnings import warn_of_spikes
+from numpyro_disco.training.rows.table import Table
+from numpyro_disco.training.rows.table_warnings import warn_of_spikes
 
 NAMES = ("mass", "share", "shift")
 SUPPORTS = {"mass": constraints.positive, "share": constraints.unit_interval}

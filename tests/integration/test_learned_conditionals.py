@@ -10,7 +10,7 @@ from numpyro.infer import MCMC, NUTS
 from scipy.stats import wasserstein_distance
 
 import numpyro_disco as disco
-from numpyro_disco.training.row_posterior import row_posterior
+from numpyro_disco.training.rows.row_posterior import row_posterior
 
 pytestmark = [pytest.mark.training, pytest.mark.optimized]
 

@@ -12,8 +12,8 @@ from helpers.fits import TARGET, quick_fit
 from helpers.statistics import Mixture
 
 import numpyro_disco as disco
-from numpyro_disco.training.report_draws import columns_line, compared, copies_line
-from numpyro_disco.training.report_lines import masses_line
+from numpyro_disco.training.report.draws import columns_line, compared, copies_line
+from numpyro_disco.training.report.lines import masses_line
 
 pytestmark = pytest.mark.training
 

@@ -8,7 +8,7 @@ import pytest
 from numpyro_disco.tempering import moves as module
 from numpyro_disco.tempering.kernels import Move
 from numpyro_disco.tempering.moves import (
-    copied_share,
+    copies,
     largest_correlation,
     record,
     standardized_traces,
@@ -41,7 +41,7 @@ def sequence(correlations, b=0.5, acceptance=0.8, chain_length=3, max_moves=8, c
             progress,
             move,
             jnp.float32(correlation),
-            jnp.array(index <= crowded),
+            jnp.full(4, index <= crowded),
             level.inverse_temperature,
             settings,
         )
@@ -88,12 +88,12 @@ def test_moves_at_the_end_go_on_until_few_chains_are_copies():
     assert sequence([0.05] * 9, b=1.0, crowded=4)[1] == [2, 3, 4]
 
 
-def test_share_of_copies():
+def test_copies_are_counted_but_for_one():
     position = jnp.array([[0.0, 1.0], [0.0, 2.0], [0.0, 1.0], [3.0, 4.0], [0.0, 1.0], [3.0, 4.0]])
     chains = chains_at(0.0, 6)._replace(position=position, log_target=position.sum(1))
-    np.testing.assert_allclose(copied_share(chains), 3 / 6)
+    assert copies(chains).sum() == 3
     one = jax.tree.map(lambda leaf: leaf[:1], chains)
-    assert copied_share(one) == 0
+    assert not copies(one).any()
 
 
 def test_largest_correlation_decides(monkeypatch):

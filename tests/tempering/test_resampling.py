@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from helpers.statistics import assert_within
 
-from numpyro_disco.tempering.resampling import SCHEMES, log_mean_exp, systematic, weight_ess
+from numpyro_disco.tempering.resampling import (
+    SCHEMES,
+    cumulative_sum,
+    log_mean_exp,
+    systematic,
+    weight_ess,
+)
 
 pytestmark = pytest.mark.statistics
 
@@ -66,6 +72,16 @@ def test_counts_are_within_one(num_particles):
         assert (np.diff(ancestors, axis=1) >= 0).all()
         weights = np.take_along_axis(log_weights, ancestors, axis=1)
         assert (weights > -np.inf).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100, 1000])
+def test_cumulative_sums_never_fall(count):
+    rng = np.random.default_rng(count)
+    x = (rng.random(count) ** 8 * (rng.random(count) < 0.7)).astype(np.float32)
+    sums = np.asarray(jax.jit(cumulative_sum)(x))
+    np.testing.assert_allclose(sums, np.cumsum(x, dtype=np.float64), rtol=1e-5)
+    assert (np.diff(sums) >= 0).all()
+    assert (np.diff(sums)[x[1:] == 0] == 0).all()
 
 
 def test_sorted_multinomial_fails_the_counts():

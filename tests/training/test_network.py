@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import multivariate_normal
 
 import numpyro_disco as disco
-from numpyro_disco.training.batches import TrainingRows
 from numpyro_disco.training.network import MLP, check_network, gaussian_start
+from numpyro_disco.training.rows.batches import TrainingRows
 
 GAUSSIAN = disco.GaussianReference(np.zeros(2), np.eye(2))
 MIXTURE = disco.MixtureReference(np.ones(2), np.zeros((2, 2)), np.stack([np.eye(2)] * 2))

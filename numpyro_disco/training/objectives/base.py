@@ -16,16 +16,16 @@ from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energy.learned import Learned
 from numpyro_disco.references.base import Reference
 from numpyro_disco.tables.variables import Variables
-from numpyro_disco.training.batches import (
+from numpyro_disco.training.objectives.losses import denoising_loss
+from numpyro_disco.training.objectives.noise import check_noise_range, geometric_noise_scales
+from numpyro_disco.training.objectives.noise_scale import TRIED_SCALES, choose_noise_scale
+from numpyro_disco.training.rows.batches import (
     Source,
     TrainingRows,
     each_step,
     on_device,
     random_rows,
 )
-from numpyro_disco.training.losses import denoising_loss
-from numpyro_disco.training.noise import check_noise_range, geometric_noise_scales
-from numpyro_disco.training.noise_scale import TRIED_SCALES, choose_noise_scale
 
 DEFAULT_NOISE_SCALE = 0.05
 """Default smoothing sigma_0, in standardised units."""

@@ -23,17 +23,17 @@ from numpyro_disco.references.base import Reference, host_draws
 from numpyro_disco.references.gaussian import GaussianReference
 from numpyro_disco.references.redraws import Directions, column_directions, redraw
 from numpyro_disco.tables.variables import Variables
-from numpyro_disco.training.batches import (
+from numpyro_disco.training.objectives.base import Objective, or_none, store_checked
+from numpyro_disco.training.objectives.focus import Focus, check_focus, focus_on
+from numpyro_disco.training.objectives.losses import contrastive_loss, ranking_loss
+from numpyro_disco.training.rows.batches import (
     STEPS_PER_ROUND,
     RowsAndDraws,
     Source,
     TrainingRows,
     rows_and_draws,
 )
-from numpyro_disco.training.levels import at_other_levels, level_loss, random_level_sets
-from numpyro_disco.training.losses import contrastive_loss, ranking_loss
-from numpyro_disco.training.objectives.base import Objective, or_none, store_checked
-from numpyro_disco.training.objectives.focus import Focus, check_focus, focus_on
+from numpyro_disco.training.rows.levels import at_other_levels, level_loss, random_level_sets
 
 DEFENSIVE_SHARE = 0.001
 """Default defensive share with a mixture as the reference."""

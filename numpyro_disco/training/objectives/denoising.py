@@ -10,14 +10,14 @@ import jax.numpy as jnp
 from numpyro_disco._checks import check_flag
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.learned import Learned
-from numpyro_disco.training.batches import Source
-from numpyro_disco.training.losses import disco_loss
 from numpyro_disco.training.objectives.base import (
     SmoothingObjective,
     batches_with,
     normal_noise,
     store_checked,
 )
+from numpyro_disco.training.objectives.losses import disco_loss
+from numpyro_disco.training.rows.batches import Source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

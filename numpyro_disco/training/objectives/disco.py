@@ -27,21 +27,21 @@ from numpyro_disco._random import host_generator
 from numpyro_disco._typing import Array, Pytree
 from numpyro_disco.energy.learned import Learned
 from numpyro_disco.references.base import Reference, host_draws
-from numpyro_disco.training.batches import (
+from numpyro_disco.training.objectives.base import (
+    MultilevelObjective,
+    or_none,
+    store_checked,
+)
+from numpyro_disco.training.objectives.losses import contrastive_loss, density_loss, disco_loss
+from numpyro_disco.training.objectives.own_rows import corrected_rows
+from numpyro_disco.training.rows.batches import (
     STEPS_PER_ROUND,
     Source,
     TrainingRows,
     each_step,
     random_rows,
 )
-from numpyro_disco.training.losses import contrastive_loss, density_loss, disco_loss
-from numpyro_disco.training.objectives.base import (
-    MultilevelObjective,
-    or_none,
-    store_checked,
-)
-from numpyro_disco.training.own_rows import corrected_rows
-from numpyro_disco.training.row_posterior import (
+from numpyro_disco.training.rows.row_posterior import (
     near_row_posterior,
     reads_near_rows,
     row_posterior,

@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.learned import Learned
-from numpyro_disco.training.batches import Source
-from numpyro_disco.training.losses import hutchinson_loss, implicit_loss, sliced_loss
 from numpyro_disco.training.objectives.base import (
     Objective,
     batches_with,
@@ -17,6 +15,8 @@ from numpyro_disco.training.objectives.base import (
     plain_batches,
     random_signs,
 )
+from numpyro_disco.training.objectives.losses import hutchinson_loss, implicit_loss, sliced_loss
+from numpyro_disco.training.rows.batches import Source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

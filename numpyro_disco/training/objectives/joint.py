@@ -12,7 +12,6 @@ from numpyro_disco._checks import check_count, check_share
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.learned import Learned
 from numpyro_disco.references.base import Reference
-from numpyro_disco.training.batches import Source, TrainingRows, on_device, rows_and_draws
 from numpyro_disco.training.objectives.base import or_none, store_checked
 from numpyro_disco.training.objectives.contrastive import (
     contrastive_batches,
@@ -22,6 +21,7 @@ from numpyro_disco.training.objectives.contrastive import (
     row_loss,
 )
 from numpyro_disco.training.objectives.disco import NoisyPointsObjective
+from numpyro_disco.training.rows.batches import Source, TrainingRows, on_device, rows_and_draws
 
 DISCO_WEIGHT = 0.01
 """Weight of the DISCO loss relative to the contrastive loss."""

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Self
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.learned import Learned
 from numpyro_disco.tables.variables import Variables
-from numpyro_disco.training.batches import Source
 from numpyro_disco.training.objectives.base import (
     Objective,
     no_noise,
@@ -18,6 +17,7 @@ from numpyro_disco.training.objectives.base import (
     store_checked,
 )
 from numpyro_disco.training.objectives.focus import Focus, check_focus, focus_on
+from numpyro_disco.training.rows.batches import Source
 
 REFERENCE_SHARE = 0.001
 """Share of the reference in the learned density."""

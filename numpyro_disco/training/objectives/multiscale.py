@@ -7,9 +7,9 @@ from typing import Any
 
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.learned import Learned
-from numpyro_disco.training.batches import Source
-from numpyro_disco.training.losses import diffusion_loss, disco_loss
 from numpyro_disco.training.objectives.base import MultilevelObjective, batches_with
+from numpyro_disco.training.objectives.losses import diffusion_loss, disco_loss
+from numpyro_disco.training.rows.batches import Source
 
 
 class _NoiseAndLevels(MultilevelObjective):

@@ -8,8 +8,8 @@ from helpers.references import OVERLAPPING, reference_of
 from helpers.statistics import Mixture, mean_and_error
 
 import numpyro_disco as disco
-from numpyro_disco.training.batches import STEPS_PER_ROUND, rows_and_draws
 from numpyro_disco.training.objectives.contrastive import contrastive_batches
+from numpyro_disco.training.rows.batches import STEPS_PER_ROUND, rows_and_draws
 
 GAUSSIAN = Mixture([1.0], OVERLAPPING.means[:1], OVERLAPPING.covariances[2:])
 

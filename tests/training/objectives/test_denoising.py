@@ -7,7 +7,7 @@ import pytest
 from helpers.scores import NOISE, ROW, LinearScore
 
 import numpyro_disco as disco
-from numpyro_disco.training.batches import TrainingRows
+from numpyro_disco.training.rows.batches import TrainingRows
 
 
 def test_the_loss_is_the_squared_error_of_the_denoising_direction():

@@ -7,7 +7,7 @@ import pytest
 from helpers.fits import quick_fit
 
 import numpyro_disco as disco
-from numpyro_disco.training.batches import TrainingRows
+from numpyro_disco.training.rows.batches import TrainingRows
 
 
 def test_draw_targets_train_as_well(few):

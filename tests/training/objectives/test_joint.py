@@ -6,9 +6,9 @@ import pytest
 from helpers.scores import LinearScore
 
 import numpyro_disco as disco
-from numpyro_disco.training.losses import disco_loss
 from numpyro_disco.training.objectives.contrastive import row_loss
 from numpyro_disco.training.objectives.joint import DISCO_WEIGHT
+from numpyro_disco.training.objectives.losses import disco_loss
 
 
 class Model(LinearScore):

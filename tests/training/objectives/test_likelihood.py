@@ -7,7 +7,7 @@ import pytest
 
 import numpyro_disco as disco
 from numpyro_disco.training import learning
-from numpyro_disco.training.report_training import normalized_line
+from numpyro_disco.training.report.training import normalized_line
 
 THIN = 0.01
 
