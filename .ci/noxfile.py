@@ -1,5 +1,6 @@
 """The checks of the library as sessions of nox; .ci/run runs them in this order."""
 
+import ast
 import os
 import pathlib
 import sys
@@ -24,6 +25,10 @@ if NEWEST is None and not os.environ.get("NUMPYRO_DISCO_ONE_PYTHON"):
         "Expected a second Python, 3.12 or later, on PATH or in ~/.pyenv/versions; found none. "
         "Install one, or set NUMPYRO_DISCO_ONE_PYTHON=1 to test with the default Python alone."
     )
+
+KNOWN = {*sys.stdlib_module_names, "jax", "numpy", "numpyro_disco"}
+WRAPPERS = [f"numpyro_disco.{name}" for name in ("_arviz", "_numpyro", "_tracing")]
+"""Modules that hold what the package uses of other libraries' own."""
 
 
 @nox.session
@@ -69,9 +74,26 @@ def tests(session):
     session.run(*PYTEST, "--durations=25")
 
 
+def needs_jax_alone(test):
+    """Whether the module that a file tests imports no library beside JAX and NumPy."""
+    name = test.name.removeprefix("test_")
+    module = (ROOT / "numpyro_disco" / test.relative_to(ROOT / "tests")).with_name(name)
+    if not module.exists():
+        return False
+    imported = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(node.module)
+    if any(name.startswith(tuple(WRAPPERS)) for name in imported):
+        return False
+    return {name.partition(".")[0] for name in imported} <= KNOWN
+
+
 @nox.session(python=NEWEST.system_executable if NEWEST else False)
 def newest(session):
-    """Run the fast half of the tests of each module with the newest other Python."""
+    """Run fast tests of each module with the newest other Python, and so with newest libraries."""
     if NEWEST is None:
         session.skip("NOT RUN: no second Python, which NUMPYRO_DISCO_ONE_PYTHON allows")
     session.chdir(ROOT)
@@ -79,8 +101,12 @@ def newest(session):
     # Newer releases of other libraries break modules; what the modules do together is ours, and
     # tested with the default Python. Tables and handlers meet these libraries there, too.
     together = ("handlers", "nuts", "pickling", "tables")
-    folders = [path for path in ROOT.glob("tests/*/") if path.name != "integration"]
+    modules = [
+        path for path in ROOT.glob("tests/*/**/test_*.py") if "integration" not in path.parts
+    ]
     files = [ROOT / f"tests/integration/test_{name}.py" for name in together]
-    paths = [*folders, *files, *ROOT.glob("tests/test_*.py")]
+    paths = [*modules, *files, *ROOT.glob("tests/test_*.py")]
+    # A module of JAX alone runs beneath the others as well, so one test of it suffices.
+    first = [f"--first={path}" for path in sorted(filter(needs_jax_alone, modules))]
     fast = ("-m", "not slow and not training and not statistics")
-    session.run(*PYTEST, *fast, "--durations=25", *sorted(paths))
+    session.run(*PYTEST, *fast, *first, "--durations=25", *sorted(paths))

@@ -17,8 +17,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PYTHON_M = (sys.executable, "-m")
 # Modules that scripts share have no main guard.
 SCRIPTS = [path for path in ROOT.glob("examples/**/*.py") if "__main__" in path.read_text()]
-# Each worker has one core, and threads that wait for one another's turn would waste it.
-ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,14 +26,20 @@ def one_core():
 
 
 @pytest.fixture(scope="module")
-def quick():
+def alone():
+    """Variables for a process with one core, whose threads would wait for one another's turn."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "XLA_FLAGS": quick_options()}
+
+
+@pytest.fixture(scope="module")
+def quick(alone):
     """Variables for scripts and doctests, which compile for longer than they run."""
-    return {**ALONE, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": quick_options()}
+    return {**alone, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
-def test_documentation(tmp_path):
+def test_documentation(tmp_path, alone):
     command = (*PYTHON_M, "sphinx", "-qW", "--keep-going", "docs", tmp_path)
-    subprocess.run(command, cwd=ROOT, env=ALONE, check=True)
+    subprocess.run(command, cwd=ROOT, env=alone, check=True)
 
 
 def test_doctests(quick):

@@ -67,8 +67,12 @@ def run_nuts(rng_key, model, *args, small):
 
 def learn(rng_key, mcmc, small):
     """Learn, save and load the prior; its variables, shapes and supports come from the sampler."""
-    few = {"num_steps": 100, "network": disco.MLP(width=32, num_blocks=1)} if small else {}
-    fit = disco.fit(rng_key, mcmc, progress_bar=False, **few)
+    few = {
+        "num_steps": 100,
+        "network": disco.MLP(width=32, num_blocks=1),
+        "reference": disco.MixtureFit(max_components=2),
+    }
+    fit = disco.fit(rng_key, mcmc, progress_bar=False, **few if small else {})
     if not small:
         print(fit.report())
     OUTPUT.mkdir(exist_ok=True)

@@ -46,6 +46,7 @@ def learn(rng_key, rows, small):
         rng_key,
         rows,
         network=disco.MLP(width=64),
+        reference=disco.MixtureFit(max_components=8 if small else None),
         num_steps=100 if small else 800,
         batch_size=512,
     )

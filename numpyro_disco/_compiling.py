@@ -61,6 +61,9 @@ def compiler_options(*, fuse_by_llvm: bool = True) -> dict[str, Any]:
     if jax.default_backend() != "cpu":
         return {}
     options = _OPTIONS | (_FUSE_BY_LLVM if fuse_by_llvm else {})
+    if jax.config.read("jax_disable_most_optimizations"):
+        # JAX's level is 0 then, which the options of a program would replace.
+        options.pop("xla_backend_optimization_level", None)
     return {name: value for name, value in options.items() if _is_known({name: value})}
 
 

@@ -17,6 +17,16 @@ MOST_MAPS = 10_000
 LONG = ("training", "statistics", "slow")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--first",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="run only the first of the chosen tests in FILE",
+    )
+
+
 def pytest_configure(config):
     """Set the options that the installed JAX knows, and keep compiled programs for the next run.
 
@@ -54,11 +64,17 @@ def pytest_collection_finish():
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items):
-    """Run the files with the most long tests first.
+def pytest_collection_modifyitems(config, items):
+    """Leave out what `--first` does not choose, and run the files with the most long tests first.
 
     Workers take whole files, and none should begin a long file when the others are done.
     """
+    limited = {pathlib.Path(name).resolve() for name in config.getoption("first")}
+    firsts = {item.path: item for item in reversed(items)}
+    further = [i for i in items if i.path in limited and i is not firsts[i.path]]
+    if further:
+        config.hook.pytest_deselected(items=further)
+        items[:] = [item for item in items if item not in set(further)]
     num_long = collections.Counter(
         item.path for item in items if any(map(item.get_closest_marker, LONG))
     )

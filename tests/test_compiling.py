@@ -15,10 +15,17 @@ def test_this_xla_accepts_the_options():
 
 
 def test_unknown_options_are_left_out(monkeypatch):
-    monkeypatch.setattr(
-        _compiling, "_OPTIONS", {"xla_backend_optimization_level": 1, "xla_of_another_year": 1}
-    )
-    assert compiler_options.__wrapped__(fuse_by_llvm=False) == {"xla_backend_optimization_level": 1}
+    known = {"xla_cpu_multi_thread_eigen": True}
+    monkeypatch.setattr(_compiling, "_OPTIONS", known | {"xla_of_another_year": 1})
+    assert compiler_options.__wrapped__(fuse_by_llvm=False) == known
+
+
+def test_a_user_may_turn_optimisations_off(monkeypatch):
+    level = {"xla_backend_optimization_level": 1}
+    monkeypatch.setattr(_compiling, "_OPTIONS", level)
+    for disabled, expected in ((True, {}), (False, level)):
+        jax.config.update("jax_disable_most_optimizations", disabled)
+        assert compiler_options.__wrapped__(fuse_by_llvm=False) == expected
 
 
 def test_other_backends_get_no_options(monkeypatch):

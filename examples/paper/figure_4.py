@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 import methods
 import numpy as np
 from exact import draw_mixture, draw_tempered, paper_mixture, wasserstein
+from matplotlib.ticker import FixedLocator
 from processes import variance_exploding
 
 import numpyro_disco as disco
@@ -262,6 +263,9 @@ def picture(path, results):
         axis.boxplot(shown, tick_labels=list(by_method), orientation="horizontal", whis=(0, 100))
         axis.invert_yaxis()
         axis.set(title=f"D = {dimension}", xlabel="W1", xscale="log")
+        axis.xaxis.set_major_locator(FixedLocator([0.003, 0.01, 0.03, 0.1, 0.3, 1, 3]))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
     for axis in np.atleast_1d(axes)[1:]:
         axis.set_yticklabels([])
     figure.savefig(path, dpi=90)
@@ -273,6 +277,7 @@ def main():
     parser.add_argument("--quick", action="store_const", const="quick", dest="size")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--exact", action="store_true", help="exact scores, nothing is learned")
+    parser.add_argument("--leave-out", nargs="+", default=[], help="names of methods")
     kind.add_argument("--causes", action="store_true", help="parts of DISCO swapped one at a time")
     parser.add_argument("--dimensions", type=int, nargs="+", help="only these dimensions")
     parser.add_argument("--seeds", type=int, help="number of mixtures of each dimension")
@@ -281,6 +286,7 @@ def main():
     path = methods.prepare(quick) / f"figure_4_{args.size}{'_exact' * args.exact}"
     left_out = QUICK_LEAVES_OUT if quick else () if args.exact else CAUSES
     left_out = (*methods.RIVALS, PUBLISHED, DEFAULT) if args.causes else left_out
+    left_out = (*left_out, *args.leave_out)
     results, written = {}, path.with_name(path.name + "_causes" * args.causes)
     for dimension in args.dimensions or size.dimensions:
         seeds = range(args.seeds or size.num_seeds[dimension])

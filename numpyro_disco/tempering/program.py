@@ -175,8 +175,8 @@ class Program(NamedTuple):
         counted = jnp.tile(real & (low < high), 2)
         # Numbers and masses in one product, because each sum is slow to compile.
         everywhere = jnp.ones_like(weights)
-        same = [position == low, position == high, everywhere[:, None] > 0]
-        same = jnp.concatenate(same, axis=1).astype(weights.dtype)
+        parts = [position == low, position == high, everywhere[:, None] > 0]
+        same = jnp.concatenate(parts, axis=1).astype(weights.dtype)
         numbers, masses = jnp.stack([everywhere, weights]) @ same
         tied = jnp.where(counted & (numbers[:-1] > 1), masses[:-1], 0.0)
         return tied.max() / jnp.maximum(masses[-1], 1e-30)

@@ -29,7 +29,10 @@ from numpyro_disco.training.loop import Run, make_plan, train
 from numpyro_disco.training.network import untrained_model
 from numpyro_disco.training.references import References, make_references, noisy_samples
 from numpyro_disco.training.report.evidence import FitEvidence
-from numpyro_disco.training.report.training import warn_of_distant_reference
+from numpyro_disco.training.report.training import (
+    warn_if_untrained,
+    warn_of_distant_reference,
+)
 from numpyro_disco.training.result import FitResult, Resumable, history_arrays
 from numpyro_disco.training.rows.batches import TrainingRows, training_rows
 from numpyro_disco.training.rows.column_order import column_order
@@ -139,6 +142,7 @@ def learn(task: Task, name: str, resume: FitResult | None) -> FitResult:
         _warn_if_nothing_was_trained(resume, run)
     result = _result(setup, task.prepared, run, interrupted)
     warn_of_distant_reference(result.evidence)
+    warn_if_untrained(result.evidence)
     return result
 
 

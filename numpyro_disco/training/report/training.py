@@ -162,3 +162,19 @@ def warn_of_distant_reference(evidence: FitEvidence) -> None:
             "`objective=disco.Likelihood()`, which learns thin structure without draws.",
             stacklevel=4,
         )
+
+
+def warn_if_untrained(evidence: FitEvidence) -> None:
+    """Warn if an objective that learns scores has kept the untrained network.
+
+    What it returns is then the density of its reference alone. A contrastive objective starts from
+    a mixture, which may well be all that the rows support, so it is left to the report.
+    """
+    if evidence.objective.strict or evidence.interrupted or evidence.best_step:
+        return
+    warnings.warn(
+        "No step of training lowered the held-out loss, so the untrained network is kept, and what "
+        "was learned is the reference alone. Use more rows, a larger `noise_scale`, or the default "
+        "objective, `fit` without `noise_scale` and `objective`.",
+        stacklevel=4,
+    )
