@@ -234,7 +234,7 @@ def columns_line(evidence: FitEvidence, sample: Compared) -> ReportLine:
         ).max()
         for _ in range(NUM_REPLICATES)
     ]
-    usual, rare = (float(np.mean(by_chance) + k * np.std(by_chance)) for k in (3, 5))
+    usual, rare = (float(np.mean(by_chance) + k * np.std(by_chance)) for k in (3, 4))
     worst, largest = evidence.names[real[distances.argmax()]], float(distances.max())
     return make_line(
         "columns",
