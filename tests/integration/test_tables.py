@@ -298,6 +298,7 @@ def test_smoothed_densities_take_whole_numbers_as_they_are():
     data = {"n": rng.poisson(1.0, 60), "x": rng.normal(size=60)}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "No step of training lowered the held-out loss")
         settings = {"num_steps": 1, "network": TINY["network"], "progress_bar": False}
         prior = disco.fit(KEY, data, noise_scale=0.1, **settings).distribution
     assert prior.coordinate_supports.real and prior.columns[0] == disco.Whole()
