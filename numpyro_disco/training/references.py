@@ -76,7 +76,7 @@ def noisy_samples(
 ) -> tuple[TrainingRows, TrainingRows]:
     """Noisy copies of arrays to fit a mixture to, and to judge it by.
 
-    Some elements hardly vary, so a mixture fitted to the arrays themselves would be nearly
+    Some elements are nearly constant, so a mixture fitted to the arrays themselves would be nearly
     singular.
     """
     keys = jax.random.split(rng_key)

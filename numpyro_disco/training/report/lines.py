@@ -236,17 +236,20 @@ def memorisation_line(evidence: FitEvidence, densities: LogDensities) -> ReportL
     )
 
 
+def num_fitted_components(evidence: FitEvidence) -> int:
+    """Number of components of the fitted mixture, without the wide one that is added to them."""
+    return len(evidence.energy.reference.components().log_weights) - 1
+
+
 def _lead_of_mixture(evidence: FitEvidence) -> float:
     """Parameters of the fitted mixture for each training row, at most MAX_LEAD for each column."""
     if not evidence.components:
         return 0.0
-    # One component is wide, and not fitted.
-    num_components = len(evidence.energy.reference.components().log_weights) - 1
     num_levels = np.asarray(evidence.coordinate_supports.num_levels)
     num_real, num_masses = (num_levels == 0).sum(), np.maximum(num_levels - 1, 0).sum()
     each = 1 + num_real * (num_real + 3) // 2 + num_masses
     num_rows = effective_number(evidence.row_weights, len(evidence.rows))
-    return float(min(num_components * each / num_rows, MAX_LEAD * len(num_levels)))
+    return float(min(num_fitted_components(evidence) * each / num_rows, MAX_LEAD * len(num_levels)))
 
 
 def constant_line(densities: LogDensities) -> ReportLine:

@@ -14,7 +14,12 @@ from numpyro_disco.energy.learned import LearnedEnergy
 from numpyro_disco.references.fitting import MixtureFit
 from numpyro_disco.training.objectives import Contrastive
 from numpyro_disco.training.report.evidence import FitEvidence
-from numpyro_disco.training.report.lines import MIN_HELD_OUT, ReportLine, make_line
+from numpyro_disco.training.report.lines import (
+    MIN_HELD_OUT,
+    ReportLine,
+    make_line,
+    num_fitted_components,
+)
 from numpyro_disco.training.settings import Refit
 
 SMALL_SHARE = 0.1
@@ -88,8 +93,7 @@ def components_line(evidence: FitEvidence) -> ReportLine:
     tried, fitted = evidence.components, evidence.settings.reference
     assert isinstance(fitted, MixtureFit) and fitted.max_components is not None
     limit = fitted.max_components
-    # One component is wide, and not counted.
-    num_components = len(evidence.energy.reference.components().log_weights) - 1
+    num_components = num_fitted_components(evidence)
     chosen = max(count for count in tried if count <= max(1, num_components))
     gain = tried[chosen] - tried[chosen // 2] if chosen > 1 else 0.0
     at_limit = chosen == max(tried) and 2 * chosen > limit
