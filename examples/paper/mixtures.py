@@ -7,6 +7,7 @@ in one program. Parameters are pytrees with a leading axis S for mixtures.
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from threading import Lock
 from typing import Any, NamedTuple
 
 import diffusion
@@ -124,12 +125,12 @@ def learned(task, size, path, seconds):
             diffusion.store(kept, diffusion.train(key, network, loss, task.rows, **more))
         return nnx.state(diffusion.restore(kept, network))
 
-    @cache
+    @once
     def pairs():
         pair, batches = published.both_kinds(energy), published.noisy_batches(process)
         return trained("disco", pair, keys[2], published.disco_loss(sigma), batches=batches)
 
-    @cache
+    @once
     def scores():
         return trained("diffusion", score, keys[3], diffusion.denoising_loss(process))
 
@@ -142,6 +143,17 @@ def learned(task, size, path, seconds):
         lambda: published.kind_of(pairs(), "mean"),
         scores,
     )
+
+
+def once(function):
+    """A function without arguments that runs once; other threads wait for its result."""
+    lock, kept = Lock(), cache(function)
+
+    def call():
+        with lock:
+            return kept()
+
+    return call
 
 
 def exact_models(task, size):
@@ -201,7 +213,7 @@ def samplers(models, task, size, moves):
 def runs_by_name(models, task, size, wanted, moves=(2, 2)):
     """Samplers by name. Each returns draws (S, num_tests, n), evaluations and seconds, (S,).
 
-    Their programs compile in threads, while networks train.
+    Their programs compile in threads while networks train, DISCO beside the diffusion.
 
     Args:
         models: what to sample.
@@ -218,6 +230,8 @@ def runs_by_name(models, task, size, wanted, moves=(2, 2)):
                 compiled[sampler.make] = compiling.submit(program, *given)
             key = jax.random.fold_in(jax.random.key(1), index)
             runs[label] = partial(at_points, compiled[sampler.make], sampler.parameters, key)
+    if set(methods.RIVALS) & set(wanted):
+        ThreadPoolExecutor(1).submit(models.diffusion)
     return runs
 
 
