@@ -24,6 +24,8 @@ NUM_WAVES = 4
 """Frequencies at which the network sees the log of the noise level."""
 DECAY = 0.999
 """Decay of the average of the weights."""
+OPTIMIZER = optax.scale_by_adam()
+"""Adam without a learning rate, which each round of steps is given."""
 ROUND = 100
 """Steps in one program."""
 
@@ -161,57 +163,59 @@ def train(
         checkpoint: path of an .npz file that keeps the state; if it exists, training continues
             from it. None keeps nothing.
     """
-    graph, weights = nnx.split(network)
-    optimizer = optax.scale_by_adam()
-    rows = jnp.asarray(rows, jnp.float32)
-
-    def step(rate, state, at):
-        (weights, average, memory), (count, loss_key, batch) = state, at
-
-        def total(weights):
-            return loss(nnx.merge(graph, weights), nnx.merge(graph, average), loss_key, batch)
-
-        value, gradient = jax.value_and_grad(total)(weights)
-        change, memory = optimizer.update(gradient, memory)
-        weights = jax.tree.map(lambda w, c: w - rate * c, weights, change)
-        # The average forgets the start sooner, so that short runs have one as well.
-        decay = jnp.minimum(DECAY, (1 + count) / (10 + count))
-        average = jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, average, weights)
-        return (weights, average, memory), value
-
-    def steps(state, rng_key, rows, counts, rate):
-        batch_key, loss_key = jax.random.split(rng_key)
-        made = batches(batch_key, rows, (len(counts), batch_size))
-        keys = jax.random.split(loss_key, len(counts))
-        return jax.lax.scan(partial(step, rate), state, (counts, keys, made))
-
-    state = (weights, weights, optimizer.init(weights))
+    weights, rows = nnx.state(network), jnp.asarray(rows, jnp.float32)
+    state = (weights, weights, OPTIMIZER.init(weights))
+    steps = partial(take_steps, nnx.graphdef(network), loss, batches, batch_size)
     if rows.ndim == 3:
         state = jax.tree.map(lambda leaf: np.stack([leaf] * len(rows)), state)
         steps = jax.vmap(steps, in_axes=(0, 0, 0, None, None))
-    many, first, spent, warm = jax.jit(steps), 0, 0.0, False
+    many, first, spent, warm, saved = jax.jit(steps), 0, 0.0, False, time.perf_counter()
     if checkpoint is not None and checkpoint.exists():
         first, spent, *leaves = read_leaves(checkpoint)
         first, spent = int(first), float(spent)
         state = jax.tree.unflatten(jax.tree.structure(state), leaves)
-    saved = time.perf_counter()
     while (progress := max(first / num_steps, spent / seconds)) < 1:
         start, last = time.perf_counter(), min(first + ROUND, num_steps)
         rate = learning_rate * (1 + np.cos(np.pi * progress)) / 2
         key = jax.random.fold_in(rng_key, first)
         key = key if rows.ndim == 2 else jax.random.split(key, len(rows))
         state, values = many(state, key, rows, np.arange(first, last), rate)
-        loss, first = float(values.mean()), last
+        mean, first = float(values.mean()), last
         # The first round of a run compiles.
         spent += (time.perf_counter() - start) * warm
         warm = True
         if last % 1000 == 0:
-            print(f"  step {last} of {num_steps}, loss {loss:.4f}, {spent:.0f} s", flush=True)
+            print(f"  step {last} of {num_steps}, loss {mean:.4f}, {spent:.0f} s", flush=True)
         if checkpoint is not None and (start - saved > 60 or last == num_steps):
             np.savez(checkpoint, last, spent, *jax.tree.leaves(state))
             saved = start
     print(f"  {first} steps in {spent:.0f} s", flush=True)
-    return nnx.merge(graph, state[1])
+    return nnx.merge(nnx.graphdef(network), state[1])
+
+
+def take_steps(graph, loss, batches, batch_size, state, rng_key, rows, counts, rate):
+    """Steps of Adam at one learning rate: the new state, and the losses.
+
+    The state is that of the weights, of their average, and of the optimiser.
+    """
+
+    def step(state, at):
+        (weights, average, memory), (count, loss_key, batch) = state, at
+
+        def total(weights):
+            return loss(nnx.merge(graph, weights), nnx.merge(graph, average), loss_key, batch)
+
+        value, gradient = jax.value_and_grad(total)(weights)
+        change, memory = OPTIMIZER.update(gradient, memory)
+        weights = jax.tree.map(lambda w, c: w - rate * c, weights, change)
+        # The average forgets the start sooner, so that short runs have one as well.
+        decay = jnp.minimum(DECAY, (1 + count) / (10 + count))
+        average = jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, average, weights)
+        return (weights, average, memory), value
+
+    batch_key, loss_key = jax.random.split(rng_key)
+    made = batches(batch_key, rows, (len(counts), batch_size))
+    return jax.lax.scan(step, state, (counts, jax.random.split(loss_key, len(counts)), made))
 
 
 def store(path, network):
