@@ -19,6 +19,7 @@ For exact conditionals of an energy, with their evidence, use `sample_conditiona
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -154,9 +155,9 @@ class _Problem(NamedTuple):
     scale: Array
     """Shape (D,)."""
     values: Array
-    """Observed values, shape (D,) each; zero where free."""
+    """Observed values of each chain, zero where free, shape (D,) or (n, D)."""
     free: Array
-    """1 where free and 0 where observed, shape (D,)."""
+    """1 where free and 0 where observed, shape (D,) or (n, D)."""
 
     def point(self, z: Array) -> Array:
         """Points in the user's units with observed values in place."""
@@ -180,18 +181,19 @@ def sample_langevin(
     """Draw by following a score, all draws at once, given some coordinates if there are any.
 
     What is observed is held at its value, and the score of the others is followed, which is that of
-    the conditional. How exact the draws are depends on the sampler: see `Langevin`,
-    `AnnealedLangevin` and `Heun`. Only `Langevin(metropolis=True)` is asymptotically exact.
+    the conditional. Only `Langevin(metropolis=True)` is asymptotically exact.
 
     Args:
         rng_key: random key.
         target: an `EnergyDistribution` without supports, or the `score_function` of a fit.
         num_samples: number of independent chains, each of which gives its last point.
-        observed: one array of the shape of a point, NaN for what is free; None if nothing is.
+        observed: one array of the shape of a point, or a stack of them, NaN for what is free; None
+            if nothing is observed.
         sampler: `Langevin()` by default.
 
     Returns:
-        Array (num_samples,) + the shape of a point.
+        Array (num_samples,) + the shape of a point; given a stack of arrays, (num_samples, arrays)
+        + the shape of a point.
 
     Raises:
         ValueError: a sampler that needs a density for a target without, a target with supports, or
@@ -211,8 +213,12 @@ def sample_langevin(
     if isinstance(sampler, Heun):
         _check_denoiser(target, sampler)
     problem = _problem(target, observed, shape)
-    z = _RUN[type(sampler)](rng_key, problem, sampler, num_samples)
-    return problem.point(z).reshape(num_samples, *shape)
+    arrays = problem.values.shape[:-1]
+    if arrays:
+        values, free = (jnp.tile(x, (num_samples, 1)) for x in (problem.values, problem.free))
+        problem = problem._replace(values=values, free=free)
+    z = _RUN[type(sampler)](rng_key, problem, sampler, num_samples * math.prod(arrays))
+    return problem.point(z).reshape(num_samples, *arrays, *shape)
 
 
 def _check_target(target: Any, sampler: Any) -> tuple[int, ...]:
@@ -263,15 +269,18 @@ def _problem(target: Any, observed: Any, shape: tuple[int, ...]) -> _Problem:
     """The target over vectors, and what is observed of it."""
     if isinstance(target, ScoreFunction):
         given = np.full(shape, np.nan) if observed is None else _read_array(observed)
-        if given.shape != shape:
-            raise ValueError(f"Expected shape {shape} for `observed`; got {given.shape}.")
-        values, seen = np.nan_to_num(given.ravel()), ~np.isnan(given.ravel())
-        vector = target
+        arrays = given.shape[: max(0, given.ndim - len(shape))]
+        if given.shape != (*arrays, *shape) or len(arrays) > 1 or 0 in arrays:
+            raise ValueError(
+                f"Expected shape {shape} for `observed`, or a stack of such arrays; got "
+                f"{given.shape}."
+            )
+        flat = given.reshape(*arrays, -1)
+        values, seen, vector = np.nan_to_num(flat), ~np.isnan(flat), target
     else:
         pattern = target.pattern(np.full(shape, np.nan) if observed is None else observed)
         pattern, vector = target.with_clamped(pattern), target.as_vector
-        if not pattern.is_single:
-            raise ValueError(f"Expected shape {shape} for `observed`; got several of them.")
+        pattern = pattern if pattern.is_single else pattern.as_rows("observed")
         values, seen = pattern.values, np.asarray(pattern.observed)
     dtype = target.loc.dtype
     return _Problem(

@@ -56,6 +56,16 @@ def test_metropolis_corrected_draws_have_the_moments_of_the_conditional():
     check_conditional_moments(draws)
 
 
+def test_arrays_of_a_stack_may_observe_different_elements():
+    stack = np.stack([GIVEN, np.array([[0.3, np.nan, np.nan]])])
+    sampler = disco.Langevin(num_steps=200, step_size=0.8, metropolis=True)
+    draws = disco.sample_langevin(jax.random.key(0), prior(), 1000, observed=stack, sampler=sampler)
+    assert draws.shape == (1000, 2, *SHAPE)
+    check_conditional_moments(draws[:, 0])
+    np.testing.assert_array_equal(np.asarray(draws)[:, 1, 0, 0], np.float32(0.3))
+    assert np.asarray(draws)[:, 1, 0, 1:].std(0).min() > 0.1
+
+
 def test_uncorrected_draws_with_large_steps_do_not():
     # The broken twin: no Metropolis correction.
     sampler = disco.Langevin(num_steps=200, step_size=1.2)
@@ -136,6 +146,11 @@ def test_a_mask_says_what_is_not_observed():
     sampler = disco.Langevin(num_steps=2)
     draws = disco.sample_langevin(jax.random.key(0), score, 2, observed=observed, sampler=sampler)
     assert (np.asarray(draws)[:, 0, 1] == 0.5).all() and (np.asarray(draws)[:, 0, 0] != 7).all()
+    stack = np.ma.stack([observed, observed, observed])
+    draws = disco.sample_langevin(jax.random.key(0), score, 2, observed=stack, sampler=sampler)
+    assert draws.shape == (2, 3, *SHAPE) and (np.asarray(draws)[..., 1] == 0.5).all()
+    with pytest.raises(ValueError, match="a stack of such arrays"):
+        disco.sample_langevin(jax.random.key(0), score, observed=stack[None])
 
 
 def test_annealing_starts_at_one_or_below():
