@@ -182,16 +182,17 @@ def learn(
         flush=True,
     )
     long = 20 if args.small else 500
-    annealed = disco.AnnealedLangevin(num_steps=long, step_size=0.15)
+    annealed = disco.AnnealedLangevin(num_steps=long, step_size=0.7 * args.noise_scale)
+    langevin = disco.Langevin(num_steps=long, step_size=0.7 * args.noise_scale)
     heun = disco.Heun(num_steps=3 if args.small else 18)
     if isinstance(fit.settings.objective, disco.DiscoScore):
         target = fit.score_function
-        yield follow(f"{name}, annealed", seconds, target, annealed, annealed)
-        yield follow(f"{name}, Heun", seconds, target, heun, heun)
+        yield follow(f"{name}, Langevin", seconds, target, langevin, langevin)
+        yield follow(f"{name}, annealed; Heun", seconds, target, annealed, heun)
         return
     prior = fit.distribution
     disco.save(Path(args.output) / f"{args.data}_{name.replace(' ', '_')}.npz", prior)
-    yield follow(f"{name}, annealed", seconds, prior, annealed, annealed)
+    yield follow(f"{name}, Langevin", seconds, prior, langevin, langevin)
     if "reference" in given:
         yield reference_way(prior)
     slow = isinstance(fit.settings.network, disco.UNet)

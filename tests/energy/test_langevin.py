@@ -7,8 +7,8 @@ import pytest
 from helpers.statistics import assert_within, mean_and_error, moments
 
 import numpyro_disco as disco
-from numpyro_disco.energy.langevin import ScoreFunction
 from numpyro_disco.energy.learned import Learned, LearnedEnergy
+from numpyro_disco.energy.score_function import ScoreFunction
 from numpyro_disco.tables.variables import Variable, Variables
 
 SHAPE = (1, 3)
@@ -140,7 +140,8 @@ def test_a_mask_says_what_is_not_observed():
         data_fields=["weights", "reference", "loc", "whitener", "log_det", "smoothed"],
         meta_fields=["graph"],
     )
-    model = Standard({}, None, jnp.zeros(3), jnp.eye(3), jnp.zeros(()), None)
+    reference = disco.GaussianReference(np.zeros(3), np.eye(3))
+    model = Standard({}, reference, jnp.zeros(3), jnp.eye(3), jnp.zeros(()), None)
     score = ScoreFunction(model, jnp.zeros(3), jnp.ones(3), SHAPE, None)
     observed = np.ma.masked_array([[7.0, 0.5, 7.0]], [[True, False, True]])
     sampler = disco.Langevin(num_steps=2)
