@@ -206,19 +206,21 @@ def nearest_way(images: np.ndarray, num_neighbours: int = 5) -> Way:
 def reference_way(prior: disco.EnergyDistribution) -> Way:
     """The reference of a prior alone, a mixture or a Gaussian of smoothed images."""
     reference, shape = prior.joint_reference, prior.event_shape
-    alone = disco.EnergyDistribution(lambda x: -reference.log_prob(x), reference=reference)
     variance = (float(prior.noise_scale) * float(prior.scale[0])) ** 2
 
-    def denoised(x: jax.Array) -> np.ndarray:
-        return np.asarray(x + variance * alone.score(x)).reshape(*x.shape[:-1], *shape)
+    @partial(jax.jit, static_argnums=2)
+    def drawn(rng_key: jax.Array, values: jax.Array, num: int) -> jax.Array:
+        given = reference.condition(jnp.nan_to_num(values), ~jnp.isnan(values))
+        x = given.sample(rng_key, (num,))
+        slope = jax.grad(lambda x: reference.log_prob(x).sum())(x)
+        return (x + variance * slope).reshape(*x.shape[:-1], *shape)
 
     def draw(rng_key: jax.Array, num: int) -> np.ndarray:
-        return denoised(reference.sample(rng_key, (num,)))
+        return np.asarray(drawn(rng_key, jnp.full((int(np.prod(shape)),), jnp.nan), num))
 
     def complete(rng_key: jax.Array, given: np.ndarray, num: int) -> np.ndarray:
-        flat = given.reshape(len(given), -1)
-        draws = disco.sample_conditional(rng_key, alone, flat, num)
-        return np.where(np.isnan(given), denoised(draws), given)
+        found = drawn(rng_key, jnp.asarray(given.reshape(len(given), -1), jnp.float32), num)
+        return np.where(np.isnan(given), np.asarray(found), given)
 
     count = len(reference.components().log_weights)
     return Way(f"mixture of {count} components", 0.0, draw, complete)
