@@ -30,7 +30,7 @@ import jax
 import matplotlib
 import numpy as np
 from image_digits import Data, Judge, read
-from image_rivals import Way, diffusion_way, nearest_way, reference_way
+from image_rivals import Way, diffusion_way, mixture_way, nearest_way, reference_way
 from images_speed import memory
 
 import numpyro_disco as disco
@@ -351,6 +351,7 @@ def main(args: argparse.Namespace) -> None:
     for name in args.ways.split(",") if args.ways else [*ways, "rivals"]:
         if name == "rivals":
             table.add(nearest_way(data.train))
+            table.add(mixture_way(data.train, 4 if args.small else 64))
             key, network = jax.random.key(args.seed), ways["U-Net"]["network"]
             table.add(diffusion_way(key, data.train, network, args.seconds, batch=args.batch))
             continue
