@@ -10,6 +10,7 @@ and the energy head has E(x) = x^2 / (2 r^2) + network(x / r), whose score is -g
 """
 
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,10 @@ NUM_WAVES = 4
 """Frequencies at which the network sees the log of the noise level."""
 DECAY = 0.999
 """Decay of the average of the weights."""
+OPTIMIZER = optax.scale_by_adam()
+"""Adam without a learning rate, which each round of steps is given."""
+ROUND = 100
+"""Steps in one program."""
 
 
 def network_of(rng_key, dimension, energy, **sizes):
@@ -122,58 +127,95 @@ def consistency_loss(process, flow):
     return loss
 
 
+def random_rows(rng_key, rows, shape):
+    """Rows drawn at random with replacement, shape (*shape, D)."""
+    return rows[jax.random.randint(rng_key, shape, 0, len(rows))]
+
+
 def train(
-    rng_key, network, loss, rows, *, num_steps, batch_size=512, learning_rate=1e-3, checkpoint=None
+    rng_key,
+    network,
+    loss,
+    rows,
+    *,
+    num_steps,
+    batch_size=512,
+    learning_rate=1e-3,
+    batches=random_rows,
+    seconds=np.inf,
+    checkpoint=None,
 ):
     """Train by Adam and return the network with averaged weights.
 
     Args:
         rng_key: random key.
         network: the network.
-        loss: maps (network, network with averaged weights, key, rows of a batch) to a number.
-        rows: standardised rows, shape (N, D).
-        num_steps: optimiser steps; the learning rate falls to zero along a cosine.
+        loss: maps (network, network with averaged weights, key, batch) to a number.
+        rows: standardised rows, shape (N, D); or those of several tables, shape (S, N, D), for each
+            of which a copy of the network is trained, all side by side. Weights then have a leading
+            axis S.
+        num_steps: most optimiser steps. The learning rate falls to zero along a cosine.
         batch_size: rows in a step.
         learning_rate: the first learning rate.
+        batches: maps (key, rows, (steps, batch_size)) to the batches of so many steps.
+        seconds: most seconds, without compilation. If they run out before the steps, the learning
+            rate has fallen with them.
         checkpoint: path of an .npz file that keeps the state; if it exists, training continues
             from it. None keeps nothing.
     """
-    graph, weights = nnx.split(network)
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
-    rows = jnp.asarray(rows, jnp.float32)
+    weights, rows = nnx.state(network), jnp.asarray(rows, jnp.float32)
+    state = (weights, weights, OPTIMIZER.init(weights))
+    steps = partial(take_steps, nnx.graphdef(network), loss, batches, batch_size)
+    if rows.ndim == 3:
+        state = jax.tree.map(lambda leaf: np.stack([leaf] * len(rows)), state)
+        steps = jax.vmap(steps, in_axes=(0, 0, 0, None, None))
+    many, first, spent, warm, saved = jax.jit(steps), 0, 0.0, False, time.perf_counter()
+    if checkpoint is not None and checkpoint.exists():
+        first, spent, *leaves = read_leaves(checkpoint)
+        first, spent = int(first), float(spent)
+        state = jax.tree.unflatten(jax.tree.structure(state), leaves)
+    while (progress := max(first / num_steps, spent / seconds)) < 1:
+        start, last = time.perf_counter(), min(first + ROUND, num_steps)
+        rate = learning_rate * (1 + np.cos(np.pi * progress)) / 2
+        key = jax.random.fold_in(rng_key, first)
+        key = key if rows.ndim == 2 else jax.random.split(key, len(rows))
+        state, values = many(state, key, rows, np.arange(first, last), rate)
+        mean, first = float(values.mean()), last
+        # The first round of a run compiles.
+        spent += (time.perf_counter() - start) * warm
+        warm = True
+        if last % 1000 == 0:
+            print(f"  step {last} of {num_steps}, loss {mean:.4f}, {spent:.0f} s", flush=True)
+        if checkpoint is not None and (start - saved > 60 or last == num_steps):
+            np.savez(checkpoint, last, spent, *jax.tree.leaves(state))
+            saved = start
+    print(f"  {first} steps in {spent:.0f} s", flush=True)
+    return nnx.merge(nnx.graphdef(network), state[1])
+
+
+def take_steps(graph, loss, batches, batch_size, state, rng_key, rows, counts, rate):
+    """Steps of Adam at one learning rate: the new state, and the losses.
+
+    The state is that of the weights, of their average, and of the optimiser.
+    """
 
     def step(state, at):
-        weights, average, memory = state
-        rng_key, count = at
-        row_key, loss_key = jax.random.split(rng_key)
-        batch = rows[jax.random.randint(row_key, (batch_size,), 0, len(rows))]
+        (weights, average, memory), (count, loss_key, batch) = state, at
 
         def total(weights):
             return loss(nnx.merge(graph, weights), nnx.merge(graph, average), loss_key, batch)
 
         value, gradient = jax.value_and_grad(total)(weights)
-        change, memory = optimizer.update(gradient, memory)
-        weights = optax.apply_updates(weights, change)
+        change, memory = OPTIMIZER.update(gradient, memory)
+        weights = jax.tree.map(lambda w, c: w - rate * c, weights, change)
         # The average forgets the start sooner, so that short runs have one as well.
         decay = jnp.minimum(DECAY, (1 + count) / (10 + count))
         average = jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, average, weights)
         return (weights, average, memory), value
 
-    many = jax.jit(lambda state, at: jax.lax.scan(step, state, at))
-    state, begin = (weights, weights, optimizer.init(weights)), 0
-    if checkpoint is not None and checkpoint.exists():
-        begin, *leaves = read_leaves(checkpoint)
-        state = jax.tree.unflatten(jax.tree.structure(state), leaves)
-    start, keys = time.perf_counter(), jax.random.split(rng_key, num_steps)
-    for first in range(int(begin), num_steps, 100):
-        last = min(first + 100, num_steps)
-        state, values = many(state, (keys[first:last], jnp.arange(first, last)))
-        if checkpoint is not None and last % 1000 == 0:
-            np.savez(checkpoint, last, *jax.tree.leaves(state))
-        seconds = time.perf_counter() - start
-        print(f"\r  step {last} of {num_steps}, loss {values.mean():.4f}, {seconds:.0f} s", end="")
-    print(flush=True)
-    return nnx.merge(graph, state[1])
+    batch_key, loss_key = jax.random.split(rng_key)
+    made = batches(batch_key, rows, (len(counts), batch_size))
+    return jax.lax.scan(step, state, (counts, jax.random.split(loss_key, len(counts)), made))
 
 
 def store(path, network):
@@ -191,4 +233,4 @@ def restore(path, network):
 def read_leaves(path):
     """The arrays of a file, in their order."""
     with np.load(path) as found:
-        return [jnp.asarray(found[name]) for name in found.files]
+        return [found[name] for name in found.files]

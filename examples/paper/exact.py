@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+PRECISE = jax.lax.Precision.HIGHEST
+"""Products in single precision on GPUs as well."""
+
 
 class Mixture(NamedTuple):
     """A mixture of K Gaussians in D dimensions, as eigenvalues and eigenvectors."""
@@ -29,7 +32,7 @@ class Mixture(NamedTuple):
     def component_log_probs(self, x, alpha=1.0, sigma=0.0):
         """Log of weight times density of each component of alpha x_0 + sigma eps, (K,) at (D,)."""
         variances = alpha**2 * self.values + sigma**2
-        offsets = jnp.einsum("kde,kd->ke", self.vectors, x - alpha * self.means)
+        offsets = jnp.einsum("kde,kd->ke", self.vectors, x - alpha * self.means, precision=PRECISE)
         terms = offsets**2 / variances + jnp.log(2 * jnp.pi * variances)
         return self.log_weights - 0.5 * terms.sum(-1)
 
@@ -45,9 +48,12 @@ class Mixture(NamedTuple):
 
             def one(x):
                 share = jax.nn.softmax(self.component_log_probs(x, alpha, sigma))
-                offsets = jnp.einsum("kde,kd->ke", self.vectors, x - alpha * self.means)
+                offsets = jnp.einsum(
+                    "kde,kd->ke", self.vectors, x - alpha * self.means, precision=PRECISE
+                )
                 gains = alpha * self.values / (alpha**2 * self.values + sigma**2)
-                found = self.means + jnp.einsum("kde,ke->kd", self.vectors, gains * offsets)
+                rotated = jnp.einsum("kde,ke->kd", self.vectors, gains * offsets, precision=PRECISE)
+                found = self.means + rotated
                 return share @ found
 
             return jax.vmap(one)(x)

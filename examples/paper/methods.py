@@ -4,7 +4,6 @@ Every sampler maps (rng_key, point) to draws (n,) of the last coordinate given t
 point (D,), and to the number of network evaluations for each draw.
 """
 
-import dataclasses
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -141,36 +140,17 @@ def smoothed_rows(rng, rows, point, num_draws):
     return rows[chosen, -1] + NOISE_SCALE * rng.standard_normal(num_draws)
 
 
-def learn_disco(
-    rng_key,
-    rows,
-    *,
-    width,
-    num_blocks,
-    num_steps,
-    batch_size,
-    path,
-    name="disco",
-    target="draw",
-    density_weight=0.0,
-    keep_last=False,
-):
-    """DISCO: an energy, by default as published.
-
-    That is, targets are draws from the posterior over rows and not its mean, and there is no term
-    for the log density. `keep_last` keeps the last weights, as the paper does; otherwise held-out
-    rows choose, which in more than a few columns may keep the first.
-    """
-    path = path.with_name(f"{name}_{path.name}.npz")
+def learn_disco(rng_key, rows, *, width, num_blocks, num_steps, batch_size, path):
+    """DISCO by the library, with the published target and without a term for the log density."""
+    path = path.with_name(f"disco_{path.name}.npz")
     if not path.exists():
         fit = disco.fit(
             rng_key,
             rows,
             objective=disco.Disco(
                 noise_scale=NOISE_SCALE,
-                max_noise_scale=2.0 if rows.shape[1] < 50 else 5.0,
-                density_weight=density_weight,
-                target=target,
+                density_weight=0.0,
+                target="draw",
                 posterior_rows="all",
                 whiten=False,
             ),
@@ -180,11 +160,7 @@ def learn_disco(
             batch_size=batch_size,
             checkpoint=path.with_suffix(".checkpoint"),
         )
-        prior = fit.distribution
-        if keep_last:
-            last = fit.resumable.run.carry.average
-            prior = prior.replace(energy_fn=dataclasses.replace(prior.energy_fn, weights=last))
-        disco.save(path, prior)
+        disco.save(path, fit.distribution)
     return disco.load(path)
 
 

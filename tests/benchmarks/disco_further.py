@@ -300,7 +300,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", default="mixture_2,mixture_10,galaxies")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--steps", type=int, default=800, help="of the contrastive objective")
     parser.add_argument("--width", type=int, default=64)
@@ -319,7 +320,8 @@ def main(arguments: list[str] | None = None) -> None:
     args.keep.mkdir(parents=True, exist_ok=True)
     lines = HEADER
     for name in args.tasks.split(","):
-        lines += table(name, [run_task(name, seed, args) for seed in range(args.seeds)])
+        seeds = range(args.first_seed, args.first_seed + args.seeds)
+        lines += table(name, [run_task(name, seed, args) for seed in seeds])
     print(lines)
 
 
