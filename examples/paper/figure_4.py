@@ -135,9 +135,9 @@ def main():
     args = parser.parse_args()
     size, quick = SIZES[args.size], args.size == "quick"
     path = methods.prepare(quick) / f"figure_4_{args.size}{'_exact' * args.exact}"
-    wanted = (PUBLISHED, NOT_COOLED, *methods.RIVALS)
-    wanted = wanted if args.exact else (*wanted, MEANS, *CAUSES, DEFAULT)
-    wanted = args.methods or (QUICK_METHODS if quick else wanted)
+    exact = (PUBLISHED, NOT_COOLED, *methods.RIVALS)
+    every = QUICK_METHODS if quick else (*exact, MEANS, *CAUSES, DEFAULT)
+    wanted = args.methods or (exact if args.exact else every)
     results = {}
     for dimension in args.dimensions or size.num_steps:
         task = make_task(dimension, args.seeds or range(size.num_seeds), size)
