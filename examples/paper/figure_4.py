@@ -93,12 +93,14 @@ def known(task, size):
         exact = [truth.last_given_rest(point) for point in points]
         smoothed = [truth.last_given_rest(point, methods.NOISE_SCALE) for point in points]
         true_draws.append([draw_mixture(rng, *each, size.num_draws) for each in exact])
-        kinds = {FLOOR: (exact, 1.0), PERFECT: (smoothed, 1.0), PERFECT_COOLED: (smoothed, COOLING)}
-        for label, (densities, power) in kinds.items():
-            draws = [draw_tempered(rng, *each, power, size.num_draws) for each in densities]
+        drawn = {
+            FLOOR: [draw_mixture(rng, *each, size.num_draws) for each in exact],
+            PERFECT: [draw_mixture(rng, *each, size.num_draws) for each in smoothed],
+            PERFECT_COOLED: [draw_tempered(rng, *x, COOLING, size.num_draws) for x in smoothed],
+            ROWS: [methods.smoothed_rows(rng, rows, point, size.num_draws) for point in points],
+        }
+        for label, draws in drawn.items():
             results[label].append(Result(distances(draws, true_draws[-1]), np.nan, 0.0))
-        draws = [methods.smoothed_rows(rng, rows, point, size.num_draws) for point in points]
-        results[ROWS].append(Result(distances(draws, true_draws[-1]), np.nan, 0.0))
     return true_draws, results
 
 
