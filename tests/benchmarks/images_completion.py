@@ -51,7 +51,7 @@ AT_ONCE = 512
 # -- priors that `fit` learns -----------------------------------------------------------------
 
 
-def mixture_of(images: np.ndarray, scale: dict[str, float], args: argparse.Namespace) -> Any:
+def mixture_of(images: np.ndarray, args: argparse.Namespace) -> Any:
     """A mixture fitted to noisy images, from the file that an earlier run wrote if there is one.
 
     It comes from a `fit` with the same key, so that the same digits are held out. On a GPU each
@@ -63,7 +63,7 @@ def mixture_of(images: np.ndarray, scale: dict[str, float], args: argparse.Names
             fit = disco.fit(
                 jax.random.key(args.seed),
                 images,
-                objective=disco.Disco(**scale),
+                objective=disco.Disco(noise_scale=args.noise_scale),
                 reference=disco.MixtureFit(max_components=2 if args.small else 64),
                 network=disco.MLP(width=4, num_blocks=1, num_octaves=0),
                 num_steps=50,
@@ -77,7 +77,8 @@ def mixture_of(images: np.ndarray, scale: dict[str, float], args: argparse.Names
 
 def settings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Settings of `fit` for each way; a mixture stands for the one of `mixture_of`."""
-    scale, small = {"noise_scale": args.noise_scale}, args.small
+    scale: dict[str, Any] = {"noise_scale": args.noise_scale}
+    small = args.small
     unet = (
         disco.UNet(width=4, num_scales=1, num_octaves=0)
         if small
@@ -185,6 +186,7 @@ def print_coverage(
     The density is that of smoothed digits, so draws of it should hold digits to which the same
     noise was added, and are too wide for the digits themselves.
     """
+    assert prior.noise_scale is not None
     noise = float(prior.noise_scale) * float(prior.scale[0])
     noisy = truth + noise * np.random.default_rng(2).normal(size=truth.shape)
 
@@ -358,8 +360,7 @@ def main(args: argparse.Namespace) -> None:
             continue
         given = ways[name]
         if "reference" in given:
-            scale = {"noise_scale": given["objective"].noise_scale}
-            given = given | {"reference": mixture_of(data.train, scale, args)}
+            given = given | {"reference": mixture_of(data.train, args)}
         try:
             for way in learn(name, given, data, args):
                 seconds = way.seconds or seconds
