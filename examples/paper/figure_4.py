@@ -119,7 +119,7 @@ def measure(models, task, size, path, wanted):
             for place, exact, draws, *cost in zip(places[label], true_draws, *found, strict=True):
                 np.savez(place, **Result(distances(draws, exact), *cost)._asdict())
         results[label] = [Result(**np.load(place)) for place in places[label]]
-        print(f"  {label}: {pooled(results[label]).distances.mean():.3f}", flush=True)
+        print(f"  {label}: {pooled(results[label]).mean():.3f}", flush=True)
     return results
 
 
@@ -143,8 +143,7 @@ def main():
         task = make_task(dimension, args.seeds or range(size.num_seeds), size)
         models = exact_models(task, size) if args.exact else None
         models = models or learned(task, size, path, args.seconds)
-        found = measure(models, task, size, path, wanted)
-        results[dimension] = {label: pooled(runs) for label, runs in found.items()}
+        results[dimension] = measure(models, task, size, path, wanted)
         lines = table(results)
         print(lines, flush=True)
         path.with_suffix(".md").write_text(lines + "\n")

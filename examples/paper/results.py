@@ -25,20 +25,23 @@ def distances(draws, others):
 
 
 def pooled(results):
-    """Results of several mixtures as one."""
-    arrays, evaluations, seconds = zip(*results, strict=True)
-    return Result(np.concatenate(arrays), np.mean(evaluations), np.sum(seconds))
+    """Distances of several mixtures as one array."""
+    return np.concatenate([result.distances for result in results])
 
 
 def table(results):
-    """Lines of a table, from results by dimension and method."""
-    lines = ["| D | method | mean W1 | worst | evaluations a draw | seconds |", "|" + 6 * "---|"]
+    """Lines of a table, from results of all mixtures by dimension and method."""
+    names = ("D", "method", "mean W1", "of each mixture", "worst", "evaluations a draw", "seconds")
+    lines = [f"| {' | '.join(names)} |", "|" + len(names) * "---|"]
     for dimension, by_method in results.items():
-        for label, result in by_method.items():
-            w1 = f"{result.distances.mean():.3f} | {result.distances.max():.3f}"
-            count = "" if not result.evaluations > 0 else f"{result.evaluations:.0f}"
-            seconds = "" if not result.seconds else f"{result.seconds:.1f}"
-            lines.append(f"| {dimension} | {label} | {w1} | {count} | {seconds} |")
+        for label, of_mixtures in by_method.items():
+            means = [result.distances.mean() for result in of_mixtures]
+            count = np.mean([result.evaluations for result in of_mixtures])
+            seconds = np.sum([result.seconds for result in of_mixtures])
+            cells = [f"{dimension}", label, f"{np.mean(means):.3f}"]
+            cells += [" ".join(f"{mean:.3f}" for mean in means), f"{pooled(of_mixtures).max():.3f}"]
+            cells += [f"{count:.0f}" if count > 0 else "", f"{seconds:.1f}" if seconds else ""]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -48,7 +51,7 @@ def picture(path, results, left_out):
     figure, axes = plt.subplots(1, len(results), figsize=(width, 4), layout="constrained")
     for axis, (dimension, by_method) in zip(np.atleast_1d(axes), results.items(), strict=True):
         labels = [label for label in by_method if label not in left_out]
-        shown = [by_method[label].distances for label in labels]
+        shown = [pooled(by_method[label]) for label in labels]
         axis.boxplot(shown, tick_labels=labels, orientation="horizontal", whis=(0, 100))
         axis.invert_yaxis()
         axis.set(title=f"D = {dimension}", xlabel="W1", xscale="log")

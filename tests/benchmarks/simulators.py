@@ -180,8 +180,10 @@ def judge(pairs: Pairs, method: str, draw: Draw, seconds: float, observations: l
         x = np.asarray(pairs.task.get_observation(number), np.float64)[0, pairs.varying]
         draws = pairs.inside(draw(jax.random.key(number), x))
         if len(draws) < NUM_DRAWS // 10:
-            cells = f"{pairs.task.name} | {number} | {method} | {len(draws)} draws inside"
-            print(f"| {cells} | | {seconds:.0f} |", flush=True)
+            few = f"{len(draws)} draws inside"
+            print(
+                f"| {pairs.task.name} | {number} | {method} | {few} | | {seconds:.0f} |", flush=True
+            )
             continue
         reference = pairs.task.get_reference_posterior_samples(number)
         reference = np.asarray(reference, np.float64)[: len(draws)]
