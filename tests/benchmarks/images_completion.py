@@ -40,7 +40,7 @@ import matplotlib.pyplot as plt
 
 NUM_DRAWS = 8
 """Completions of each digit."""
-NUM_FOR_INTERVALS = 64
+NUM_FOR_INTERVALS = 256
 """Completions of each digit by which intervals are judged."""
 NUM_SLOW = {"digits": 64, "mnist": 16}
 """Digits that slow ways complete."""
@@ -84,7 +84,7 @@ def settings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
         if small
         else disco.UNet(width=32, num_octaves=1)
     )
-    near = scale | {"max_noise_scale": 1.0}
+    near = scale | {"max_noise_scale": 1.0, "density_weight": args.density_weight}
     paper = scale | {"target": "mean", "partial_noise": 0.0}
     return {
         "U-Net": {"objective": disco.Disco(**near), "network": unet},
@@ -126,11 +126,11 @@ def _score(target: Any, images: jax.Array) -> jax.Array:
     return target.score(images)
 
 
-def follow(name: str, seconds: float, target: Any, sampler: Any, drawer: Any) -> Way:
-    """A way that follows the score of a target; free draws have a sampler of their own."""
+def follow(name: str, seconds: float, target: Any, sampler: Any) -> Way:
+    """A way that follows the score of a target."""
 
     def draw(rng_key: jax.Array, num: int) -> np.ndarray:
-        return denoised(target, disco.sample_langevin(rng_key, target, num, sampler=drawer))
+        return denoised(target, disco.sample_langevin(rng_key, target, num, sampler=sampler))
 
     def complete(rng_key: jax.Array, given: np.ndarray, num: int) -> np.ndarray:
         x = disco.sample_langevin(rng_key, target, num, observed=given, sampler=sampler)
@@ -154,7 +154,7 @@ def exact_way(
             rng_key,
             prior,
             given,
-            NUM_FOR_INTERVALS,
+            min(NUM_FOR_INTERVALS, num_particles),
             num_particles=num_particles,
             return_info=True,
         )
@@ -224,12 +224,13 @@ def learn(name: str, given: dict[str, Any], data: Data, args: argparse.Namespace
     heun = disco.Heun(num_steps=3 if args.small else 18)
     if isinstance(fit.settings.objective, disco.DiscoScore):
         target = fit.score_function
-        yield follow(f"{name}, Langevin", seconds, target, langevin, langevin)
-        yield follow(f"{name}, annealed; Heun", seconds, target, annealed, heun)
+        yield follow(f"{name}, Langevin", seconds, target, langevin)
+        yield follow(f"{name}, annealed", seconds, target, annealed)
+        yield follow(f"{name}, Heun", seconds, target, heun)
         return
     prior = fit.distribution
     disco.save(Path(args.output) / f"{args.data}_{name.replace(' ', '_')}.npz", prior)
-    yield follow(f"{name}, Langevin", seconds, prior, langevin, langevin)
+    yield follow(f"{name}, Langevin", seconds, prior, langevin)
     if "reference" in given:
         yield reference_way(prior)
     slow = isinstance(fit.settings.network, disco.UNet)
@@ -384,6 +385,7 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, default=256, help="digits to complete")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise-scale", type=float, help="0.2 for 8 x 8, 0.1 for 28 x 28")
+    parser.add_argument("--density-weight", type=float, default=disco.Disco.density_weight)
     parser.add_argument("--mixture", default="mixture.npz", help="file that keeps the mixture")
     parser.add_argument("--label", default="all", help="of the pictures")
     parser.add_argument("--output", default=".", help="folder of priors and pictures")
