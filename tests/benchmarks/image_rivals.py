@@ -224,6 +224,7 @@ def mixture_way(images: np.ndarray, num_components: int = 64) -> Way:
 def reference_way(prior: disco.EnergyDistribution) -> Way:
     """The reference of a prior alone, a mixture or a Gaussian of smoothed images."""
     reference, shape = prior.joint_reference, prior.event_shape
+    assert prior.noise_scale is not None
     variance = (float(prior.noise_scale) * float(prior.scale[0])) ** 2
 
     @partial(jax.jit, static_argnums=2)

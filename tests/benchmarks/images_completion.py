@@ -40,7 +40,7 @@ import matplotlib.pyplot as plt
 
 NUM_DRAWS = 8
 """Completions of each digit."""
-NUM_FOR_INTERVALS = 64
+NUM_FOR_INTERVALS = 256
 """Completions of each digit by which intervals are judged."""
 NUM_SLOW = {"digits": 64, "mnist": 16}
 """Digits that slow ways complete."""
@@ -51,7 +51,7 @@ AT_ONCE = 512
 # -- priors that `fit` learns -----------------------------------------------------------------
 
 
-def mixture_of(images: np.ndarray, scale: dict[str, float], args: argparse.Namespace) -> Any:
+def mixture_of(images: np.ndarray, args: argparse.Namespace) -> Any:
     """A mixture fitted to noisy images, from the file that an earlier run wrote if there is one.
 
     It comes from a `fit` with the same key, so that the same digits are held out. On a GPU each
@@ -63,7 +63,7 @@ def mixture_of(images: np.ndarray, scale: dict[str, float], args: argparse.Names
             fit = disco.fit(
                 jax.random.key(args.seed),
                 images,
-                objective=disco.Disco(**scale),
+                objective=disco.Disco(noise_scale=args.noise_scale),
                 reference=disco.MixtureFit(max_components=2 if args.small else 64),
                 network=disco.MLP(width=4, num_blocks=1, num_octaves=0),
                 num_steps=50,
@@ -77,13 +77,14 @@ def mixture_of(images: np.ndarray, scale: dict[str, float], args: argparse.Names
 
 def settings(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Settings of `fit` for each way; a mixture stands for the one of `mixture_of`."""
-    scale, small = {"noise_scale": args.noise_scale}, args.small
+    scale: dict[str, Any] = {"noise_scale": args.noise_scale}
+    small = args.small
     unet = (
         disco.UNet(width=4, num_scales=1, num_octaves=0)
         if small
         else disco.UNet(width=32, num_octaves=1)
     )
-    near = scale | {"max_noise_scale": 1.0}
+    near = scale | {"max_noise_scale": 1.0, "density_weight": args.density_weight}
     paper = scale | {"target": "mean", "partial_noise": 0.0}
     return {
         "U-Net": {"objective": disco.Disco(**near), "network": unet},
@@ -125,11 +126,11 @@ def _score(target: Any, images: jax.Array) -> jax.Array:
     return target.score(images)
 
 
-def follow(name: str, seconds: float, target: Any, sampler: Any, drawer: Any) -> Way:
-    """A way that follows the score of a target; free draws have a sampler of their own."""
+def follow(name: str, seconds: float, target: Any, sampler: Any) -> Way:
+    """A way that follows the score of a target."""
 
     def draw(rng_key: jax.Array, num: int) -> np.ndarray:
-        return denoised(target, disco.sample_langevin(rng_key, target, num, sampler=drawer))
+        return denoised(target, disco.sample_langevin(rng_key, target, num, sampler=sampler))
 
     def complete(rng_key: jax.Array, given: np.ndarray, num: int) -> np.ndarray:
         x = disco.sample_langevin(rng_key, target, num, observed=given, sampler=sampler)
@@ -153,7 +154,7 @@ def exact_way(
             rng_key,
             prior,
             given,
-            NUM_FOR_INTERVALS,
+            min(NUM_FOR_INTERVALS, num_particles),
             num_particles=num_particles,
             return_info=True,
         )
@@ -185,6 +186,7 @@ def print_coverage(
     The density is that of smoothed digits, so draws of it should hold digits to which the same
     noise was added, and are too wide for the digits themselves.
     """
+    assert prior.noise_scale is not None
     noise = float(prior.noise_scale) * float(prior.scale[0])
     noisy = truth + noise * np.random.default_rng(2).normal(size=truth.shape)
 
@@ -222,12 +224,13 @@ def learn(name: str, given: dict[str, Any], data: Data, args: argparse.Namespace
     heun = disco.Heun(num_steps=3 if args.small else 18)
     if isinstance(fit.settings.objective, disco.DiscoScore):
         target = fit.score_function
-        yield follow(f"{name}, Langevin", seconds, target, langevin, langevin)
-        yield follow(f"{name}, annealed; Heun", seconds, target, annealed, heun)
+        yield follow(f"{name}, Langevin", seconds, target, langevin)
+        yield follow(f"{name}, annealed", seconds, target, annealed)
+        yield follow(f"{name}, Heun", seconds, target, heun)
         return
     prior = fit.distribution
     disco.save(Path(args.output) / f"{args.data}_{name.replace(' ', '_')}.npz", prior)
-    yield follow(f"{name}, Langevin", seconds, prior, langevin, langevin)
+    yield follow(f"{name}, Langevin", seconds, prior, langevin)
     if "reference" in given:
         yield reference_way(prior)
     slow = isinstance(fit.settings.network, disco.UNet)
@@ -358,8 +361,7 @@ def main(args: argparse.Namespace) -> None:
             continue
         given = ways[name]
         if "reference" in given:
-            scale = {"noise_scale": given["objective"].noise_scale}
-            given = given | {"reference": mixture_of(data.train, scale, args)}
+            given = given | {"reference": mixture_of(data.train, args)}
         try:
             for way in learn(name, given, data, args):
                 seconds = way.seconds or seconds
@@ -383,6 +385,7 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, default=256, help="digits to complete")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise-scale", type=float, help="0.2 for 8 x 8, 0.1 for 28 x 28")
+    parser.add_argument("--density-weight", type=float, default=disco.Disco.density_weight)
     parser.add_argument("--mixture", default="mixture.npz", help="file that keeps the mixture")
     parser.add_argument("--label", default="all", help="of the pictures")
     parser.add_argument("--output", default=".", help="folder of priors and pictures")

@@ -36,7 +36,7 @@ import cifar10
 class Case(NamedTuple):
     """Images and how they are learned."""
 
-    count: int
+    num_images: int
     shape: tuple[int, ...]
     objective: Any
     width: int
@@ -59,13 +59,13 @@ CASES = {
 def generate(case: Case) -> np.ndarray:
     """Images of random blocks, from -1 to 1; those of three channels by way of a file."""
     rng, (height, width, *channels) = np.random.default_rng(0), case.shape
-    coarse = rng.integers(0, 256, (case.count, height // 4, width // 4, *channels), np.uint8)
+    coarse = rng.integers(0, 256, (case.num_images, height // 4, width // 4, *channels), np.uint8)
     images = coarse.repeat(4, axis=1).repeat(4, axis=2)
     if not channels:
         return images / np.float32(127.5) - 1
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "data_batch_1.bin"
-        cifar10.write_batch(path, images, np.zeros(case.count))
+        cifar10.write_batch(path, images, np.zeros(case.num_images))
         return cifar10.read_batch(path)[0]
 
 
@@ -112,7 +112,7 @@ def measure(name: str, case: Case, num_steps: int, num_moves: int) -> None:
     timed(complete)
     _, moving = timed(complete)
     print(
-        f"| {name} | {case.count} x {' x '.join(map(str, case.shape))} | {case.width} | "
+        f"| {name} | {case.num_images} x {' x '.join(map(str, case.shape))} | {case.width} | "
         f"{case.batch_size} | {first:.0f} | {1e3 * second / num_steps:.1f} | {moving:.2f} | "
         f"{memory():.2f} |",
         flush=True,
@@ -129,7 +129,7 @@ def main(args: argparse.Namespace) -> None:
     for name in args.cases.split(","):
         case = CASES[name]
         if args.small:
-            case = case._replace(count=40, width=4, batch_size=8)
+            case = case._replace(num_images=40, width=4, batch_size=8)
         measure(name, case, num_steps, num_moves)
 
 
