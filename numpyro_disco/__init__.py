@@ -9,13 +9,8 @@ from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.drawing import DrawInfo
 from numpyro_disco.energy.guard import NormalizerError
 from numpyro_disco.energy.imputation import impute
-from numpyro_disco.energy.langevin import (
-    AnnealedLangevin,
-    Heun,
-    Langevin,
-    ScoreFunction,
-    sample_langevin,
-)
+from numpyro_disco.energy.langevin import AnnealedLangevin, Heun, Langevin, sample_langevin
+from numpyro_disco.energy.score_function import ScoreFunction
 from numpyro_disco.models.arviz import to_arviz
 from numpyro_disco.models.refresh import RowRefresh
 from numpyro_disco.models.sites import sample, site_values

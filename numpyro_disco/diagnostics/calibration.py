@@ -26,6 +26,7 @@ from numpyro_disco.diagnostics.plots import plot_ranks
 from numpyro_disco.diagnostics.verdicts import FAIL, PASS, WARN
 from numpyro_disco.energy.conditionals import draw_conditionals
 from numpyro_disco.energy.distribution import EnergyDistribution, check_prior
+from numpyro_disco.energy.drawing import DrawInfo
 
 NUM_POLYNOMIALS = 4
 """Legendre polynomials in the smooth test of uniformity."""
@@ -43,10 +44,13 @@ class Calibration:
             row in which the column was present, shape (rows,). Uniform if the conditionals are
             right.
         num_samples: number of draws behind each rank.
+        info: by hidden column, how the draws behind each rank were made, a `DrawInfo` of the same
+            rows; empty for ranks that were made elsewhere.
     """
 
     ranks: Mapping[str, np.ndarray]
     num_samples: int
+    info: Mapping[str, DrawInfo] = dataclasses.field(default_factory=dict)
 
     def coverage(self, level: float) -> dict[str, float]:
         """Share of true values inside the central interval of this probability, by column.
@@ -80,13 +84,13 @@ class Calibration:
         }
 
     def __str__(self) -> str:
-        """One line for each column: verdict, coverage and p-value."""
+        """One line for each column: verdict, coverage, p-value, and how it was drawn."""
         width = max(map(len, self.ranks))
         half, most, verdicts = self.coverage(0.5), self.coverage(0.9), self.verdicts()
         return "\n".join(
             f"{verdicts[name]:5}{name:{width}}  50 % intervals cover {half[name]:.0%} and 90 % "
             f"intervals {most[name]:.0%} of {len(self.ranks[name])} true values; ranks are "
-            f"uniform with p = {p:.2g}"
+            f"uniform with p = {p:.2g}{_methods(self.info.get(name))}"
             for name, p in self.p_values().items()
         )
 
@@ -130,10 +134,10 @@ def calibration(
         prior: the `EnergyDistribution`.
         data: array (rows, D), a DataFrame or a dict of columns; NaN where missing. Missing entries
             are not ranked, and the other entries of the row are drawn without them.
-        columns: names of the columns to hide; all by default. Each row and column costs one
-            tempered run.
+        columns: names of the columns to hide; all by default. Each row and column costs as much
+            as one row of `sample_conditional`.
         num_samples: number of draws from each conditional.
-        num_particles: number of particles of each run, raised to `num_samples` if smaller.
+        num_particles: number of particles of a tempered run, raised to `num_samples` if smaller.
 
     Returns:
         A `Calibration`; print it, or call its `plot`.
@@ -169,15 +173,29 @@ def calibration(
     rows = prior.with_clamped(given).select(row_of).hide(hidden)
     draw_key, tie_key = jax.random.split(rng_key)
     num_particles = max(num_samples, num_particles)
-    draws = np.asarray(draw_conditionals(draw_key, prior, rows, num_samples, num_particles).draws)
-    drawn, true = draws[:, each, column_of], values[row_of, column_of]
+    result = draw_conditionals(draw_key, prior, rows, num_samples, num_particles)
+    assert result.info is not None
+    drawn = np.asarray(result.draws)[:, each, column_of]
+    true = values[row_of, column_of]
     below, equal = (drawn < true).sum(axis=0), (drawn == true).sum(axis=0)
     # A rank is an interval between draws; a uniform point in it makes ranks continuous.
     ties = np.asarray(jax.random.uniform(tie_key, below.shape))
     ranks = (below + ties * (1 + equal)) / (num_samples + 1)
+    entries = {name: column_of == place for name, place in places.items()}
     return Calibration(
-        {name: ranks[column_of == place] for name, place in places.items()}, num_samples
+        {name: ranks[which] for name, which in entries.items()},
+        num_samples,
+        {name: result.info.select(which) for name, which in entries.items()},
     )
+
+
+def _methods(info: DrawInfo | None) -> str:
+    """Number of rows by method, such as "; drawn: 97 by importance, 3 by tempering"."""
+    if info is None:
+        return ""
+    methods, counts = np.unique(info.method, return_counts=True)
+    by_method = [f"{count} by {name}" for name, count in zip(methods, counts, strict=True)]
+    return f"; drawn: {', '.join(by_method)}"
 
 
 def _hidden_places(prior: EnergyDistribution, columns: Sequence[str] | None) -> dict[str, int]:

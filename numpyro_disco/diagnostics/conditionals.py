@@ -52,6 +52,9 @@ class ConditionalCheck(NamedTuple):
     effective_share: np.ndarray
     """Share of the reference's draws, given the same values, that are effective under the learned
     density, shape (rows,) or (). Where it is small, the answer rests on the network alone."""
+    method: np.ndarray
+    """How the marginal density of the values was estimated: "exact", "importance" or "tempering",
+    as in `DrawInfo`, shape (rows,) or ()."""
     relative_error: np.ndarray | None
     """RMS distance of true values from the mean of their conditional, in its standard deviations,
     over the nearest rows of `data`, shape (rows, D) or (D,): 1 if the conditionals are right there,
@@ -94,7 +97,8 @@ def _sentence(check: ConditionalCheck) -> str:
         f"{worst(verdict, PASS if check.typical and not is_far else WARN):5}"
         f"the values are {'typical' if check.typical else 'rare'}: {check.percentile:.1%} of prior "
         f"draws have a marginal density no higher than these values{distance}; "
-        f"{check.effective_share:.2g} of the reference's draws are effective given them"
+        f"{check.effective_share:.2g} of the reference's draws are effective given them "
+        f"(method: {check.method})"
         + " (so few that the answer rests on the network alone)" * is_far
         + f"; {trust}"
     )
@@ -133,7 +137,7 @@ def check_conditional(
 
     A learned density is an extrapolation where no training row was. This function compares the
     conditioning values in two ways: their marginal log density with that of draws of the prior,
-    each by one run of tempered SMC; and, if `data` is given, their distance to the nearest row with
+    estimated as by `log_marginal`; and, if `data` is given, their distance to the nearest row with
     the distances between rows, in standardised units. The second also finds gaps between rows that
     the learned density has bridged.
 
@@ -191,11 +195,12 @@ def check_conditional(
     table = None if data is None else _complete_rows(data, prior)
     judged = table is not None and num_neighbours > 0
     percentile, share, distance = np.empty(len(rows)), np.empty(len(rows)), np.ones(len(rows))
+    method = np.empty(len(rows), "<U10")
     ratio, error = np.full((2, *rows.shape), np.nan)
     for index, pattern in enumerate(np.unique(seen, axis=0)):
         which = np.flatnonzero((seen == pattern).all(axis=1))
         key = jax.random.fold_in(run_key, index)
-        percentile[which], share[which] = _percentiles(
+        percentile[which], share[which], method[which] = _percentiles(
             key, prior, rows[which], draws, pattern, num_particles
         )
         if table is not None:
@@ -213,6 +218,7 @@ def check_conditional(
         None if table is None else distance,
         typical,
         share,
+        method,
         ratio if judged else None,
         error if judged else None,
         prior.names,
@@ -227,12 +233,12 @@ def _percentiles(
     draws: Array,
     pattern: np.ndarray,
     num_particles: int,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Share of draws with a marginal density no higher than that of each row, shape (rows,).
 
     Up to log Z, which all share, the marginal density is the integral of exp(-E) over the
-    coordinates that are free, in the user's units of those that are observed. The second array is
-    the effective share of the reference's draws given each row, shape (rows,).
+    coordinates that are free, in the user's units of those that are observed. The other arrays are
+    the effective share of the reference's draws given each row, and the method, shape (rows,) each.
     """
     points = jnp.concatenate([rows, draws])
     index = np.arange(len(points))
@@ -246,8 +252,8 @@ def _percentiles(
     log_density = np.asarray(drawn.log_integral - prior.log_dets(points, pattern))[index]
     at_rows, at_draws = np.split(log_density, [len(rows)])
     assert drawn.info is not None
-    shares = drawn.info.effective_share[index][: len(rows)]
-    return (at_draws <= at_rows[:, None]).mean(axis=1), shares
+    info = drawn.info.select(index[: len(rows)])
+    return (at_draws <= at_rows[:, None]).mean(axis=1), info.effective_share, info.method
 
 
 def _complete_rows(data: Any, prior: EnergyDistribution) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +13,7 @@ from numpyro_disco._checks import check_count, check_key, check_positive, is_tra
 from numpyro_disco._numpyro import promote_batch_shape, with_batch_shape
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.energy.density import EnergyDensity
-from numpyro_disco.energy.drawing import Request, RowDraws, draw_rows, particles_for
+from numpyro_disco.energy.drawing import DrawInfo, Request, RowDraws, draw_rows, particles_for
 from numpyro_disco.energy.importance import ScaledEnergy
 from numpyro_disco.energy.pattern import Pattern, make_pattern, parse_pattern
 from numpyro_disco.tables.writing import LIBRARIES, new_frame
@@ -242,7 +242,15 @@ class EnergyDistribution(EnergyDensity):
 
     # -- draws ----------------------------------------------------------------------------------
 
-    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ()) -> Array:
+    @overload
+    def sample(self, key: Array | None, sample_shape: tuple[int, ...] = ...) -> Array: ...
+    @overload
+    def sample(
+        self, key: Array | None, sample_shape: tuple[int, ...] = ..., *, return_info: Literal[True]
+    ) -> tuple[Array, DrawInfo | None]: ...
+    def sample(
+        self, key: Array | None, sample_shape: tuple[int, ...] = (), *, return_info: bool = False
+    ) -> Array | tuple[Array, DrawInfo | None]:
         """Draws of the density, shape sample_shape + batch_shape + (D,).
 
         Weighted draws of the reference are resampled where they are good enough, and tempered SMC
@@ -250,6 +258,12 @@ class EnergyDistribution(EnergyDensity):
         draws of one call are not independent, unlike those of a closed-form distribution, so ask
         for many at once. Draws of a normalised density, learned by `Likelihood`, are exact and
         independent if no coordinate is clamped.
+
+        Args:
+            key: random key.
+            sample_shape: shape of the draws.
+            return_info: also return a `DrawInfo` with one row for each member of the batch: how the
+                draws were made, and how many are distinct. It is None inside a compiled function.
 
         Raises:
             RuntimeError: the particles did not reach the density. Inside a compiled function,
@@ -259,11 +273,12 @@ class EnergyDistribution(EnergyDensity):
             raise ValueError("Expected a random key; got None. Wrap the model in `seed`.")
         key = check_key(key)
         num_samples = int(np.prod(sample_shape, dtype=int))
-        if num_samples == 0:
-            return jnp.zeros(self.shape(sample_shape), self.loc.dtype)
-        request = Request(num_samples, particles_for(num_samples))
-        draws = self.draw_rows(key, self._clamped_rows(), request).draws
-        return draws.reshape(self.shape(sample_shape))
+        info, draws = None, jnp.zeros(self.shape(sample_shape), self.loc.dtype)
+        if num_samples:
+            request = Request(num_samples, particles_for(num_samples))
+            drawn = self.draw_rows(key, self._clamped_rows(), request)
+            info, draws = drawn.info, drawn.draws.reshape(draws.shape)
+        return (draws, info) if return_info else draws
 
     def to_frame(self, draws: ArrayLike, library: str = "pandas") -> Any:
         """Draws as a data frame, with levels, dates and dtypes of the columns learned from.
@@ -295,7 +310,27 @@ class EnergyDistribution(EnergyDensity):
             raise ValueError("Expected finite `draws`; got NaN or infinity.")
         return new_frame(self.names, self.columns, numbers, library)
 
-    def normalize(self, rng_key: Array, *, num_particles: int = 1024, num_chains: int = 16) -> Self:
+    @overload
+    def normalize(
+        self, rng_key: Array, *, num_particles: int = ..., num_chains: int = ...
+    ) -> Self: ...
+    @overload
+    def normalize(
+        self,
+        rng_key: Array,
+        *,
+        num_particles: int = ...,
+        num_chains: int = ...,
+        return_info: Literal[True],
+    ) -> tuple[Self, DrawInfo | None]: ...
+    def normalize(
+        self,
+        rng_key: Array,
+        *,
+        num_particles: int = 1024,
+        num_chains: int = 16,
+        return_info: bool = False,
+    ) -> Self | tuple[Self, DrawInfo | None]:
         """Estimate log Z, from the reference, whose own log Z is 0.
 
         A normalised density, learned by `Likelihood`, has log Z = 0, and nothing is drawn if no
@@ -309,6 +344,7 @@ class EnergyDistribution(EnergyDensity):
             rng_key: random key.
             num_particles: particles of each run.
             num_chains: independent runs, at least 2.
+            return_info: return a pair of the distribution and a `DrawInfo`, as `sample` does.
 
         Returns:
             The same distribution with `log_normalizer` and `log_normalizer_error` set, shape
@@ -322,10 +358,11 @@ class EnergyDistribution(EnergyDensity):
         check_count(num_chains, "num_chains", minimum=2)
         request = Request(0, num_particles, num_chains)
         result = self.draw_rows(rng_key, self._clamped_rows(), request)
-        return self.replace(
+        normalized = self.replace(
             log_normalizer=result.log_integral.reshape(self.batch_shape),
             log_normalizer_error=result.error.reshape(self.batch_shape),
         )
+        return (normalized, result.info) if return_info else normalized
 
     def _clamped_rows(self) -> Pattern:
         """The clamped coordinates, one row for each member of the batch: (rows, D)."""

@@ -101,6 +101,10 @@ class DrawInfo(NamedTuple):
     """`weight_ess` over the number of points, shape (rows,): about the share of the reference's
     draws that are worth one of the target."""
 
+    def select(self, rows: np.ndarray) -> DrawInfo:
+        """The same of some rows, by their indices or a boolean array."""
+        return DrawInfo(*(field[rows] for field in self))
+
 
 class RowDraws(NamedTuple):
     """Draws of the conditional of each row, and its integral."""

@@ -1,11 +1,11 @@
 r"""Samplers that follow a score, for arrays such as images and for score networks.
 
-All move in standardised units, z = (x - loc) / scale, from draws around the reference or from
-noise, and run as one compiled program that takes the weights as arguments:
+All move in standardised units, z = (x - loc) / scale, and run as one compiled program that takes
+the weights as arguments. `Langevin` starts from draws of the reference given what is observed, the
+others from noise:
 
 - `Langevin`: unadjusted (ULA), z' = z + h s(z) / 2 + \sqrt h \epsilon. It needs a score only. Its
-  stationary distribution differs from the density by a bias of the order of h, and the draws start
-  from elsewhere.
+  stationary distribution differs from the density by a bias of the order of h.
 - `Langevin(metropolis=True)`: MALA, which accepts or rejects each proposal by the density.
   Asymptotically exact in the number of steps; it needs a density.
 - `AnnealedLangevin`: ULA along a rising inverse temperature and a falling step. A heuristic that
@@ -31,47 +31,11 @@ from numpyro_disco._checks import check_count, check_flag, check_key, check_posi
 from numpyro_disco._typing import Array
 from numpyro_disco.energy.distribution import EnergyDistribution
 from numpyro_disco.energy.learned import Learned
+from numpyro_disco.energy.score_function import ScoreFunction
+from numpyro_disco.references.base import Reference
 
 RHO = 7.0
 """Exponent of the schedule of noise levels of `Heun`, as in Karras et al. 2022."""
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["model", "loc", "scale"],
-    meta_fields=["shape", "noise_scale"],
-)
-@dataclasses.dataclass(frozen=True)
-class ScoreFunction:
-    """A learned score without a density, in the user's units.
-
-    It can be followed by `sample_langevin`. Conditioning, evidence and Metropolis corrections need
-    a density, which it does not have.
-    """
-
-    model: Learned
-    """The network over standardised points."""
-    loc: Array
-    """Location of each coordinate, shape (D,)."""
-    scale: Array
-    """Scale of each coordinate, shape (D,)."""
-    shape: tuple[int, ...]
-    """Shape of a point."""
-    noise_scale: float | None
-    """The smoothing sigma_0, in standardised units; None if the score is not a smoothed one."""
-
-    def score(self, x: Any) -> Array:
-        """The score at points in the user's units, shape (...) + shape."""
-        x, shape = jnp.asarray(x), self.shape
-        if x.shape[max(0, x.ndim - len(shape)) :] != shape:
-            raise ValueError(
-                f"Expected an array whose last axes are {shape} for `x`; got {x.shape}."
-            )
-        flat = x.reshape(*x.shape[: x.ndim - len(shape)], -1)
-        return jnp.vectorize(self._at_one, signature="(d)->(d)")(flat).reshape(x.shape)
-
-    def _at_one(self, x: Array) -> Array:
-        return self.model.score(self.model.standardize(x)) @ self.model.whitener
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,17 +117,29 @@ class _Problem(NamedTuple):
     """Shape (D,)."""
     scale: Array
     """Shape (D,)."""
+    reference: Reference
+    """A density near the target, over vectors in the user's units."""
     values: Array
-    """Observed values, shape (D,) each; zero where free."""
+    """Observed values, zero where free, shape (D,), or (arrays, D)."""
     free: Array
-    """1 where free and 0 where observed, shape (D,)."""
+    """1 where free and 0 where observed, of the same shape."""
+
+    def draw(self, rng_key: Array, num_samples: int) -> Array:
+        """Draws of the reference given what is observed, standardised, (num_samples, ..., D)."""
+        near = self.reference.condition(self.values, self.free == 0)
+        return (near.sample(rng_key, (num_samples,)) - self.loc) / self.scale * self.free
+
+    def noise(self, rng_key: Array, num_samples: int) -> Array:
+        """Standard normal numbers, shape (num_samples, ..., D)."""
+        shape = (num_samples, *self.values.shape)
+        return jax.random.normal(rng_key, shape, self.loc.dtype)
 
     def point(self, z: Array) -> Array:
         """Points in the user's units with observed values in place."""
         return jnp.where(self.free > 0, self.loc + self.scale * z, self.values)
 
     def score(self, z: Array) -> Array:
-        """Score in standardised units, zero where observed, shape (n, D)."""
+        """Score in standardised units, zero where observed, shape (num_samples, ..., D)."""
         x, target = self.point(z), self.target
         points = x.reshape(-1, *target.shape) if isinstance(target, ScoreFunction) else x
         return target.score(points).reshape(x.shape) * self.scale * self.free
@@ -180,18 +156,19 @@ def sample_langevin(
     """Draw by following a score, all draws at once, given some coordinates if there are any.
 
     What is observed is held at its value, and the score of the others is followed, which is that of
-    the conditional. How exact the draws are depends on the sampler: see `Langevin`,
-    `AnnealedLangevin` and `Heun`. Only `Langevin(metropolis=True)` is asymptotically exact.
+    the conditional. Only `Langevin(metropolis=True)` is asymptotically exact.
 
     Args:
         rng_key: random key.
         target: an `EnergyDistribution` without supports, or the `score_function` of a fit.
         num_samples: number of independent chains, each of which gives its last point.
-        observed: one array of the shape of a point, NaN for what is free; None if nothing is.
+        observed: one array of the shape of a point, or a stack of them, NaN for what is free; None
+            if nothing is observed.
         sampler: `Langevin()` by default.
 
     Returns:
-        Array (num_samples,) + the shape of a point.
+        Array (num_samples,) + the shape of a point; given a stack of arrays, (num_samples, arrays)
+        + the shape of a point.
 
     Raises:
         ValueError: a sampler that needs a density for a target without, a target with supports, or
@@ -212,7 +189,7 @@ def sample_langevin(
         _check_denoiser(target, sampler)
     problem = _problem(target, observed, shape)
     z = _RUN[type(sampler)](rng_key, problem, sampler, num_samples)
-    return problem.point(z).reshape(num_samples, *shape)
+    return problem.point(z).reshape(*z.shape[:-1], *shape)
 
 
 def _check_target(target: Any, sampler: Any) -> tuple[int, ...]:
@@ -263,20 +240,24 @@ def _problem(target: Any, observed: Any, shape: tuple[int, ...]) -> _Problem:
     """The target over vectors, and what is observed of it."""
     if isinstance(target, ScoreFunction):
         given = np.full(shape, np.nan) if observed is None else _read_array(observed)
-        if given.shape != shape:
-            raise ValueError(f"Expected shape {shape} for `observed`; got {given.shape}.")
-        values, seen = np.nan_to_num(given.ravel()), ~np.isnan(given.ravel())
-        vector = target
+        arrays = given.shape[: max(0, given.ndim - len(shape))]
+        if given.shape != (*arrays, *shape) or len(arrays) > 1 or 0 in arrays:
+            raise ValueError(
+                f"Expected shape {shape} for `observed`, or a stack of such arrays; got "
+                f"{given.shape}."
+            )
+        flat = given.reshape(*arrays, -1)
+        values, seen, vector = np.nan_to_num(flat), ~np.isnan(flat), target
+        reference = target.reference
     else:
         pattern = target.pattern(np.full(shape, np.nan) if observed is None else observed)
         pattern, vector = target.with_clamped(pattern), target.as_vector
-        if not pattern.is_single:
-            raise ValueError(f"Expected shape {shape} for `observed`; got several of them.")
+        reference = vector.joint_reference
+        pattern = pattern if pattern.is_single else pattern.as_rows("observed")
         values, seen = pattern.values, np.asarray(pattern.observed)
     dtype = target.loc.dtype
-    return _Problem(
-        vector, target.loc, target.scale, jnp.asarray(values, dtype), jnp.asarray(~seen, dtype)
-    )
+    values, free = jnp.asarray(values, dtype), jnp.asarray(~seen, dtype)
+    return _Problem(vector, target.loc, target.scale, reference, values, free)
 
 
 def _read_array(observed: Any) -> np.ndarray:
@@ -294,9 +275,9 @@ def _read_array(observed: Any) -> np.ndarray:
 
 @partial(jax.jit, static_argnames=("sampler", "num_samples"))
 def _langevin(rng_key: Array, problem: _Problem, sampler: Langevin, num_samples: int) -> Array:
-    """The last points of unadjusted or corrected chains, standardised, shape (n, D)."""
+    """The last points of unadjusted or corrected chains, standardised."""
     start_key, run_key = jax.random.split(rng_key)
-    start = jax.random.normal(start_key, (num_samples, len(problem.loc)), problem.loc.dtype)
+    start = problem.draw(start_key, num_samples)
     if not sampler.metropolis:
 
         def step(z: Array, key: Array) -> tuple[Array, None]:
@@ -325,7 +306,7 @@ def _langevin(rng_key: Array, problem: _Problem, sampler: Langevin, num_samples:
         rate = jnp.minimum(1.0, jnp.exp(log_ratio)).mean()
         # Adaptation ends halfway: later steps are those of one chain, and exact.
         gain = jnp.where(index < sampler.num_steps // 2, 10 / (10 + index) ** 0.6 / 4, 0.0)
-        keep = accept[:, None]
+        keep = accept[..., None]
         carry = (
             jnp.where(keep, new, z),
             jnp.where(accept, new_log_p, log_p),
@@ -340,7 +321,7 @@ def _langevin(rng_key: Array, problem: _Problem, sampler: Langevin, num_samples:
 
 
 def _proposal(rng_key: Array, z: Array, score: Array, size: Any) -> Array:
-    """Langevin proposals from points (n, D)."""
+    """Langevin proposals from points (..., D)."""
     return z + 0.5 * size**2 * score + size * jax.random.normal(rng_key, z.shape, z.dtype)
 
 
@@ -348,9 +329,9 @@ def _proposal(rng_key: Array, z: Array, score: Array, size: Any) -> Array:
 def _annealed(
     rng_key: Array, problem: _Problem, sampler: AnnealedLangevin, num_samples: int
 ) -> Array:
-    """The last points of annealed chains, standardised, shape (n, D)."""
+    """The last points of annealed chains, standardised."""
     start_key, run_key = jax.random.split(rng_key)
-    start = jax.random.normal(start_key, (num_samples, len(problem.loc)), problem.loc.dtype)
+    start = problem.noise(start_key, num_samples)
     part = jnp.minimum(1.0, jnp.arange(sampler.num_steps) / (0.75 * sampler.num_steps))
     levels = jnp.asarray(sampler.lowest, start.dtype) ** (1 - part)
 
@@ -365,12 +346,12 @@ def _annealed(
 
 @partial(jax.jit, static_argnames=("sampler", "num_samples"))
 def _heun(rng_key: Array, problem: _Problem, sampler: Heun, num_samples: int) -> Array:
-    """The ends of the flow, standardised, shape (n, D)."""
+    """The ends of the flow, standardised."""
     smallest = jnp.asarray(problem.target.noise_scale, problem.loc.dtype)
     ends = sampler.max_noise_scale ** (1 / RHO), smallest ** (1 / RHO)
     part = jnp.linspace(0.0, 1.0, sampler.num_steps, dtype=problem.loc.dtype)
     levels = jnp.append((ends[0] + part * (ends[1] - ends[0])) ** RHO, 0.0)
-    start = jax.random.normal(rng_key, (num_samples, len(problem.loc)), problem.loc.dtype)
+    start = problem.noise(rng_key, num_samples)
 
     def slope(z: Array, level: Array) -> Array:
         return -(smallest**2) * problem.score(z) / level

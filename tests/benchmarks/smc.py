@@ -3,6 +3,7 @@
     python tests/benchmarks/smc.py                      all targets, about 40 minutes on two cores
     python tests/benchmarks/smc.py --small              two targets, coarsely, under two minutes
     python tests/benchmarks/smc.py --targets skewed,brownian --output table.md
+    python tests/benchmarks/smc.py --targets gaussian_50 --forms adaptive waste-free
 
 TemperedSMC runs with its default settings. BlackJAX's settings are searched for on each target; the
 search is not timed. All methods get the same densities in float32 (checked against NumPyro's own)
@@ -47,6 +48,7 @@ from tuning import SMALL_GRID, Grid, Search, Settings
 import numpyro_disco as disco
 
 Key = jax.Array
+FORMS = ("adaptive", "waste-free", "persistent")
 
 
 class Sizes(NamedTuple):
@@ -66,6 +68,8 @@ class Sizes(NamedTuple):
     """Settings of waste-free and persistent sampling that are tried around the tuned ones."""
     grid: Grid
     """Settings of adaptive tempered SMC that are tried."""
+    forms: tuple[str, ...] = FORMS
+    """Forms of BlackJAX's tempered SMC that are measured."""
 
 
 FULL = Sizes(None, 16, 2, 2, 500, 2, Grid())
@@ -178,7 +182,9 @@ def measure_blackjax(comparison: Comparison, settings: Settings) -> None:
             [replace(target_ess=target_ess) for target_ess in (1.0, 3.0)],
         ),
     ]
-    for name, run_one, choices in methods:
+    for form, (name, run_one, choices) in zip(FORMS, methods, strict=True):
+        if form not in sizes.forms:
+            continue
         best = search(comparison, run_one).try_all(choices[: sizes.num_choices])
         bench.measure(
             name,
@@ -218,6 +224,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--targets", help=f"some of {','.join(TARGETS)}")
     parser.add_argument("--num-particles", type=int, help="particles of each run; a multiple of 4")
     parser.add_argument("--runs", type=int, help="independent runs in one call")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS, help="of BlackJAX")
     parser.add_argument("--output", type=Path, help="write the table to this file, as markdown")
     args = parser.parse_args(arguments)
     # Waste-free SMC divides four times as many particles into chains of 16.
@@ -238,6 +245,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     sizes = sizes._replace(
         num_particles=args.num_particles or sizes.num_particles,
         num_chains=args.runs or sizes.num_chains,
+        forms=tuple(args.forms),
     )
     rows = []
     for name in names:

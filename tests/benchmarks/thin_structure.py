@@ -13,9 +13,10 @@ perfect), and processor seconds of training, compilation included.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,32 +98,36 @@ def _waves(rng: np.random.Generator, num_before: int) -> Waves:
 
 
 class Outcome(NamedTuple):
-    """A learned density at the test rows, and draws of it."""
+    """A learned density at the test rows, and a function that draws from it."""
 
     method: str
     log_prob: np.ndarray
-    draws: np.ndarray
+    draw: Callable[[], np.ndarray]
     seconds: float
     note: str = ""
 
 
-def ours(rows: np.ndarray, test: np.ndarray, seed: int, arguments: dict) -> list[Outcome]:
+def ours(rows: np.ndarray, test: np.ndarray, seed: int, arguments: dict) -> Iterator[Outcome]:
     """`fit` and its reference alone."""
     start = time.process_time()
     fit = disco.fit(jax.random.key(seed), rows, progress_bar=False, **arguments)
     seconds = time.process_time() - start
-    prior = fit.distribution.normalize(jax.random.key(seed + 1))
-    log_z, error = map(np.asarray, (prior.log_normalizer, prior.log_normalizer_error))
-    reference, key = prior.reference, jax.random.key(seed + 2)
-    draws, others = (np.asarray(one.sample(key, (len(test),))) for one in (prior, reference))
     objective = type(fit.settings.objective).__name__
     loss = fit.history.held_out_loss.min()
-    note = f"{objective}, step {fit.best_step}, loss {loss:.2f}, log Z {log_z:+.3f} ± {error:.3f}"
+    note = f"{objective}, step {fit.best_step}, loss {loss:.2f}"
+    # Draws by tempering, and log Z, may take longer than training.
+    print(f"{note}, {seconds:.0f} s", file=sys.stderr, flush=True)
+    reference, key = fit.distribution.reference, jax.random.key(seed + 2)
+
+    def draws_of(density: Any) -> Callable[[], np.ndarray]:
+        return lambda: np.asarray(density.sample(key, (len(test),)))
+
+    prior = fit.distribution.normalize(jax.random.key(seed + 1), num_particles=256, num_chains=4)
+    log_z, error = map(np.asarray, (prior.log_normalizer, prior.log_normalizer_error))
+    note += f", log Z {log_z:+.3f} ± {error:.3f}"
+    yield Outcome("fit", in_batches(prior.log_prob, test), draws_of(prior), seconds, note)
     alone, tried = in_batches(reference.log_prob, test), max(fit.components, default=1)
-    return [
-        Outcome("fit", in_batches(prior.log_prob, test), draws, seconds, note),
-        Outcome("its reference alone", alone, others, np.nan, f"{tried} tried"),
-    ]
+    yield Outcome("its reference alone", alone, draws_of(reference), np.nan, f"{tried} tried")
 
 
 def em(rows: np.ndarray, test: np.ndarray) -> Outcome:
@@ -131,7 +136,7 @@ def em(rows: np.ndarray, test: np.ndarray) -> Outcome:
     mixture = GaussianMixture(EM_COMPONENTS, random_state=0).fit(rows)
     seconds = time.process_time() - start
     name = f"EM, {EM_COMPONENTS} components"
-    return Outcome(name, mixture.score_samples(test), mixture.sample(len(test))[0], seconds)
+    return Outcome(name, mixture.score_samples(test), lambda: mixture.sample(len(test))[0], seconds)
 
 
 def flow(rows: np.ndarray, test: np.ndarray, seed: int, max_seconds: float) -> Outcome:
@@ -144,9 +149,12 @@ def flow(rows: np.ndarray, test: np.ndarray, seed: int, max_seconds: float) -> O
     log_det = float(np.linalg.slogdet(matrix)[1])
     points = jnp.asarray((test - loc) @ matrix.T, jnp.float32)
     log_prob = in_batches(trained.model.log_prob, points) + log_det
-    z = np.asarray(trained.model.sample(jax.random.key(seed), (len(test),)), np.float64)
-    draws = loc + np.linalg.solve(matrix, z.T).T
-    return Outcome("flow", log_prob, draws, seconds, f"{trained.epochs} epochs")
+
+    def draw() -> np.ndarray:
+        z = np.asarray(trained.model.sample(jax.random.key(seed), (len(test),)), np.float64)
+        return loc + np.linalg.solve(matrix, z.T).T
+
+    return Outcome("flow", log_prob, draw, seconds, f"{trained.epochs} epochs")
 
 
 def accuracy(draws: np.ndarray, test: np.ndarray) -> float:
@@ -172,13 +180,15 @@ def compare(args: argparse.Namespace, seed: int) -> None:
         gap = exact - outcome.log_prob
         print(
             f"| {outcome.method} | {outcome.log_prob.mean():.2f} "
-            f"| {gap.mean():.2f} ± {gap.std() / len(gap) ** 0.5:.2f} "
-            f"| {accuracy(outcome.draws, test):.3f} | {outcome.seconds:.0f} | {outcome.note} |",
+            f"| {gap.mean():.2f} ± {gap.std() / len(gap) ** 0.5:.2f} | ",
+            end="",
             flush=True,
         )
+        told = accuracy(outcome.draw(), test)
+        print(f"{told:.3f} | {outcome.seconds:.0f} | {outcome.note} |", flush=True)
 
-    methods: dict[str, Callable[[], list[Outcome]]] = {
-        "truth": lambda: [Outcome("the truth", exact, truth.draw(rng, NUM_TEST), np.nan)],
+    methods: dict[str, Callable[[], Iterable[Outcome]]] = {
+        "truth": lambda: [Outcome("the truth", exact, lambda: truth.draw(rng, NUM_TEST), np.nan)],
         "fit": lambda: ours(rows, test, seed, arguments),
         "likelihood": lambda: ours(rows, test, seed, likelihood),
         "em": lambda: [em(rows, test)],

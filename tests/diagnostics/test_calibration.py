@@ -44,6 +44,7 @@ def test_ranks_are_uniform_for_the_right_prior_and_not_for_wrong_ones():
         assert "fail" in str(wrong)
         with pytest.raises(AssertionError, match="is off"):
             check_coverage(wrong)
+    assert {name: len(info.method) for name, info in right.info.items()}["b"] == 149
     assert "fail" not in str(right) and "90 % intervals" in str(right)
 
 
@@ -87,6 +88,8 @@ def test_some_columns_and_a_figure():
     found = disco.calibration(KEY, PRIOR, rows(20), columns=["c"], num_samples=19, num_particles=64)
     assert list(found.ranks) == ["c"] and found.ranks["c"].shape == (20,)
     assert found.num_samples == 19
+    assert found.info["c"].method.tolist() == 20 * ["importance"]
+    assert str(found).endswith("; drawn: 20 by importance")
     assert ((found.ranks["c"] > 0) & (found.ranks["c"] < 1)).all()
     data = found.to_arviz()
     assert data["prior_sbc"]["c"].shape == (1, 20)

@@ -104,6 +104,7 @@ def test_sentences_without_data():
     assert 0 < check.effective_share <= 1 and check.relative_error is None
     text = str(check)
     assert text.startswith("pass") and "typical" in text and "give `data`" in text
+    assert check.method == "importance" and "(method: importance)" in text
     left_out = disco.check_conditional(
         KEY, PRIOR, {"a": 0.4}, data=rows(100), num_samples=50, num_neighbours=0
     )

@@ -118,6 +118,18 @@ def test_blocks_fit_memory():
     assert blocks_at_once(10**6) == 1
 
 
+def test_draws_of_the_joint_and_log_z_say_how_they_were_made():
+    prior = conditional_targets.prior_of(UNEQUAL)
+    draws, info = prior.sample(KEY, (500,), return_info=True)
+    np.testing.assert_array_equal(draws, prior.sample(KEY, (500,)))
+    assert info.method.tolist() == ["importance"]
+    assert info.num_distinct.tolist() == [len(np.unique(draws, axis=0))]
+    batch = prior.clamp(np.array([[np.nan, 0.5, np.nan], [np.nan, -0.5, np.nan]]))
+    normalized, info = batch.normalize(KEY, return_info=True)
+    assert info.method.tolist() == 2 * ["importance"]
+    np.testing.assert_array_equal(normalized.log_normalizer, batch.normalize(KEY).log_normalizer)
+
+
 def test_draws_agree_with_closed_forms():
     prior, given = conditional_targets.prior_of(UNEQUAL), np.array([np.nan, 0.5, np.nan])
     truth = UNEQUAL.condition([1], [0.5])

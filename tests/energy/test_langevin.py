@@ -7,8 +7,8 @@ import pytest
 from helpers.statistics import assert_within, mean_and_error, moments
 
 import numpyro_disco as disco
-from numpyro_disco.energy.langevin import ScoreFunction
 from numpyro_disco.energy.learned import Learned, LearnedEnergy
+from numpyro_disco.energy.score_function import ScoreFunction
 from numpyro_disco.tables.variables import Variable, Variables
 
 SHAPE = (1, 3)
@@ -54,6 +54,16 @@ def test_metropolis_corrected_draws_have_the_moments_of_the_conditional():
     draws = disco.sample_langevin(jax.random.key(0), prior(), 2000, observed=GIVEN, sampler=sampler)
     assert draws.shape == (2000, *SHAPE)
     check_conditional_moments(draws)
+
+
+def test_arrays_of_a_stack_may_observe_different_elements():
+    stack = np.stack([GIVEN, np.array([[0.3, np.nan, np.nan]])])
+    sampler = disco.Langevin(num_steps=200, step_size=0.8, metropolis=True)
+    draws = disco.sample_langevin(jax.random.key(0), prior(), 1000, observed=stack, sampler=sampler)
+    assert draws.shape == (1000, 2, *SHAPE)
+    check_conditional_moments(draws[:, 0])
+    np.testing.assert_array_equal(np.asarray(draws)[:, 1, 0, 0], np.float32(0.3))
+    assert np.asarray(draws)[:, 1, 0, 1:].std(0).min() > 0.1
 
 
 def test_uncorrected_draws_with_large_steps_do_not():
@@ -130,12 +140,18 @@ def test_a_mask_says_what_is_not_observed():
         data_fields=["weights", "reference", "loc", "whitener", "log_det", "smoothed"],
         meta_fields=["graph"],
     )
-    model = Standard({}, None, jnp.zeros(3), jnp.eye(3), jnp.zeros(()), None)
+    reference = disco.GaussianReference(np.zeros(3), np.eye(3))
+    model = Standard({}, reference, jnp.zeros(3), jnp.eye(3), jnp.zeros(()), None)
     score = ScoreFunction(model, jnp.zeros(3), jnp.ones(3), SHAPE, None)
     observed = np.ma.masked_array([[7.0, 0.5, 7.0]], [[True, False, True]])
     sampler = disco.Langevin(num_steps=2)
     draws = disco.sample_langevin(jax.random.key(0), score, 2, observed=observed, sampler=sampler)
     assert (np.asarray(draws)[:, 0, 1] == 0.5).all() and (np.asarray(draws)[:, 0, 0] != 7).all()
+    stack = np.ma.stack([observed, observed, observed])
+    draws = disco.sample_langevin(jax.random.key(0), score, 2, observed=stack, sampler=sampler)
+    assert draws.shape == (2, 3, *SHAPE) and (np.asarray(draws)[..., 1] == 0.5).all()
+    with pytest.raises(ValueError, match="a stack of such arrays"):
+        disco.sample_langevin(jax.random.key(0), score, observed=stack[None])
 
 
 def test_annealing_starts_at_one_or_below():

@@ -33,7 +33,7 @@ from numpyro_disco.training.objectives.base import (
     store_checked,
 )
 from numpyro_disco.training.objectives.losses import contrastive_loss, density_loss, disco_loss
-from numpyro_disco.training.objectives.own_rows import corrected_rows
+from numpyro_disco.training.objectives.own_rows import mean_behind
 from numpyro_disco.training.rows.batches import (
     STEPS_PER_ROUND,
     Source,
@@ -161,7 +161,8 @@ class NoisyPointsObjective(MultilevelObjective):
         """One batch of noisy points whose targets are their own rows, corrected.
 
         Points are in groups that share the noise of each coordinate, so that a correction costs one
-        factorisation for each group. In the first group that is sigma_0.
+        factorisation for each group. In the first group that is sigma_0. Groups are worked on one
+        after another on a CPU, which one of them keeps busy.
         """
         keys = jax.random.split(rng_key, 6)
         size = -(-batch_size // NUM_GROUPS)
@@ -171,13 +172,18 @@ class NoisyPointsObjective(MultilevelObjective):
         scales = jnp.where(self._noisy_coordinates(keys[2], shape), levels, self.resolution)
         scale = jnp.repeat(scales, size, axis=0)
         points = chosen + scale * jax.random.normal(keys[3], chosen.shape, chosen.dtype)
-        of_group = partial(corrected_rows, reference.components(), resolution=self.resolution)
-        groups = [x.reshape(NUM_GROUPS, size, -1) for x in (points, chosen)]
-        target = jax.lax.map(lambda group: of_group(*group), (*groups, scales))
+        mean = partial(mean_behind, reference.components(), resolution=self.resolution)
+        groups = points.reshape(NUM_GROUPS, size, -1), scales
+        if jax.default_backend() == "cpu":
+            means = jax.lax.map(lambda group: mean(*group), groups)
+        else:
+            means = jax.vmap(mean)(*groups)
+        least = mean(points, jnp.full(shape[1], self.resolution, points.dtype))
+        target = chosen + least - means.reshape(points.shape)
         noise = jax.random.normal(keys[4], chosen.shape, chosen.dtype)
         batch = OwnRowBatch(
             points,
-            target.reshape(points.shape),
+            target,
             scale,
             chosen + self.resolution * noise,
             reference.sample(keys[5], (len(chosen),)),

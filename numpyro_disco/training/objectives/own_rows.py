@@ -26,24 +26,20 @@ from numpyro_disco._typing import Array
 from numpyro_disco.references.base import Components
 
 
-def corrected_rows(
-    components: Components, points: Array, rows: Array, noise: Array, resolution: float
-) -> Array:
-    """Targets of noisy points that share the noise of each coordinate.
+def mean_behind(components: Components, points: Array, noise: Array, resolution: float) -> Array:
+    """Means m_q(x; V) of the rows behind noisy points that share the noise of each coordinate.
 
     Args:
         components: components of the smoothed reference q.
         points: x, shape (B, D).
-        rows: the rows that they were made from, shape (B, D).
-        noise: standard deviations of the noise, none below sigma_0, shape (D,).
+        noise: standard deviations of the noise, the root of V, none below sigma_0, shape (D,).
         resolution: sigma_0.
 
     Returns:
-        Targets m, shape (B, D).
+        Shape (B, D).
     """
     more = jnp.maximum(noise**2 - resolution**2, 0.0)
-    near = resolution**2 * _score(components, points, jnp.zeros_like(more))
-    return rows + near - noise**2 * _score(components, points, more)
+    return points + noise**2 * _score(components, points, more)
 
 
 def _score(components: Components, points: Array, variances: Array) -> Array:

@@ -1,8 +1,9 @@
 """Columns that are linear functions of others, which have no joint density.
 
 Columns may depend on each other in any number: shares of a whole sum to one, a total is the sum of
-its parts. A dependence is one up to rounding; columns that are nearly dependent have a density, if
-a narrow one.
+its parts. A dependence is one up to rounding, either of the values or of the precision that is
+computed in: deviations that this precision cannot hold cannot be learned. Columns that are nearly
+dependent otherwise have a density, if a narrow one.
 """
 
 from __future__ import annotations
@@ -66,18 +67,22 @@ def standardized(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return (relative - mean) / deviation, mean * size, deviation * size
 
 
-def find_dependences(rows: np.ndarray, rounding: np.ndarray) -> list[Dependence]:
+def find_dependences(
+    rows: np.ndarray, rounding: np.ndarray, resolution: float = 0.0
+) -> list[Dependence]:
     """Find columns that are linear functions of earlier ones, up to rounding.
 
     Args:
         rows: complete rows (N, D), none of whose columns is constant.
         rounding: relative rounding of each column, shape (D,), as `precision` returns.
+        resolution: relative rounding of the precision that is computed in.
 
     Returns:
         One `Dependence` for each such column.
     """
     z, mean, deviation = standardized(rows)
-    size = rounding * np.maximum(np.abs(mean / deviation), np.abs(z).max(axis=0))
+    relative = np.maximum(SLACK * rounding, resolution)
+    size = relative * np.maximum(np.abs(mean / deviation), np.abs(z).max(axis=0))
     # The diagonal of R is the part of each column that is not explained by those before it.
     unexplained = np.abs(np.diagonal(np.linalg.qr(z, mode="r"))) / np.sqrt(len(z))
     kept: list[int] = []
@@ -87,7 +92,7 @@ def find_dependences(rows: np.ndarray, rounding: np.ndarray) -> list[Dependence]
             slopes = np.linalg.lstsq(z[:, kept], z[:, column], rcond=None)[0]
             error = np.sqrt(np.mean((z[:, column] - z[:, kept] @ slopes) ** 2))
             allowed = np.sqrt(size[column] ** 2 + ((slopes * size[kept]) ** 2).sum())
-            if error <= max(SLACK * allowed, LEAST_ERROR):
+            if error <= max(allowed, LEAST_ERROR):
                 found.append(_in_units(column, kept, slopes, mean, deviation))
                 continue
         kept.append(column)

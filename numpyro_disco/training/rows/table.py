@@ -251,7 +251,7 @@ def check_dependence(rows: np.ndarray, table: Table) -> None:
 
     Raises:
         ValueError: Two columns are nearly copies of each other, or a column is a linear function of
-            several others up to rounding.
+            several others up to its rounding, or to that of the precision that JAX computes in.
     """
     if len(rows) <= rows.shape[1]:
         return
@@ -269,7 +269,8 @@ def check_dependence(rows: np.ndarray, table: Table) -> None:
             f"Expected linearly independent columns in `data`; {pairs} are copies of each other up "
             "to shift and scale. Keep one of each pair: together they have no density."
         )
-    if found := find_dependences(rows, rounding):
+    resolution = float(jnp.finfo(jnp.result_type(float)).eps)
+    if found := find_dependences(rows, rounding, resolution):
         remedy = "Leave out one column of each equation"
         if any(is_whole(dependence) for dependence in found):
             remedy += ", or give shares of a whole as one variable on the simplex"

@@ -7,7 +7,7 @@ import pytest
 from helpers.statistics import assert_within, mean_and_error
 
 import numpyro_disco as disco
-from numpyro_disco.training.objectives.own_rows import corrected_rows
+from numpyro_disco.training.objectives.own_rows import mean_behind
 from numpyro_disco.training.rows.batches import TrainingRows
 
 COVARIANCE = np.array([[1.0, 0.6, 0.0], [0.6, 0.5, 0.05], [0.0, 0.05, 0.05]])
@@ -21,7 +21,11 @@ def targets(reference, noise=NOISE, num_rows=100_000):
     row_key, noise_key = jax.random.split(jax.random.key(0))
     rows = jax.random.multivariate_normal(row_key, jnp.zeros(3), COVARIANCE, (num_rows,))
     points = rows + noise * jax.random.normal(noise_key, rows.shape)
-    return points, corrected_rows(reference.components(), points, rows, noise, SIGMA)
+    least, more = (
+        mean_behind(reference.components(), points, scale, SIGMA)
+        for scale in (jnp.full(3, SIGMA), noise)
+    )
+    return points, rows + least - more
 
 
 def slope_error(points, target):

@@ -57,6 +57,17 @@ def test_nearly_dependent_columns_have_a_density():
     assert "'c'" in equations(*single.T)
 
 
+def test_deviations_below_the_working_precision_are_a_dependence():
+    rows = np.stack([A, B, A + B + 1e-9 * RNG.normal(size=300)], axis=1)
+    assert find_dependences(rows, precision(rows)) == []
+    single = float(np.finfo(np.float32).eps)
+    (found,) = find_dependences(rows, precision(rows), single)
+    assert found.column == 2 and set(found.slopes) == {0, 1}
+    # Rounding to single precision keeps these.
+    rows[:, 2] += 1e-5 * RNG.normal(size=300)
+    assert find_dependences(rows, precision(rows), single) == []
+
+
 def refusal(data, **settings):
     with pytest.raises(ValueError, match="linearly independent") as error:
         quick_fit(data, **settings)
@@ -67,6 +78,8 @@ def test_fits_name_what_depends_on_what():
     message = refusal({"a": A, "b": B, "c": C, "total": A + B + C})
     assert "'total' = 1.00 'a' + 1.00 'b' + 1.00 'c'. Leave out one column" in message
     assert "simplex" in refusal(SHARES, names=tuple("pqrs"))
+    nearly = A + B + 1e-9 * RNG.normal(size=300)
+    assert "'c' = 1.00 'a' + 1.00 'b'" in refusal({"a": A, "b": B, "c": nearly})
 
 
 def test_dependence_in_unconstrained_space():
