@@ -24,8 +24,10 @@ NUM_WAVES = 4
 """Frequencies at which the network sees the log of the noise level."""
 DECAY = 0.999
 """Decay of the average of the weights."""
-OPTIMIZER = optax.scale_by_adam()
-"""Adam without a learning rate, which each round of steps is given."""
+ADAM = optax.scale_by_adam()
+CLIPPED = optax.chain(optax.clip_by_global_norm(1.0), ADAM)
+"""Optimisers without a learning rate, which each round of steps is given. Over many steps the
+energy head of a diffusion needs the second, and a lower learning rate."""
 ROUND = 100
 """Steps in one program."""
 
@@ -141,6 +143,7 @@ def train(
     num_steps,
     batch_size=512,
     learning_rate=1e-3,
+    optimizer=ADAM,
     batches=random_rows,
     seconds=np.inf,
     checkpoint=None,
@@ -157,6 +160,7 @@ def train(
         num_steps: most optimiser steps. The learning rate falls to zero along a cosine.
         batch_size: rows in a step.
         learning_rate: the first learning rate.
+        optimizer: `ADAM` or `CLIPPED`.
         batches: maps (key, rows, (steps, batch_size)) to the batches of so many steps.
         seconds: most seconds, without compilation. If they run out before the steps, the learning
             rate has fallen with them.
@@ -164,8 +168,8 @@ def train(
             from it. None keeps nothing.
     """
     weights, rows = nnx.state(network), jnp.asarray(rows, jnp.float32)
-    state = (weights, weights, OPTIMIZER.init(weights))
-    steps = partial(take_steps, nnx.graphdef(network), loss, batches, batch_size)
+    state = (weights, weights, optimizer.init(weights))
+    steps = partial(take_steps, nnx.graphdef(network), loss, optimizer, batches, batch_size)
     if rows.ndim == 3:
         state = jax.tree.map(lambda leaf: np.stack([leaf] * len(rows)), state)
         steps = jax.vmap(steps, in_axes=(0, 0, 0, None, None))
@@ -193,8 +197,8 @@ def train(
     return nnx.merge(nnx.graphdef(network), state[1])
 
 
-def take_steps(graph, loss, batches, batch_size, state, rng_key, rows, counts, rate):
-    """Steps of Adam at one learning rate: the new state, and the losses.
+def take_steps(graph, loss, optimizer, batches, batch_size, state, rng_key, rows, counts, rate):
+    """Steps at one learning rate: the new state, and the losses.
 
     The state is that of the weights, of their average, and of the optimiser.
     """
@@ -206,7 +210,7 @@ def take_steps(graph, loss, batches, batch_size, state, rng_key, rows, counts, r
             return loss(nnx.merge(graph, weights), nnx.merge(graph, average), loss_key, batch)
 
         value, gradient = jax.value_and_grad(total)(weights)
-        change, memory = OPTIMIZER.update(gradient, memory)
+        change, memory = optimizer.update(gradient, memory)
         weights = jax.tree.map(lambda w, c: w - rate * c, weights, change)
         # The average forgets the start sooner, so that short runs have one as well.
         decay = jnp.minimum(DECAY, (1 + count) / (10 + count))

@@ -66,7 +66,10 @@ class Mixture(NamedTuple):
         weights = np.exp(log_weights)
         component = rng.choice(len(weights), num_draws, p=weights / weights.sum())
         noise = rng.standard_normal((num_draws, means.shape[1])) * np.sqrt(values[component])
-        return means[component] + np.einsum("nde,ne->nd", vectors[component], noise)
+        draws = means[component]
+        for k in range(len(weights)):
+            draws[component == k] += noise[component == k] @ vectors[k].T
+        return draws
 
     def last_given_rest(self, x, sigma=0.0):
         """Mixture in one dimension: the last coordinate given the others of x (D,), smoothed.

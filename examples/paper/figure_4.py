@@ -93,12 +93,14 @@ def known(task, size):
         exact = [truth.last_given_rest(point) for point in points]
         smoothed = [truth.last_given_rest(point, methods.NOISE_SCALE) for point in points]
         true_draws.append([draw_mixture(rng, *each, size.num_draws) for each in exact])
-        kinds = {FLOOR: (exact, 1.0), PERFECT: (smoothed, 1.0), PERFECT_COOLED: (smoothed, COOLING)}
-        for label, (densities, power) in kinds.items():
-            draws = [draw_tempered(rng, *each, power, size.num_draws) for each in densities]
+        drawn = {
+            FLOOR: [draw_mixture(rng, *each, size.num_draws) for each in exact],
+            PERFECT: [draw_mixture(rng, *each, size.num_draws) for each in smoothed],
+            PERFECT_COOLED: [draw_tempered(rng, *x, COOLING, size.num_draws) for x in smoothed],
+            ROWS: [methods.smoothed_rows(rng, rows, point, size.num_draws) for point in points],
+        }
+        for label, draws in drawn.items():
             results[label].append(Result(distances(draws, true_draws[-1]), np.nan, 0.0))
-        draws = [methods.smoothed_rows(rng, rows, point, size.num_draws) for point in points]
-        results[ROWS].append(Result(distances(draws, true_draws[-1]), np.nan, 0.0))
     return true_draws, results
 
 
@@ -135,9 +137,9 @@ def main():
     args = parser.parse_args()
     size, quick = SIZES[args.size], args.size == "quick"
     path = methods.prepare(quick) / f"figure_4_{args.size}{'_exact' * args.exact}"
-    wanted = (PUBLISHED, NOT_COOLED, *methods.RIVALS)
-    wanted = wanted if args.exact else (*wanted, MEANS, *CAUSES, DEFAULT)
-    wanted = args.methods or (QUICK_METHODS if quick else wanted)
+    exact = (PUBLISHED, NOT_COOLED, *methods.RIVALS)
+    every = QUICK_METHODS if quick else (*exact, MEANS, *CAUSES, DEFAULT)
+    wanted = args.methods or (exact if args.exact else every)
     results = {}
     for dimension in args.dimensions or size.num_steps:
         task = make_task(dimension, args.seeds or range(size.num_seeds), size)

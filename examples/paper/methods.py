@@ -141,19 +141,13 @@ def smoothed_rows(rng, rows, point, num_draws):
 
 
 def learn_disco(rng_key, rows, *, width, num_blocks, num_steps, batch_size, path):
-    """DISCO by the library, with the published target and without a term for the log density."""
+    """DISCO as the library does it: with posterior means and a term for the log density."""
     path = path.with_name(f"disco_{path.name}.npz")
     if not path.exists():
         fit = disco.fit(
             rng_key,
             rows,
-            objective=disco.Disco(
-                noise_scale=NOISE_SCALE,
-                density_weight=0.0,
-                target="draw",
-                posterior_rows="all",
-                whiten=False,
-            ),
+            objective=disco.Disco(noise_scale=NOISE_SCALE, posterior_rows="all", whiten=False),
             network=disco.MLP(width=width, num_blocks=num_blocks),
             optimizer=optax.adam(optax.cosine_decay_schedule(1e-3, num_steps)),
             num_steps=num_steps,

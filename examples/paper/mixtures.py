@@ -132,7 +132,9 @@ def learned(task, size, path, seconds):
 
     @once
     def scores():
-        return trained("diffusion", score, keys[3], diffusion.denoising_loss(process))
+        loss = diffusion.denoising_loss(process)
+        more = {"optimizer": diffusion.CLIPPED, "learning_rate": 5e-4}
+        return trained("diffusion", score, keys[3], loss, **more)
 
     parts = [nnx.graphdef(network) for network in (energy, score)]
     return Models(

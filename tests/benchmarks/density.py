@@ -88,6 +88,9 @@ def run_task(
     others = (RIVALS[rival](task, seed, trained[0].seconds) for rival in chosen)
     run: dict[str, tuple[Scores, float]] = {}
     for method in chain(trained, others):
+        # The conditionals may take longer than training.
+        whole = f"{method.joint(task).mean():.4f} | {method.seconds:.0f} | {method.note}"
+        print(f"{name} | {seed} | {method.name}, whole rows | {whole}", flush=True)
         scores = score(task, method, exact)
         run[method.name] = (scores, method.seconds)
         cells = f"{method.name} | {show(scores.cells)} | {method.seconds:.0f} | {method.note}"
