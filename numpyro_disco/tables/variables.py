@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -21,6 +21,9 @@ from numpyro.distributions import biject_to, constraints
 from numpyro_disco._checks import is_traced
 from numpyro_disco._typing import Array, ArrayLike
 from numpyro_disco.tables.reading import aligned
+
+# A method of something hashable as one compiled program, and not one for each operation and shape.
+_one_program = partial(jax.jit, static_argnums=0, inline=True)
 
 JOINT_SUPPORTS: dict[str, constraints.Constraint] = {
     "simplex": constraints.simplex,
@@ -187,7 +190,11 @@ class Variables:
         given = {n: jnp.asarray(value) for n, value in self._aligned(values, "values").items()}
         for name, value in given.items():
             self._check_shape(name, value.shape, "values")
-        parts = [variable.unconstrain(given[variable.name]) for variable in self]
+        return self._packed(given)
+
+    @_one_program
+    def _packed(self, values: dict[str, Array]) -> Array:
+        parts = [variable.unconstrain(values[variable.name]) for variable in self]
         leading = np.broadcast_shapes(*(part.shape[:-1] for part in parts))
         parts = [jnp.broadcast_to(part, (*leading, part.shape[-1])) for part in parts]
         return jnp.concatenate(parts, axis=-1)
@@ -197,9 +204,14 @@ class Variables:
 
         The inverse of `pack`.
         """
-        x = jnp.asarray(coordinates)
-        return {v.name: v.constrain(x[..., self.indices[v.name]]) for v in self}
+        values = self._unpacked(jnp.asarray(coordinates))
+        return {variable.name: value for variable, value in zip(self, values, strict=True)}
 
+    @_one_program
+    def _unpacked(self, x: Array) -> list[Array]:
+        return [v.constrain(x[..., self.indices[v.name]]) for v in self]
+
+    @_one_program
     def log_det(self, coordinates: Array, which: ArrayLike = True) -> Array:
         """Log |d values / d coordinates| of the joint supports, shape (..., D) to (...).
 
@@ -220,7 +232,11 @@ class Variables:
 
     def inside(self, values: Mapping[str, ArrayLike]) -> Array:
         """True where all joint supports hold their values up to rounding, shape (...)."""
-        checks = [v.inside(jnp.asarray(values[v.name])) for v in self if v.joint_support]
+        return self._inside({v.name: jnp.asarray(values[v.name]) for v in self if v.joint_support})
+
+    @_one_program
+    def _inside(self, values: dict[str, Array]) -> Array:
+        checks = [self[name].inside(value) for name, value in values.items()]
         return jnp.asarray(jax.tree.reduce(jnp.logical_and, checks, jnp.asarray(True)))
 
     # -- observations -----------------------------------------------------------------------------
