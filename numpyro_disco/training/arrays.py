@@ -30,6 +30,9 @@ MIN_ARRAYS = 10
 """Fewest arrays to learn from."""
 PARTIAL_NOISE = 0.5
 """Default share of the noisy points of which only some elements get more than the least noise."""
+DENSITY_WEIGHT = 30.0
+"""Default weight of the contrastive loss beside that of the slopes. Slopes of many elements weigh
+much and do not see the masses of modes, which the contrastive loss does."""
 NOISE_SCALE = 0.1
 """Default smoothing of arrays, in units of the root mean square deviation of their elements."""
 
@@ -156,6 +159,8 @@ def prepare_arrays(
     partial_noise = PARTIAL_NOISE if objective.partial_noise is None else objective.partial_noise
     target = objective.target or "row"
     objective = dataclasses.replace(objective, partial_noise=partial_noise, target=target)
+    if isinstance(objective, Disco) and target == "row" and objective.density_weight is None:
+        objective = dataclasses.replace(objective, density_weight=DENSITY_WEIGHT)
     kept = ~table.incomplete if leaves_out else np.ones(len(table.values), bool)
     if kept.sum() < MIN_ARRAYS:
         raise ValueError(

@@ -385,7 +385,7 @@ if __name__ == "__main__":
     parser.add_argument("--images", type=int, default=256, help="digits to complete")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise-scale", type=float, help="0.2 for 8 x 8, 0.1 for 28 x 28")
-    parser.add_argument("--density-weight", type=float, default=disco.Disco.density_weight)
+    parser.add_argument("--density-weight", type=float)
     parser.add_argument("--mixture", default="mixture.npz", help="file that keeps the mixture")
     parser.add_argument("--label", default="all", help="of the pictures")
     parser.add_argument("--output", default=".", help="folder of priors and pictures")

@@ -87,7 +87,7 @@ def run(count: int, separations: list[int], num_steps: int, num_rows: int) -> No
         # sigma_0 is in standard deviations: for two modes, those of the column that separates them.
         noise_scale = 1 / separation / float(rows.std(0).max())
         smoothed = []
-        for weight in (disco.Disco().density_weight, 0.0):
+        for weight in (None, 0.0):
             objective = disco.Disco(
                 noise_scale=noise_scale,
                 max_noise_scale=max(2.0, 4 * noise_scale),

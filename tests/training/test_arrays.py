@@ -42,7 +42,7 @@ def half(image):
 def test_defaults_of_arrays(fit):
     objective = fit.settings.objective
     assert isinstance(objective, disco.Disco) and objective.partial_noise == 0.5
-    assert objective.target == "row"
+    assert objective.target == "row" and objective.density_weight == 30
     # All elements share one unit.
     np.testing.assert_allclose(fit.distribution.scale, fit.distribution.scale[0])
     assert fit.distribution.names[:2] == ("[0,0]", "[0,1]")

@@ -50,6 +50,8 @@ from numpyro_disco.training.rows.row_posterior import (
 TARGETS = ("mean", "draw", "row")
 NUM_GROUPS = 8
 """Groups of a batch whose points have the same noise, if their targets are their own rows."""
+DENSITY_WEIGHT = 0.3
+"""Default weight of the log-density term."""
 REUSE = 25
 """Passes over the noisy points of a round; their targets cost more than the steps on them."""
 
@@ -236,8 +238,9 @@ class Disco(NoisyPointsObjective):
             training rows give held-out rows the highest log density.
         max_noise_scale: the largest noise that proposes points, in standardised units: how far from
             the rows the score is learned.
-        density_weight: weight of the log-density term; 0 leaves it out. If rows are targets, it is
-            the contrastive loss of smoothed rows and draws of the reference.
+        density_weight: weight of the log-density term, by default 0.3; 0 leaves it out. If rows are
+            targets, it is the contrastive loss of smoothed rows and draws of the reference, by
+            default with the weight 30 for arrays.
         target: "mean" of the posterior over rows, which has no sampling noise, the default for
             tables; a "draw" from it; or "row", the row behind the point, corrected by the
             reference where the noise is above `noise_scale`, the default for arrays. It does not
@@ -268,14 +271,24 @@ class Disco(NoisyPointsObjective):
         2.0
     """
 
-    density_weight: float = 0.3
+    density_weight: float | None = None
     undo_smoothing: bool = False
     whiten: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        store_checked(self, check_non_negative, "density_weight")
+        store_checked(self, or_none(check_non_negative), "density_weight")
         store_checked(self, check_flag, "undo_smoothing", "whiten")
+
+    def resolved(self, reference: Reference, num_rows: int) -> Self:
+        """Choose the density weight as well."""
+        return dataclasses.replace(
+            super().resolved(reference, num_rows), density_weight=self._density_weight
+        )
+
+    @property
+    def _density_weight(self) -> float:
+        return DENSITY_WEIGHT if self.density_weight is None else self.density_weight
 
     @property
     def undoes_smoothing(self) -> bool:
@@ -292,12 +305,12 @@ class Disco(NoisyPointsObjective):
         if self.target == "row":
             *noisy, row, draw = example
             slope_loss = self.score_loss(model, *noisy)
-            return slope_loss + self.density_weight * _comparison(model, row, draw)
+            return slope_loss + self._density_weight * _comparison(model, row, draw)
         x, target, scale, log_density, depth, largest = example
         energy, slope = jax.value_and_grad(model.standardized)(x)
         slope_loss = disco_loss(lambda _: -slope, x, target, scale, self.resolution)
         height_loss = density_loss(energy, log_density, depth, largest)
-        return slope_loss + self.density_weight * height_loss
+        return slope_loss + self._density_weight * height_loss
 
     def held_out_noise(self, rng_key: Array, rows: Array, repeats: int, model: Learned) -> Pytree:
         """Standard normal numbers (rows, repeats, D) and, if rows are targets, as many draws."""
@@ -316,7 +329,7 @@ class Disco(NoisyPointsObjective):
         noise, draw = noise
         compared = _comparison(model, row + self.resolution * noise, draw)
         # Denoising score matching in the units of the training loss is larger by sigma_0^2.
-        weight = self.density_weight / self.resolution**2
+        weight = self._density_weight / self.resolution**2
         return super().held_out_loss(model, row, noise) + weight * compared
 
 

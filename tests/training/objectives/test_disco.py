@@ -62,7 +62,7 @@ def test_wrong_noise_scales_are_refused(noise_scale):
         ({"target": "median"}, "target"),
         ({"max_noise_scale": 0.01}, "max_noise_scale"),
         ({"posterior_rows": "some"}, "posterior_rows"),
-        ({"density_weight": None}, "density_weight"),
+        ({"density_weight": "some"}, "density_weight"),
         ({"whiten": "no"}, "whiten"),
         ({"undo_smoothing": 1}, "undo_smoothing"),
     ],
