@@ -1,39 +1,47 @@
 """Figure 1 of the paper: x2 given x1 = 1.75 of a mixture in the plane, by DISCO and by its rivals.
 
-Each method draws from what its own network has learned, at full size from three tables of rows of
-the same mixture; the exact conditional is that of the mixture itself.
+The diffusion has a score head, as in the paper, and the same network as DISCO. Each method draws
+from what its own network has learned; the exact conditional is that of the mixture itself.
 
-    python examples/paper/figure_1.py            the paper's size: minutes on a GPU
-    python examples/paper/figure_1.py --small    smaller: about five minutes on one core
+    python examples/paper/figure_1.py            about five minutes on one core
     python examples/paper/figure_1.py --quick    a quick run of every step
 """
 
 import argparse
 
+import jax
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import methods
 import numpy as np
-from exact import draw_mixture, paper_mixture
-from mixtures import MEANS, NOT_COOLED, Size, Task, learned, runs_by_name
-from results import distances
+from exact import draw_mixture, paper_mixture, wasserstein
+from processes import variance_exploding
 from scipy.stats import gaussian_kde
 
 GIVEN = 1.75
-POINT = np.array([GIVEN, 0.0], np.float32)
-MOVES = (1, 10)
-"""Moves of DISCO at each inverse temperature, and leapfrog steps of each."""
-FULL = Size(3, 100_000, {2: 50_000}, 1024, 4, {2: 128}, {}, 100, 1, 1024, 1)
-SMALL = Size(1, 20_000, {2: 2500}, 512, 2, {2: 64}, {}, 100, 1, 1024, 1)
-QUICK = Size(1, 1000, {2: 50}, 64, 1, {2: 16}, {}, 20, 1, 64, 1)
-QUICK_METHODS = (NOT_COOLED, *methods.RIVALS[:2])
+POINT = jnp.array([GIVEN, 0.0])
+
+
+def learned(rows, size, path):
+    """Draws of every method: maps names to functions of a random key and the point."""
+    disco_key, diffusion_key = jax.random.split(jax.random.key(0))
+    process = variance_exploding(size["num_levels"])
+    training = {key: size[key] for key in ("num_steps", "batch_size", "width", "num_blocks")}
+    prior = methods.learn_disco(disco_key, rows, path=path, published=True, **training)
+    denoise = methods.learn_diffusion(
+        diffusion_key, rows, process, energy=False, path=path, **training
+    )
+    num_draws = size["num_draws"]
+    found = {"DISCO": methods.disco_tempered(prior.energy, num_draws, 1, 10)}
+    return found | {
+        rival: methods.rival(rival, process, denoise, num_draws, 2) for rival in size["rivals"]
+    }
 
 
 def table(draws, exact, floor):
     """Lines of a table: W1 of each method against the exact conditional."""
-    lines = ["| method | mean W1 | worst |", "|---|---|---|"]
-    for name, found in {"exact draws": floor, **draws}.items():
-        errors = distances(found, [exact] * len(found))
-        lines.append(f"| {name} | {errors.mean():.3f} | {errors.max():.3f} |")
+    lines = ["| method | W1 |", "|---|---|", f"| exact draws | {floor:.3f} |"]
+    lines += [f"| {name} | {wasserstein(x, exact):.3f} |" for name, x in draws.items()]
     return "\n".join(lines)
 
 
@@ -48,41 +56,37 @@ def picture(path, rows, density, draws):
     axes[0].plot(*rows[:3000].T, ",k")
     axes[0].axvline(GIVEN, color="C3")
     axes[0].set(title="rows", xlabel="$x_1$", ylabel="$x_2$")
-    for axis, (name, found) in zip(axes[1:], draws.items(), strict=False):
+    for axis, (name, x) in zip(axes[1:], draws.items(), strict=False):
         axis.sharey(axes[1])
         axis.fill_between(places, exact, color="0.85", label="exact")
-        for x in found:
-            kernels = gaussian_kde(x, 0.1)(places)
-            axis.plot(places, kernels, color="C3" if "DISCO" in name else "C0", linewidth=1)
+        axis.plot(places, gaussian_kde(x, 0.1)(places), color="C3" if name == "DISCO" else "C0")
         axis.set(title=name, xlabel="$x_2$", yticks=[])
     axes[1].legend()
+    axes[-1].axis("off")
     figure.savefig(path, dpi=90)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--small", action="store_const", const=SMALL, dest="size", default=FULL)
-    size.add_argument("--quick", action="store_const", const=QUICK, dest="size")
-    parser.add_argument("--seconds", type=float, default=np.inf, help="most of each training")
-    args = parser.parse_args()
-    size, quick = args.size, args.size is QUICK
-    path = methods.prepare(quick) / f"figure_1{'_small' * (size is SMALL)}"
-    truth, tables = paper_mixture(2, seed=4), range(size.num_seeds)
-    rngs = [np.random.default_rng([4, seed]) for seed in tables]
-    rows = np.stack([truth.draw(rng, size.num_rows) for rng in rngs]).astype(np.float32)
-    points = np.stack([POINT[None]] * len(rows))
-    task = Task(2, tuple(tables), [truth] * len(rows), rows, points)
-    models = learned(task, size, path, args.seconds)
-    wanted = QUICK_METHODS if quick else (NOT_COOLED, MEANS, *methods.RIVALS)
-    runs = runs_by_name(models, task, size, wanted, MOVES)
-    draws = {label: run(task)[0][:, 0] for label, run in runs.items()}
-    density = truth.last_given_rest(POINT)
-    exact, *others = (draw_mixture(rngs[0], *density, size.num_draws) for _ in range(4))
-    lines = table(draws, exact, others)
+    parser.add_argument("--quick", action="store_true", help="few rows, steps and rivals")
+    quick = parser.parse_args().quick
+    size = {"num_rows": 20_000, "num_steps": 3000, "batch_size": 512, "width": 128}
+    size |= {"num_blocks": 2, "num_levels": 100, "num_draws": 1024, "rivals": methods.RIVALS}
+    if quick:
+        size |= {"num_rows": 1000, "num_steps": 50, "batch_size": 64, "width": 16}
+        size |= {"num_blocks": 1, "num_levels": 20, "num_draws": 64, "rivals": methods.RIVALS[:2]}
+    path = methods.prepare(quick) / "figure_1"
+    rng = np.random.default_rng(1)
+    truth = paper_mixture(2, seed=4)
+    rows, density = truth.draw(rng, size["num_rows"]), truth.last_given_rest(POINT)
+    exact, other = (draw_mixture(rng, *density, size["num_draws"]) for _ in range(2))
+    draws = {}
+    for label, run in learned(rows, size, path).items():
+        draws[label] = np.asarray(jax.jit(run)(jax.random.key(2), POINT)[0])
+    lines = table(draws, exact, wasserstein(other, exact))
     print(lines)
     path.with_suffix(".md").write_text(lines + "\n")
-    picture(path.with_suffix(".png"), rows[0], density, draws)
+    picture(path.with_suffix(".png"), rows, density, draws)
 
 
 if __name__ == "__main__":

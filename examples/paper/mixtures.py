@@ -175,7 +175,7 @@ def smoothed_energy(truth):
     return lambda x: -truth.log_prob(x, 1.0, methods.NOISE_SCALE)
 
 
-def samplers(models, task, size, moves):
+def samplers(models, task, size):
     """Samplers by name."""
     process, num_draws = noise_process(task.dimension, size), size.num_draws
     truths, ones = stacked(task.truths), np.ones(len(task.seeds), np.float32)
@@ -183,7 +183,7 @@ def samplers(models, task, size, moves):
 
     def tempered(weights, power):
         energy = models.energy(weights)
-        return methods.disco_tempered(lambda x: power * energy(x), num_draws, *moves)
+        return methods.disco_tempered(lambda x: power * energy(x), num_draws)
 
     def rival(name, weights):
         denoise = models.denoiser(weights)
@@ -212,7 +212,7 @@ def samplers(models, task, size, moves):
     return found
 
 
-def runs_by_name(models, task, size, wanted, moves=(2, 2)):
+def runs_by_name(models, task, size, wanted):
     """Samplers by name. Each returns draws (S, num_tests, n), evaluations and seconds, (S,).
 
     Their programs compile in threads while networks train, DISCO beside the diffusion.
@@ -222,10 +222,9 @@ def runs_by_name(models, task, size, wanted, moves=(2, 2)):
         task: the mixtures.
         size: numbers of noise levels, of draws, and of points at once.
         wanted: names of samplers.
-        moves: of DISCO, at each inverse temperature, and leapfrog steps of each.
     """
     compiling, compiled, runs = ThreadPoolExecutor(3), {}, {}
-    for index, (label, sampler) in enumerate(samplers(models, task, size, moves).items()):
+    for index, (label, sampler) in enumerate(samplers(models, task, size).items()):
         if label in wanted:
             if sampler.make not in compiled:
                 given = sampler.make, sampler.like, task, size
