@@ -39,7 +39,9 @@ def quick(alone):
 
 def test_documentation(tmp_path, alone):
     command = (*PYTHON_M, "sphinx", "-qW", "--keep-going", "docs", tmp_path)
-    subprocess.run(command, cwd=ROOT, env=alone, check=True)
+    # Cells run NumPyro's samplers, which take longer to compile than to run.
+    flags = f"{alone['XLA_FLAGS']} --xla_backend_optimization_level=1"
+    subprocess.run(command, cwd=ROOT, env={**alone, "XLA_FLAGS": flags}, check=True)
 
 
 def test_doctests(quick):

@@ -15,6 +15,10 @@ import numpy as np
 
 # Several loops are fused by LLVM rather than one by one by MLIR.
 _FUSE_BY_LLVM: dict[str, Any] = {"xla_cpu_use_fusion_emitters": False}
+# Passes that XLA repeats until nothing changes, for each loop inside of loops.
+_KEEP_IN_LOOPS: dict[str, Any] = {
+    "xla_disable_hlo_passes": "while-loop-invariant-code-motion,simplify-while-loops"
+}
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -43,7 +47,7 @@ def as_one_program(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 @cache
-def compiler_options(*, fuse_by_llvm: bool = True) -> dict[str, Any]:
+def compiler_options(*, fuse_by_llvm: bool = True, hoist: bool = True) -> dict[str, Any]:
     """Options of XLA that shorten compilation and leave the time of a run as it is.
 
     They apply to CPUs only, and only as far as this version of XLA knows them. JAX accepts them
@@ -54,6 +58,8 @@ def compiler_options(*, fuse_by_llvm: bool = True) -> dict[str, Any]:
     Args:
         fuse_by_llvm: also leave the fusion of loops to LLVM. This shortens compilation further, but
             it slows a program that evaluates energies at very many points.
+        hoist: move what stays the same out of loops. Without it, programs of several nested loops
+            compile sooner; it is for programs that compute nothing again and again.
 
     Returns:
         A dict for the argument `compiler_options` of `jax.jit`; empty where no option applies.
@@ -61,6 +67,7 @@ def compiler_options(*, fuse_by_llvm: bool = True) -> dict[str, Any]:
     if jax.default_backend() != "cpu":
         return {}
     options = _OPTIONS | (_FUSE_BY_LLVM if fuse_by_llvm else {})
+    options |= {} if hoist else _KEEP_IN_LOOPS
     if jax.config.read("jax_disable_most_optimizations"):
         # JAX's level is 0 then, which the options of a program would replace.
         options.pop("xla_backend_optimization_level", None)

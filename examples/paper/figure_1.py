@@ -1,7 +1,7 @@
 """Figure 1 of the paper: x2 given x1 = 1.75 of a mixture in the plane, by DISCO and by its rivals.
 
-Each method draws from what its own network has learned, from three tables of rows of the same
-mixture; the exact conditional is that of the mixture itself.
+Each method draws from what its own network has learned, at full size from three tables of rows of
+the same mixture; the exact conditional is that of the mixture itself.
 
     python examples/paper/figure_1.py            the paper's size: minutes on a GPU
     python examples/paper/figure_1.py --small    smaller: about five minutes on one core
@@ -23,7 +23,7 @@ POINT = np.array([GIVEN, 0.0], np.float32)
 MOVES = (1, 10)
 """Moves of DISCO at each inverse temperature, and leapfrog steps of each."""
 FULL = Size(3, 100_000, {2: 50_000}, 1024, 4, {2: 128}, {}, 100, 1, 1024, 1)
-SMALL = Size(3, 20_000, {2: 2500}, 512, 2, {2: 64}, {}, 100, 1, 1024, 1)
+SMALL = Size(1, 20_000, {2: 2500}, 512, 2, {2: 64}, {}, 100, 1, 1024, 1)
 QUICK = Size(1, 1000, {2: 50}, 64, 1, {2: 16}, {}, 20, 1, 64, 1)
 QUICK_METHODS = (NOT_COOLED, *methods.RIVALS[:2])
 

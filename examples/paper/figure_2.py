@@ -46,7 +46,7 @@ def learned_scores(points, rows, size, path):
     """Scores of DISCO and of diffusions at t = 0, by name, (n, D) each."""
     disco_key, *keys = jax.random.split(jax.random.key(0), 3)
     process = variance_exploding(100)
-    prior = methods.learn_disco(disco_key, rows, path=path, **size)
+    prior = methods.learn_disco(disco_key, rows, path=path, published=True, **size)
     found = {"DISCO": jax.jit(jax.vmap(prior.score))(points)}
     for key, energy in zip(keys, (False, True), strict=True):
         denoise = methods.learn_diffusion(key, rows, process, energy=energy, path=path, **size)

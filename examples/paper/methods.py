@@ -140,14 +140,21 @@ def smoothed_rows(rng, rows, point, num_draws):
     return rows[chosen, -1] + NOISE_SCALE * rng.standard_normal(num_draws)
 
 
-def learn_disco(rng_key, rows, *, width, num_blocks, num_steps, batch_size, path):
-    """DISCO as the library does it: with posterior means and a term for the log density."""
+def learn_disco(rng_key, rows, *, width, num_blocks, num_steps, batch_size, path, published=False):
+    """DISCO by the library.
+
+    As published, targets are draws from the posterior over rows, and there is no term for the log
+    density. By default the library takes posterior means, and has the term.
+    """
+    how = {"target": "draw", "density_weight": 0.0} if published else {}
     path = path.with_name(f"disco_{path.name}.npz")
     if not path.exists():
         fit = disco.fit(
             rng_key,
             rows,
-            objective=disco.Disco(noise_scale=NOISE_SCALE, posterior_rows="all", whiten=False),
+            objective=disco.Disco(
+                noise_scale=NOISE_SCALE, posterior_rows="all", whiten=False, **how
+            ),
             network=disco.MLP(width=width, num_blocks=num_blocks),
             optimizer=optax.adam(optax.cosine_decay_schedule(1e-3, num_steps)),
             num_steps=num_steps,

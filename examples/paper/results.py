@@ -54,7 +54,7 @@ def picture(path, results, left_out):
         shown = [pooled(by_method[label]) for label in labels]
         axis.boxplot(shown, tick_labels=labels, orientation="horizontal", whis=(0, 100))
         axis.invert_yaxis()
-        axis.set(title=f"D = {dimension}", xlabel="W1", xscale="log")
+        axis.set(title=f"D = {dimension}", xlabel="W1", xscale="log", xlim=(0.002, 6))
         axis.xaxis.set_major_locator(FixedLocator([0.003, 0.01, 0.03, 0.1, 0.3, 1, 3]))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")

@@ -145,7 +145,7 @@ def compiled_tempering() -> Callable[..., tuple[Array, TemperedResult]]:
     return jax.jit(
         temper_rows,
         static_argnames=("supports", "settings", "rows_at_once", "num_levels"),
-        compiler_options=compiler_options(),
+        compiler_options=compiler_options(hoist=False),
     )
 
 

@@ -196,7 +196,7 @@ class Programs:
     def __init__(self, options: RunOptions, signature: Signature) -> None:
         self.options, self.signature = options, signature
         self.latent = self.padded = ()
-        jit_options: dict[str, Any] = {"compiler_options": compiler_options()}
+        jit_options: dict[str, Any] = {"compiler_options": compiler_options(hoist=False)}
         if options.mesh is not None:
             jit_options["out_shardings"] = NamedSharding(options.mesh, PartitionSpec())
         jit = partial(jax.jit, **jit_options)

@@ -6,43 +6,50 @@ from flax import nnx
 
 from numpyro_disco.energy.convolutions import EnergyUNet, ScoreUNet, halvings
 
-SIZES = {"width": 4, "num_scales": 2, "num_blocks": 1, "num_octaves": 1, "rngs": nnx.Rngs(0)}
+SIZES = {"width": 4, "num_scales": 2, "num_blocks": 1, "num_octaves": 1}
+
+
+def initial(kind, shape, **settings):
+    """A network at its start, by one compiled program."""
+    return nnx.jit(lambda rngs: kind(shape, **SIZES | settings, rngs=rngs))(nnx.Rngs(0))
 
 
 def perturbed(network, scale=1.0):
     """The network with weights away from their start."""
     graph, state = nnx.split(network)
-    leaves, structure = jax.tree.flatten(state)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noise = [scale * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-    moved = [leaf + one for leaf, one in zip(leaves, noise, strict=True)]
-    return nnx.merge(graph, jax.tree.unflatten(structure, moved))
+    rng = np.random.default_rng(1)
+    moved = jax.tree.map(
+        lambda leaf: np.float32(leaf + scale * rng.standard_normal(leaf.shape)), state
+    )
+    return nnx.merge(graph, moved)
 
 
 @pytest.mark.parametrize(
     ("shape", "num_axes"), [((4, 6), 2), ((4, 4, 3), 2), ((8, 3), 1), ((5, 3), 2)]
 )
 def test_energy_starts_at_zero_and_is_bounded_below(shape, num_axes):
-    network = EnergyUNet(shape, num_spatial_axes=num_axes, **SIZES)
-    points = 3 * jax.random.normal(jax.random.key(0), (20, int(np.prod(shape))))
-    np.testing.assert_array_equal(jax.vmap(network)(points), np.zeros(20))
+    network = initial(EnergyUNet, shape, num_spatial_axes=num_axes)
+    rng = np.random.default_rng(0)
+    points = np.float32(3 * rng.standard_normal((20, int(np.prod(shape)))))
+    np.testing.assert_array_equal(jax.jit(jax.vmap(network))(points), np.zeros(20))
     other = perturbed(network)
     places = np.prod(shape[:num_axes])
     floor = -0.5 * places * float((other.offset[...] ** 2).sum())
-    energies = jax.vmap(other)(points)
+    energies = jax.jit(jax.vmap(other))(points)
     assert np.isfinite(energies).all() and float(energies.min()) >= floor
 
 
 def test_gradient_at_the_start_is_that_of_the_offset():
     # A squared norm that starts at zero has no gradient; the offset gives it one.
-    network = EnergyUNet((4, 4), num_spatial_axes=2, **SIZES)
+    network = initial(EnergyUNet, (4, 4), num_spatial_axes=2)
     graph, state = nnx.split(network)
-    gradient = jax.grad(lambda s: nnx.merge(graph, s)(jnp.ones(16)))(state)
-    assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) > 1e-3
+    slope = jax.jit(jax.grad(lambda s: nnx.merge(graph, s)(jnp.ones(16))))
+    gradient = slope(state)
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient)) > 1e-3
 
 
 def test_settings_rebuild_the_network():
-    network = EnergyUNet((4, 4, 2), num_spatial_axes=2, **SIZES)
+    network = initial(EnergyUNet, (4, 4, 2), num_spatial_axes=2)
     settings = network.settings
     assert settings.pop("kind") == "EnergyUNet"
     again = EnergyUNet(**settings, rngs=nnx.Rngs(0))
@@ -50,17 +57,18 @@ def test_settings_rebuild_the_network():
 
 
 def test_score_form_starts_from_half_the_point():
-    network = ScoreUNet((4, 4), noise_scale=0.5, num_spatial_axes=2, **SIZES)
-    z = jax.random.normal(jax.random.key(0), (16,))
-    np.testing.assert_allclose(network(z), (0.5 * z - z) / 0.25, rtol=1e-6)
+    network = initial(ScoreUNet, (4, 4), noise_scale=0.5, num_spatial_axes=2)
+    z = np.random.default_rng(0).standard_normal(16).astype(np.float32)
+    np.testing.assert_allclose(jax.jit(network)(z), (0.5 * z - z) / 0.25, rtol=1e-6)
 
 
 def test_convolutions_move_with_the_array():
     # One scale: away from the edges the outputs of a shifted array are the shifted outputs.
-    sizes = {**SIZES, "num_scales": 1}
-    network = perturbed(ScoreUNet((16, 16), noise_scale=1.0, num_spatial_axes=2, **sizes), 0.1)
-    x = jnp.zeros((16, 16)).at[6:9, 6:9].set(jax.random.normal(jax.random.key(2), (3, 3)))
-    here, there = (network(a.ravel()).reshape(16, 16) for a in (x, jnp.roll(x, 1, axis=0)))
+    network = initial(ScoreUNet, (16, 16), noise_scale=1.0, num_spatial_axes=2, num_scales=1)
+    score = jax.jit(perturbed(network, 0.1))
+    x = np.zeros((16, 16), np.float32)
+    x[6:9, 6:9] = np.random.default_rng(2).standard_normal((3, 3))
+    here, there = (score(a.ravel()).reshape(16, 16) for a in (x, np.roll(x, 1, axis=0)))
     np.testing.assert_allclose(there[5:12, 5:12], here[4:11, 5:12], atol=1e-5)
 
 

@@ -8,10 +8,15 @@ import sys
 
 # Most tests spend nearly all of their time compiling. Without XLA's newer code generation,
 # compilation is much faster; splitting a program for several threads does not pay where each
-# worker has one core. Not every version of XLA has these options.
+# worker has one core. Two passes over loops take a fifth of what is left, and only optimisations
+# use the metadata for LLVM. Not every version of XLA has these options.
 QUICK_OPTIONS = (
     "--xla_cpu_use_fusion_emitters=false",
     "--xla_cpu_parallel_codegen_split_count=1",
+    "--xla_disable_hlo_passes=while-loop-invariant-code-motion,simplify-while-loops",
+    "--xla_llvm_enable_alias_scope_metadata=false",
+    "--xla_llvm_enable_invariant_load_metadata=false",
+    "--xla_llvm_enable_noalias_metadata=false",
 )
 
 

@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 from helpers.statistics import assert_within
 
-from numpyro_disco.tempering.resampling import (
-    SCHEMES,
-    cumulative_sum,
-    log_mean_exp,
-    systematic,
-    weight_ess,
-)
+from numpyro_disco.tempering import resampling
+from numpyro_disco.tempering.resampling import SCHEMES, cumulative_sum, systematic
 
 pytestmark = pytest.mark.statistics
 
@@ -147,8 +142,9 @@ def test_one_heavy_particle_and_whole_numbers(scheme):
 def test_as_many_draws_as_particles_by_default():
     log_weights = weight_vectors(10)[20]
     for draw in SCHEMES.values():
-        ancestors = draw(jax.random.key(0), log_weights)
-        np.testing.assert_array_equal(ancestors, draw(jax.random.key(0), log_weights, 10))
+        by_default, ten = jax.jit(draw), jax.jit(partial(draw, num_draws=10))
+        ancestors = by_default(jax.random.key(0), log_weights)
+        np.testing.assert_array_equal(ancestors, ten(jax.random.key(0), log_weights))
 
 
 def naive(rng_key, log_weights, side):
@@ -161,7 +157,7 @@ def naive(rng_key, log_weights, side):
 
 def ends(resample):
     """Resample at both ends of [0, 1), from weights with and without zeros at the ends."""
-    key = jax.random.key(0)
+    key, resample = jax.random.key(0), jax.jit(resample)
     for num_particles in (2, 499, 4093):
         plain = np.zeros(num_particles, np.float32)
         gaps = np.where(np.arange(num_particles) % 5 == 2, 0.0, -np.inf).astype(np.float32)
@@ -305,6 +301,7 @@ def test_no_scheme_is_noisier_than_multinomial(scheme):
 
 
 def test_log_mean_exp():
+    log_mean_exp = jax.jit(resampling.log_mean_exp)
     log_weights = np.random.default_rng(0).normal(size=50).astype(np.float32)
     expected = np.log(np.exp(log_weights.astype(np.float64)).mean())
     np.testing.assert_allclose(log_mean_exp(log_weights), expected, rtol=1e-5)
@@ -317,6 +314,7 @@ def test_log_mean_exp():
 
 
 def test_weight_ess():
+    weight_ess = jax.jit(resampling.weight_ess)
     log_weights = np.random.default_rng(0).normal(size=50).astype(np.float32)
     expected = 1 / (exact_weights(log_weights) ** 2).sum()
     np.testing.assert_allclose(weight_ess(log_weights), expected, rtol=1e-5)
