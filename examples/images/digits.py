@@ -60,12 +60,12 @@ def posterior(model, prior, observations, args):
     return {name: np.stack([run[name] for run in runs]) for name in runs[0]}
 
 
-def restore(args, model, observe, rivals, *, part=np.s_[...], picture=np.asarray):
+def restore(args, model, observe, rivals, *, hidden=None, picture=np.asarray):
     """Learn, observe test digits with noise, draw their posteriors, compare and plot.
 
     `observe` is the linear map that the model observes; `rivals` maps training images and pixels to
-    other answers by name. Errors are those of a `part` of the image, and `picture` makes an image
-    of what was observed.
+    other answers by name. Errors are those of the `hidden` part of the image, if there is one, and
+    `picture` makes an image of what was observed.
     """
     train, test = load()
     prior = learn_prior(train, args)
@@ -74,8 +74,10 @@ def restore(args, model, observe, rivals, *, part=np.s_[...], picture=np.asarray
     draws = posterior(model, prior, pixels, args)["image"]
     gaussian = gaussian_mean(train, observe, pixels)
     others = {"Gaussian, closed form": gaussian, **rivals(train, pixels)}
-    others = {name: images[part] for name, images in others.items()}
-    report(prior, truth[part], draws[part], others)
+    part = np.s_[...] if hidden is None else hidden
+    report(truth[part], draws[part], {name: images[part] for name, images in others.items()})
+    if hidden is not None:
+        report_intervals(prior, truth[part], draws[part])
     plot(args.output, {"seen": picture(pixels), **maps(draws), "truth": truth})
 
 
@@ -101,8 +103,14 @@ def gaussian_mean(images, observe, observations, noise=NOISE, num_images=1):
     return found.reshape(-1, num_images, *shape).squeeze(1 if num_images == 1 else ())
 
 
-def report(prior, truth, draws, others):
-    """Print errors of posterior means, and how many pixels are inside of their intervals.
+def report(truth, draws, others):
+    """Print errors of posterior means."""
+    for name, mean in {"learned prior": draws.mean(1), **others}.items():
+        print(f"{name:24} RMS error {np.sqrt(((mean - truth) ** 2).mean()):.2f} of 16")
+
+
+def report_intervals(prior, truth, draws):
+    """Print how many hidden pixels are inside of their intervals.
 
     The prior is over smoothed digits, so its intervals are compared with pixels that have the same
     noise; for pixels without it they are too wide.
@@ -111,9 +119,7 @@ def report(prior, truth, draws, others):
     noisy = truth + smoothing * np.random.default_rng(2).normal(size=truth.shape)
     low, high = np.quantile(draws, [0.05, 0.95], axis=1)
     inside = ((noisy >= low) & (noisy <= high)).mean()
-    for name, mean in {"learned prior": draws.mean(1), **others}.items():
-        print(f"{name:24} RMS error {np.sqrt(((mean - truth) ** 2).mean()):.2f} of 16")
-    print(f"{inside:.0%} of the pixels, smoothed, are inside of their 90 % intervals")
+    print(f"{inside:.0%} of the hidden pixels, smoothed, are inside of their 90 % intervals")
 
 
 def plot(path, columns):

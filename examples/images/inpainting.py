@@ -45,4 +45,4 @@ def beside_nothing(pixels):
 
 if __name__ == "__main__":
     args = digits.arguments(__doc__, "inpainting.png")
-    digits.restore(args, model, seen, rivals, part=np.s_[..., 4:], picture=beside_nothing)
+    digits.restore(args, model, seen, rivals, hidden=np.s_[..., 4:], picture=beside_nothing)

@@ -39,7 +39,7 @@ def main(args):
     found = digits.posterior(model, prior, pixels, args)
     draws = np.stack([found["left"], found["right"]], 2)
     gaussian = digits.gaussian_mean(train, together, pixels, num_images=2)
-    digits.report(prior, truth, draws, {"Gaussian, closed form": gaussian})
+    digits.report(truth, draws, {"Gaussian, closed form": gaussian})
     columns = {"seen": pixels}
     for index, name in enumerate(("left ", "right ")):
         columns |= digits.maps(draws[:, :, index], name)

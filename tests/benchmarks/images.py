@@ -1,7 +1,7 @@
 """Priors learned from random fields, against closed form.
 
-    python tests/benchmarks/images.py --kinds 1    16 x 16, 50,000 fields; minutes on two cores
-    python tests/benchmarks/images.py --kinds 2    8 x 8; a minute or two on a GPU
+    python tests/benchmarks/images.py --kinds 1    16 x 16, 50,000 fields; two minutes on one core
+    python tests/benchmarks/images.py --kinds 2    8 x 8, 10,000 fields; minutes on one core
     python tests/benchmarks/images.py --small      4 x 4 with few steps and particles
 
 Fields of one kind are Gaussian with a smooth covariance, so the score of the smoothed density, the
@@ -179,7 +179,7 @@ def one_kind(small: bool) -> None:
 
 def two_kinds(small: bool) -> None:
     """Fields that the reference does not describe: what the network adds."""
-    size, count, steps, width = (4, 2000, 50, 4) if small else (8, 10_000, 3000, 32)
+    size, count, steps, width = (4, 2000, 50, 4) if small else (8, 10_000, 500, 8)
     field = make_fields(size, (2.8, 0.7), (0.7, 2.8))
     network = disco.UNet(width=width, num_scales=2)
     fit = learn(field.draw(np.random.default_rng(0), count), network, steps)
