@@ -5,7 +5,7 @@ magnitudes in three bands (the smaller, the brighter). Given some bands, the oth
 lie on curves, and the redshift has several modes.
 
     pip install --no-deps pzflow
-    python examples/quickstart.py            about two minutes on two cores
+    python examples/quickstart.py            a few minutes on two cores
     python examples/quickstart.py --small    a quick run of every step
 """
 
