@@ -33,7 +33,8 @@ from numpyro_disco.supports.clamped import StandardizedVector
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.tables.columns import Column
 from numpyro_disco.tables.reading import read_points
-from numpyro_disco.tables.variables import Variable, Variables
+from numpyro_disco.tables.variable import Variable
+from numpyro_disco.tables.variables import Variables
 
 
 class EnergyDensity(StableDistribution):

@@ -16,7 +16,7 @@ from numpyro.distributions import biject_to, constraints, transforms
 from numpyro_disco._typing import Array
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.supports.fields import Fields
-from numpyro_disco.tables.variables import Variable
+from numpyro_disco.tables.variable import Variable
 
 
 class _Variable(Fields):

@@ -22,12 +22,8 @@ from numpyro_disco._tracing import is_latent, trace_sites
 from numpyro_disco.tables.columns import Boolean, Whole
 from numpyro_disco.tables.kinds import default_support
 from numpyro_disco.tables.reading import aligned, by_name
-from numpyro_disco.tables.variables import (
-    Variable,
-    Variables,
-    double_precision_coordinates,
-    joint_support,
-)
+from numpyro_disco.tables.variable import Variable, double_precision_coordinates, joint_support
+from numpyro_disco.tables.variables import Variables
 
 Supports = Mapping[str, constraints.Constraint]
 

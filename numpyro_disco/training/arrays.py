@@ -17,7 +17,8 @@ from numpyro.distributions import constraints
 from numpyro_disco._statistics import selected
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.tables.columns import Real
-from numpyro_disco.tables.variables import Variable, Variables
+from numpyro_disco.tables.variable import Variable
+from numpyro_disco.tables.variables import Variables
 from numpyro_disco.training.learning import PreparedRows
 from numpyro_disco.training.network import UNet
 from numpyro_disco.training.objectives import Disco

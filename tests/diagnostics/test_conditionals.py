@@ -10,7 +10,8 @@ from helpers.statistics import assert_within
 from scipy import stats
 
 import numpyro_disco as disco
-from numpyro_disco.tables.variables import Variable, Variables
+from numpyro_disco.tables.variable import Variable
+from numpyro_disco.tables.variables import Variables
 
 NAMES = ("a", "b", "c")
 MEAN = np.array([0.5, -0.3, 0.2])

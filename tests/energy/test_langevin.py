@@ -9,7 +9,8 @@ from helpers.statistics import assert_within, mean_and_error, moments
 import numpyro_disco as disco
 from numpyro_disco.energy.learned import Learned, LearnedEnergy
 from numpyro_disco.energy.score_function import ScoreFunction
-from numpyro_disco.tables.variables import Variable, Variables
+from numpyro_disco.tables.variable import Variable
+from numpyro_disco.tables.variables import Variables
 
 SHAPE = (1, 3)
 MEAN = np.array([1.0, -2.0, 0.5])

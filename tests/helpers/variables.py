@@ -11,7 +11,8 @@ import numpy as np
 from numpyro.distributions import constraints
 
 import numpyro_disco as disco
-from numpyro_disco.tables.variables import Variable, Variables
+from numpyro_disco.tables.variable import Variable
+from numpyro_disco.tables.variables import Variables
 
 VARIABLES = Variables(
     (

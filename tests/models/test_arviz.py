@@ -15,7 +15,8 @@ from helpers.three_coordinates import NAMES, PRIOR, prior_of
 from numpyro.infer import MCMC, NUTS, DiscreteHMCGibbs
 
 import numpyro_disco as disco
-from numpyro_disco.tables.variables import Variable, Variables
+from numpyro_disco.tables.variable import Variable
+from numpyro_disco.tables.variables import Variables
 
 TABLE = pd.DataFrame(
     [[1.0, np.nan, 0.5], [np.nan, 0.2, np.nan], [0.1, 0.2, 0.3]],

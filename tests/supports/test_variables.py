@@ -8,7 +8,7 @@ from numpyro.distributions import biject_to, constraints
 
 from numpyro_disco.supports.coordinates import CoordinateSupports
 from numpyro_disco.supports.variables import StandardizedVariable
-from numpyro_disco.tables.variables import Variable
+from numpyro_disco.tables.variable import Variable
 
 LOC, SCALE = jnp.array([0.4, -0.3]), jnp.array([0.5, 1.5])
 POSITIVE = CoordinateSupports((constraints.positive, constraints.real))

@@ -8,7 +8,8 @@ import pytest
 from helpers.variables import VARIABLES, draws_of_variables
 from numpyro.distributions import biject_to
 
-from numpyro_disco.tables.variables import JOINT_SUPPORTS, Variable, Variables
+from numpyro_disco.tables.variable import JOINT_SUPPORTS, Variable
+from numpyro_disco.tables.variables import Variables
 
 SHAPES = {
     "simplex": (2, 3),

@@ -7,7 +7,8 @@ import pytest
 from helpers.statistics import Mixture, mean_and_error
 
 import numpyro_disco as disco
-from numpyro_disco.tables.variables import Variable, Variables
+from numpyro_disco.tables.variable import Variable
+from numpyro_disco.tables.variables import Variables
 from numpyro_disco.training.objectives.focus import check_focus, focus_on
 
 WIDTH = 0.3
