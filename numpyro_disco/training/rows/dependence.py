@@ -75,14 +75,16 @@ def find_dependences(
     Args:
         rows: complete rows (N, D), none of whose columns is constant.
         rounding: relative rounding of each column, shape (D,), as `precision` returns.
-        resolution: relative rounding of the precision that is computed in.
+        resolution: relative rounding of the precision that standardised rows are computed in.
 
     Returns:
         One `Dependence` for each such column.
     """
     z, mean, deviation = standardized(rows)
-    relative = np.maximum(SLACK * rounding, resolution)
-    size = relative * np.maximum(np.abs(mean / deviation), np.abs(z).max(axis=0))
+    largest = np.abs(z).max(axis=0)
+    # Values are rounded in units of their own, and computed with once they are standardised.
+    of_values = SLACK * rounding * np.maximum(np.abs(mean / deviation), largest)
+    size = np.maximum(of_values, resolution * largest)
     # The diagonal of R is the part of each column that is not explained by those before it.
     unexplained = np.abs(np.diagonal(np.linalg.qr(z, mode="r"))) / np.sqrt(len(z))
     kept: list[int] = []
