@@ -40,7 +40,8 @@ def test_settings_of_a_fit_have_no_open_defaults(few):
 def test_settings_of_a_disco_fit_have_no_open_defaults():
     gaussian = disco.GaussianReference(np.zeros(2), np.eye(2))
     objective = requested(noise_scale=0.05).resolved(gaussian, 540).objective
-    assert objective == disco.Disco(noise_scale=0.05, target="mean", posterior_rows="all")
+    chosen = {"target": "mean", "posterior_rows": "all", "density_weight": 0.3}
+    assert objective == disco.Disco(noise_scale=0.05, **chosen)
 
 
 def test_noise_scale_is_short_for_disco():
