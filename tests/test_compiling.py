@@ -11,7 +11,7 @@ from numpyro_disco._compiling import compiler_options
 
 def test_this_xla_accepts_the_options():
     options = compiler_options(hoist=False)
-    assert options.keys() > _compiling._KEEP_IN_LOOPS.keys()
+    assert options.keys() >= _compiling._KEEP_IN_LOOPS.keys()
     quick = jax.jit(lambda x: jnp.exp(x).sum(), compiler_options=options)
     assert np.allclose(quick(jnp.arange(3.0)), np.exp(np.arange(3.0)).sum(), rtol=1e-5)
 
